@@ -1,0 +1,92 @@
+"""The vocabulary: data, a task, a learner, a predictor.
+
+Meta-learning looks for a function F that turns a small data set S into a predictor f:
+
+    f      = F_theta(S)
+    L(F)   = E_task [ loss of F_theta(S) on the task's query set Q ]
+    theta* = argmin_theta L(F_theta)
+
+Everything here describes ONE task. The engine adds the task axis, devices and processes.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from typing import Any, NamedTuple, dataclass_transform
+
+import torch.utils._pytree as pytree
+from torch import Tensor
+
+Theta = Any  # a pytree of tensors
+Info = dict[str, Tensor]  # scalars to log
+
+
+class Data(NamedTuple):
+    """Examples of one task: `x` [n, ...] and their targets `y` [n, ...] (class indices are int64)."""
+
+    x: Tensor
+    y: Tensor
+
+
+class Task(NamedTuple):
+    """One problem: `support` is what F may learn from, `query` is what its predictor is judged on."""
+
+    support: Data
+    query: Data
+
+
+@dataclass(frozen=True)
+class Learner:
+    """A meta-learner as three pure functions, written for one task.
+
+    init:       (seed) -> theta                        a pytree of tensors
+    adapt:      (theta, support) -> f                  F_theta : S -> f
+    objective:  (adapt, theta, task) -> (loss, info)   info: scalars to log
+
+    differentiates: does `adapt` or `objective` itself take a gradient? If so the engine takes the outer
+        gradient task by task inside `vmap`, which is exact for every layer; if not, it may take the
+        pooled gradient, which is cheaper. True is always right.
+    statistics: (theta, support) -> part of theta. What must be estimated over meta-training tasks
+        rather than learned by gradient (population statistics of `running` norms), or None.
+    """
+
+    init: Callable[[int], Theta]
+    adapt: Callable[[Theta, Data], Callable]
+    objective: Callable[[Callable, Theta, Task], tuple[Tensor, Info]]
+    differentiates: bool = field(default=True, kw_only=True)
+    statistics: Callable[[Theta, Data], Theta] | None = field(default=None, kw_only=True)
+
+
+def static() -> Any:
+    """A field of a predictor that is not a tensor: a network's forward function, a step count."""
+    return field(metadata={"static": True})
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(static,))
+def predictor(cls):
+    """Make a class a value: a frozen dataclass that is also a pytree of its tensors.
+
+    A predictor can be called (`f(x)`: [n, ...] -> [n, ...]), stacked over tasks, saved and sent.
+    Fields marked `static()` are not tensors and travel with the structure.
+    """
+    cls = dataclass(frozen=True)(cls)
+    fixed = [f.name for f in fields(cls) if "static" in f.metadata]
+    learned = [f.name for f in fields(cls) if "static" not in f.metadata]
+
+    def flatten(f):
+        return [getattr(f, n) for n in learned], tuple(getattr(f, n) for n in fixed)
+
+    def flatten_with_keys(f):
+        leaves, context = flatten(f)
+        return [(pytree.GetAttrKey(n), leaf) for n, leaf in zip(learned, leaves, strict=True)], context
+
+    def unflatten(leaves, context):
+        f = object.__new__(cls)  # not __init__: inside a transform the leaves are not tensors
+        f.__dict__.update(zip(learned, leaves, strict=True))
+        f.__dict__.update(zip(fixed, context, strict=True))
+        return f
+
+    pytree.register_pytree_node(
+        cls, flatten, unflatten, flatten_with_keys_fn=flatten_with_keys,
+        serialized_type_name=f"{cls.__module__}.{cls.__qualname__}",
+    )
+    return cls

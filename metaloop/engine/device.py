@@ -1,0 +1,18 @@
+"""Which device computes."""
+
+import torch
+
+
+def choose(device: str | torch.device = "auto") -> torch.device:
+    """"auto" is the first of cuda, mps, cpu that is there. Raises ValueError if the one asked for is not."""
+    name = str(device)
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if there[kind]))
+    kind, _, index = name.partition(":")
+    found = [k for k, yes in there.items() if yes]
+    if kind not in there:
+        raise ValueError(f"device {name!r} is unknown. Use auto, {', '.join(there)}.")
+    if not there[kind] or (kind == "cuda" and index and int(index) >= torch.cuda.device_count()):
+        raise ValueError(f"device {name!r} is not on this machine, which has: {', '.join(found)}.")
+    return torch.device(name)

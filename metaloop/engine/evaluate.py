@@ -1,0 +1,114 @@
+"""How good is F? Its predictors' scores over many unseen tasks, with their uncertainty."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor
+
+from ..core import Learner, Task, Theta
+from .batch import chunks, predict
+from .seeds import generator
+
+if TYPE_CHECKING:
+    from ..tasks.pool import Pool
+
+BLOCK = 50  # tasks drawn at once; part of the protocol, since each block has a seed of its own
+
+
+@dataclass(frozen=True)
+class Score:
+    """The mean over tasks, the half-width of its 95 % confidence interval over tasks, and each task's score.
+
+    ci95 = 1.96 s / sqrt(T), with s the sample standard deviation over the T tasks. `a - b` of two scores on the same
+    tasks is the score of their paired difference.
+    """
+
+    mean: float
+    ci95: float
+    per_task: Tensor
+    metric: str = "accuracy"
+
+    @classmethod
+    def of(cls, per_task: Tensor, metric: str = "accuracy") -> "Score":
+        n = len(per_task)
+        spread = per_task.double().std().item() if n > 1 else float("nan")
+        return cls(per_task.double().mean().item(), 1.96 * spread / n**0.5, per_task, metric)
+
+    def __sub__(self, other: "Score") -> "Score":
+        if len(self.per_task) != len(other.per_task) or self.metric != other.metric:
+            raise ValueError("Score: a paired difference needs the same metric on the same tasks.")
+        return Score.of(self.per_task - other.per_task, self.metric)
+
+    def __str__(self) -> str:
+        if self.metric == "accuracy":
+            return f"{100 * self.mean:.2f} ± {100 * self.ci95:.2f} %"
+        return f"{self.mean:.4g} ± {self.ci95:.2g} ({self.metric})"
+
+
+def score_tasks(predicted: Tensor, y: Tensor) -> Tensor:
+    """Each task's score: accuracy where y [tasks, n] are classes, mean squared error where y are numbers."""
+    if y.is_floating_point():
+        return (predicted - y).square().flatten(1).mean(1)
+    return (predicted.argmax(-1) == y).float().mean(1)
+
+
+def evaluate(
+    learner: Learner,
+    theta: Theta,
+    pool: "Pool",
+    *,
+    tasks: int = 1000,
+    ways: int = 5,
+    shots: int = 1,
+    queries: int = 15,
+    seed: int = 0,
+    split: str = "test",
+    metric: Callable[[Tensor, Tensor], Tensor] | None = None,
+    chunk: int = 10,
+    device: str | torch.device | None = None,
+) -> Score:
+    """Score f = F_theta(S) on the queries of `tasks` tasks from a split of the pool.
+
+    The same seed and episode give the same tasks to every learner, so scores can be compared in pairs.
+    metric: (predictions [tasks, n, ...], y [tasks, n, ...]) -> [tasks]; unless given, accuracy for classes and mean
+    squared error for numbers. chunk: how many tasks are adapted at once.
+    Raises ValueError if the pool cannot deal such tasks or the predictor does not fit their labels.
+    """
+    if tasks < 1:
+        raise ValueError(f"evaluate: tasks={tasks}, expected at least 1.")
+    source, scores, name = getattr(pool, split), [], metric.__name__ if metric else ""
+    where = device or pytree.tree_leaves(theta)[0].device
+    for block, start in enumerate(range(0, tasks, BLOCK)):
+        batch = source.sample(
+            tasks=BLOCK, ways=ways, shots=shots, queries=queries, generator=generator(seed, "test", block)
+        )
+        batch = pytree.tree_map(lambda t: t[: tasks - start].to(where), batch)  # noqa: B023
+        for part in chunks(batch, chunk):
+            torch.manual_seed(generator(seed, "test", start).initial_seed())
+            predicted, y = predict(learner, theta, part), part.query.y
+            _check(predicted, y, ways)
+            scores.append((metric or score_tasks)(predicted, y).cpu())
+            name = name or ("mse" if y.is_floating_point() else "accuracy")
+    return Score.of(torch.cat(scores), name)
+
+
+def _check(predicted: Tensor, y: Tensor, ways: int) -> None:
+    if y.is_floating_point():
+        if predicted.shape != y.shape:
+            raise ValueError(
+                f"evaluate: the predictor answers {tuple(predicted.shape[1:])} per task, "
+                f"the targets are {tuple(y.shape[1:])}."
+            )
+    elif predicted.shape[-1] < ways:
+        raise ValueError(
+            f"evaluate: the predictor knows {predicted.shape[-1]} classes, the tasks have {ways}. "
+            f"Evaluate with ways={predicted.shape[-1]}, or train with ways={ways}."
+        )
+
+
+def first_task(tasks: Task) -> Task:
+    """The first of a batch of tasks, without its task axis."""
+    return pytree.tree_map(lambda t: t[0], tasks)

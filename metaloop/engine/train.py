@@ -1,0 +1,225 @@
+"""Meta-training by gradient: draw tasks, take the meta-gradient, step; survive whatever stops it.
+
+A run is a folder:
+
+    run.json            what is trained: recipe, options, seed, versions, machine
+    metrics.jsonl       one line per logged step
+    checkpoint-*.safetensors   theta, the optimizer and the step (the two newest are kept)
+    events.out.tfevents.*      the same metrics for TensorBoard
+
+Step t draws its tasks and noise from generators seeded by (seed, t), so a resumed run repeats an unbroken one bit by
+bit on the same machine.
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.utils._pytree as pytree
+from torch.func import vmap
+
+from ..core import Learner, Task, Theta
+from . import checkpoint
+from .batch import chunks, count, meta_gradient
+from .device import choose
+from .evaluate import evaluate
+from .log import Log
+from .seeds import generator
+
+if TYPE_CHECKING:
+    from ..tasks.pool import Pool
+
+CALIBRATION_TASKS = 64
+
+
+class NonFinite(ValueError):
+    """The loss or the meta-gradient is not finite; says at which step, task and parameter."""
+
+
+@dataclass
+class Run:
+    """What meta-training leaves: theta, the learner to use it with, and the folder that keeps it."""
+
+    learner: Learner  # as at meta-test
+    theta: Theta
+    step: int = 0
+    folder: Path | None = None
+    info: dict[str, Any] = field(default_factory=dict)  # run.json
+    plan: Any = None  # the recipe's, if it was trained by one
+
+
+def fit(
+    learner: Learner,
+    pool: "Pool",
+    *,
+    steps: int = 1000,
+    tasks: int = 32,
+    ways: int = 5,
+    shots: int = 1,
+    queries: int = 15,
+    optimizer: Callable[[list[torch.Tensor]], torch.optim.Optimizer] | None = None,
+    schedule: Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler] | None = None,
+    clip: float | None = None,
+    at_test: Learner | None = None,
+    validation: dict[str, int] | None = None,
+    validate_every: int | None = None,
+    checkpoint_every: int | None = None,
+    chunk: int | None = None,
+    compile: bool = False,
+    seed: int = 0,
+    device: str | torch.device = "auto",
+    out: str | Path | None = None,
+    resume: bool = False,
+    progress: bool = True,
+    info: dict[str, Any] | None = None,
+) -> Run:
+    """Meta-train a learner on tasks from `pool.train`: theta <- optimizer(theta, mean meta-gradient), `steps` times.
+
+    tasks, ways, shots, queries: the meta-batch; queries count per class.
+    optimizer: (parameters) -> a torch.optim optimizer, Adam at 1e-3 unless given; schedule: (optimizer) -> a torch
+        scheduler, stepped once per meta-step. clip: largest norm of the meta-gradient.
+    at_test: the learner as used at meta-test, where that differs (inner steps, ways, norm statistics).
+    validation: what `evaluate` is given on `pool.val` (tasks, ways, shots, queries), every validate_every steps.
+    out: the run's folder; None keeps nothing on disk. An existing run is never overwritten: resume=True goes on from
+        its newest checkpoint (and starts anew if there is none).
+    compile: trace the whole meta-step with torch.compile; half a minute or more at the start, for long runs.
+
+    Returns a Run. Raises ValueError on bad arguments, on an existing run folder, or if a checkpoint does not fit the
+    learner; NonFinite (a ValueError) on a loss or gradient that is not finite. On Ctrl-C a checkpoint is written first.
+    """
+    if steps < 0 or tasks < 1:
+        raise ValueError(f"fit: steps={steps}, tasks={tasks}; expected steps >= 0 and tasks >= 1.")
+    where = choose(device)
+    folder = Path(out) if out is not None else None
+    if folder is not None:
+        _prepare(folder, resume, info or {})
+    pool = pool.to(where)
+    theta = pytree.tree_map(lambda t: t.to(where), learner.init(seed))
+    leaves = pytree.tree_leaves(theta)
+    descent = (optimizer or (lambda p: torch.optim.Adam(p, lr=1e-3)))(leaves)
+    scheduler = schedule(descent) if schedule else None
+    gradient = meta_gradient(learner, chunk=chunk)
+    compiled = torch.compile(gradient, fullgraph=True) if compile else gradient
+    episode = {"ways": ways, "shots": shots, "queries": queries}
+    start, seconds = 0, 0.0
+    newest = latest(folder) if folder is not None and resume else None
+    if newest is not None:
+        start, seconds = _restore(newest, theta, descent, scheduler)
+    run = Run(at_test or learner, theta, start, folder, info or {})
+    log = Log(folder, steps=steps, start=start, seconds=seconds, tasks=tasks, show=progress)
+
+    def save() -> None:
+        """Estimate the population statistics, then keep everything."""
+        calibrate(learner, theta, pool, seed=seed, **episode)
+        if folder is not None:
+            tensors, rest = checkpoint.optimizer_state(descent)
+            meta = {"step": run.step, "seconds": log.seconds(), "optimizer": rest}
+            meta["scheduler"] = scheduler.state_dict() if scheduler else None
+            name = folder / f"checkpoint-{run.step:08d}.safetensors"
+            checkpoint.write(name, {**checkpoint.flatten(theta, "theta"), **tensors}, meta)
+            for old in sorted(folder.glob("checkpoint-*.safetensors"))[:-2]:
+                old.unlink()
+
+    every = checkpoint_every or max(1, min(1000, steps // 10))
+    with log:
+        try:
+            for step in range(start, steps):
+                batch = pool.train.sample(tasks=tasks, **episode, generator=generator(seed, "train", step))
+                torch.manual_seed(generator(seed, "noise", step).initial_seed())
+                grads, loss, scalars = compiled(theta, batch)
+                _check_finite(gradient, theta, batch, grads, loss, step)
+                _descend(leaves, pytree.tree_leaves(grads), descent, scheduler, clip)
+                run.step = step + 1
+                log.step(run.step, {"loss": loss, **scalars})
+                if run.step % every == 0 or run.step == steps:
+                    save()
+                if validate_every and (run.step % validate_every == 0 or run.step == steps):
+                    calibrate(learner, theta, pool, seed=seed, **episode)
+                    score = evaluate(run.learner, theta, pool, split="val", **{"tasks": 100, **(validation or episode)})
+                    log.score(run.step, score)
+        except (KeyboardInterrupt, NonFinite):
+            if run.step > start:
+                save()
+            raise
+    return run
+
+
+def calibrate(learner: Learner, theta: Theta, pool: "Pool", *, seed: int = 0, tasks=CALIBRATION_TASKS, **episode):
+    """Put into theta, in place, what is estimated over meta-training tasks rather than learned by gradient.
+
+    The mean over tasks of `learner.statistics(theta, support)`; nothing for learners that have none.
+    """
+    if learner.statistics is None:
+        return
+    batch = pool.train.sample(tasks=tasks, **episode, generator=generator(seed, "statistics", 0))
+    parts = []
+    with torch.no_grad():
+        for part in chunks(batch, 8):
+            parts.append(vmap(learner.statistics, in_dims=(None, 0))(theta, part.support))
+    for path, leaf in pytree.tree_flatten_with_path(parts[0])[0]:
+        values = [dict(pytree.tree_flatten_with_path(part)[0])[path] for part in parts]
+        target = theta
+        for key in path:
+            target = target[key.key]
+        target.copy_(torch.cat(values).mean(0).to(leaf))
+
+
+def latest(folder: Path) -> Path | None:
+    """The newest checkpoint of a run folder."""
+    return max(folder.glob("checkpoint-*.safetensors"), default=None)
+
+
+def _prepare(folder: Path, resume: bool, info: dict[str, Any]) -> None:
+    if (folder / "run.json").exists() and not resume:
+        raise ValueError(f"{folder} holds a run. Resume it (--resume, resume=True) or choose another folder.")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"cannot make the run folder {folder}: {error.strerror}.") from None
+    if not (folder / "run.json").exists():
+        checkpoint.write_bytes(folder / "run.json", json.dumps(info, indent=2).encode())
+
+
+def _restore(path: Path, theta: Theta, descent, scheduler) -> tuple[int, float]:
+    tensors, meta = checkpoint.read(path)
+    saved = checkpoint.unflatten(tensors, theta, "theta", str(path))
+    pytree.tree_map(lambda ours, theirs: ours.copy_(theirs), theta, saved)
+    checkpoint.restore_optimizer(descent, tensors, meta["optimizer"])
+    if scheduler is not None:
+        scheduler.load_state_dict(meta["scheduler"])
+    return meta["step"], meta["seconds"]
+
+
+def _descend(leaves, grads, descent, scheduler, clip: float | None) -> None:
+    for leaf, g in zip(leaves, grads, strict=True):
+        leaf.grad = g
+    if clip is not None:
+        torch.nn.utils.clip_grad_norm_(leaves, clip)
+    descent.step()
+    if scheduler is not None:
+        scheduler.step()
+
+
+def _check_finite(gradient, theta: Theta, batch: Task, grads: Theta, loss: torch.Tensor, step: int) -> None:
+    norms = torch.stack([loss.detach(), *(g.sum() for g in pytree.tree_leaves(grads))])
+    if math.isfinite(norms.sum().item()):
+        return
+    for i, task in enumerate(chunks(batch, 1)):
+        for what, data in (("support", task.support), ("query", task.query)):
+            if not all(t.isfinite().all() for t in data):
+                raise NonFinite(f"step {step + 1}, task {i}: its {what} set holds values that are not finite.")
+        grads, loss, _ = gradient(theta, task)
+        bad = [name for name, g in checkpoint.flatten(grads, "theta").items() if not g.isfinite().all()]
+        if bad or not math.isfinite(loss.item()):
+            where = f"the gradient of {bad[0]}" if bad else "every gradient"
+            state = "is not finite" if bad else "is finite"
+            raise NonFinite(
+                f"step {step + 1}, task {i} of {count(batch)}: the loss is {loss.item():.4g}, {where} {state}. "
+                "Lower the learning rates, or clip."
+            )
+    raise NonFinite(f"step {step + 1}: the mean over tasks overflows, though each task is finite.")

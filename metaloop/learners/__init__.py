@@ -1,0 +1,1 @@
+"""F_theta : S -> f. One paper, one file."""

@@ -1,0 +1,78 @@
+"""Prototypical Networks for Few-shot Learning
+Snell, Swersky & Zemel, NeurIPS 2017, arXiv:1703.05175
+
+    c_k          = mean of embed(x) over the (x, y) in S with y = k                       (1)
+    f(x)_k       = -|embed(x) - c_k|^2                                                    (2)
+    p(y = k | x) = softmax_k f(x)                                                         (3)
+    theta        = argmin  E_task  -log p(y | x) over Q                                   (4)
+
+With metric="cosine", (2) is cos(embed(x), c_k) * temperature.
+
+Departs: in meta-training the support set and the queries pass through the network one after the other; the
+authors' code passes them together, so their batch norm sees both at once.
+"""
+
+from collections.abc import Callable
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..core import Data, Learner, predictor, static
+from ..nn import condition
+from ..objectives.query import query_loss
+
+Params = dict[str, Tensor]
+
+
+@predictor
+class NearestPrototype:
+    """Scores by the distance to each class's prototype c [ways, dim]."""
+
+    theta: Params
+    c: Tensor
+    embed: Callable[[Params, Tensor], Tensor] = static()
+    temperature: float | None = static()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        z = self.embed(self.theta, x)
+        if self.temperature is not None:
+            return F.normalize(z, dim=-1) @ F.normalize(self.c, dim=-1).mT * self.temperature
+        return -(z[:, None] - self.c).square().sum(-1)                                    # (2)
+
+
+def prototypes(z: Tensor, y: Tensor, ways: int) -> Tensor:
+    """The mean of z [n, dim] over each class of y [n]: [ways, dim]."""
+    member = F.one_hot(y, ways).to(z)
+    return (member.mT @ z) / member.sum(0)[:, None]                                       # (1)
+
+
+def protonet(
+    embed: Callable[[Params, Tensor], Tensor],
+    init: Callable[[int], Params],
+    *,
+    ways: int,
+    metric: str = "euclidean",
+    temperature: float = 10.0,
+) -> Learner:
+    """Prototypical networks: theta is an embedding, f scores by distance to the classes' mean embeddings.
+
+    metric: "euclidean" (squared distance) or "cosine", whose scores are multiplied by temperature.
+    """
+    if metric not in ("euclidean", "cosine"):
+        raise ValueError(f"protonet: metric is {metric!r}, expected 'euclidean' or 'cosine'.")
+    scale = temperature if metric == "cosine" else None
+
+    def adapt(theta: Params, S: Data) -> NearestPrototype:
+        c = prototypes(embed(theta, S.x), S.y, ways)
+        query_embed, theta = condition(embed, theta, S.x)
+        return NearestPrototype(theta, c, query_embed, scale)
+
+    return Learner(
+        init, adapt, query_loss(F.cross_entropy),                                         # (3, 4)
+        differentiates=False, statistics=getattr(embed, "statistics", None) and by_input(embed),
+    )
+
+
+def by_input(embed):
+    """Population statistics of an embedding, from a task's support inputs."""
+    return lambda theta, S: embed.statistics(theta, S.x)

@@ -1,0 +1,128 @@
+"""A torch module as a pure function of its parameters."""
+
+import copy
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from .norms import BatchNorm
+
+Params = dict[str, Tensor]
+
+# Layers that torch.func cannot batch over tasks, or differentiate twice, and what to use instead.
+UNSAFE: dict[type[nn.Module], str] = {
+    nn.SyncBatchNorm: 'metaloop.nn.norm(channels, "transductive")',
+    nn.RNNBase: "a cell written out with nn.Linear (torch's fused cells have no second derivative)",
+    nn.RNNCellBase: "a cell written out with nn.Linear (torch's fused cells have no batching rule)",
+    nn.MultiheadAttention: "softmax(q @ k.mT) @ v written out (fused attention has no second derivative)",
+    nn.Transformer: "attention written out (fused attention has no second derivative)",
+    nn.TransformerEncoderLayer: "attention written out (fused attention has no second derivative)",
+    nn.TransformerDecoderLayer: "attention written out (fused attention has no second derivative)",
+    nn.EmbeddingBag: "nn.Embedding followed by a sum or a mean",
+}
+
+
+class Net:
+    """`net(params, x)`: the module's forward as a pure function. Made by `functional`."""
+
+    def __init__(self, module: nn.Module, training: bool = True, conditioned: bool = False):
+        self.module = copy.deepcopy(module).train(training)
+        self.training, self.conditioned = training, conditioned
+        self._recorder = copy.deepcopy(self.module)
+        for layer in _norms(self._recorder):
+            layer.record = True
+        for layer in _norms(self.module):
+            layer.stored = conditioned if layer.policy == "support" else not training
+        self._variants: dict[tuple[bool, bool], Net] = {(training, conditioned): self}
+        self.policies = frozenset(layer.policy for layer in _norms(self.module))
+
+    def __call__(self, params: Params, x: Tensor) -> Tensor:
+        return functional_call(self.module, params, (x,))
+
+    def _variant(self, training: bool, conditioned: bool) -> "Net":
+        """The same network in another mode: one object per mode, so that predictors compare equal."""
+        key = (training, conditioned)
+        if key not in self._variants:
+            self._variants[key] = Net(self.module, training, conditioned)
+            self._variants[key]._variants = self._variants
+        return self._variants[key]
+
+    def eval(self) -> "Net":
+        """As at meta-test: no dropout, `running` norms use the population's statistics."""
+        return self._variant(False, self.conditioned)
+
+    def condition(self, params: Params, x: Tensor) -> tuple["Net", Params]:
+        """The network for queries, given the support inputs x: `support` norms take x's statistics."""
+        if "support" not in self.policies:
+            return self, params
+        return self._variant(self.training, True), {**params, **self._record(params, x, "support")}
+
+    def statistics(self, params: Params, x: Tensor) -> Params:
+        """Mean and variance of each `running` norm's input on the batch x, keyed as in params."""
+        return self._record(params, x, "running")
+
+    def _record(self, params: Params, x: Tensor, policy: str) -> Params:
+        buffers = {k: v for k, v in params.items() if k.endswith(("running_mean", "running_var"))}
+        seen = dict(params)
+        functional_call(self._recorder, seen, (x,))  # leaves what each norm saw in `seen`
+        ours = [n for n, m in self.module.named_modules() if isinstance(m, BatchNorm) and m.policy == policy]
+        return {k: seen[k] for k in buffers if k.rpartition(".")[0] in ours}
+
+
+def functional(module: nn.Module, *, reset: bool = True) -> tuple[Net, Callable[[int], Params]]:
+    """Turn a torch module into `net(params, x)` and `init(seed) -> params`.
+
+    params is a flat dict from parameter (and norm-statistic) names to tensors. `init(seed)` draws them
+    anew with each layer's own `reset_parameters`; with `reset=False` it returns the module's present
+    values (pretrained weights, say), whatever the seed.
+
+    Raises ValueError, naming the layer and what to use instead, if the module holds a layer that cannot be
+    batched over tasks or differentiated twice.
+
+    >>> net, init = functional(nn.Linear(3, 2))
+    >>> net(init(0), torch.ones(5, 3)).shape
+    torch.Size([5, 2])
+    """
+    for name, layer in module.named_modules():
+        _refuse(name or type(module).__name__, layer)
+    skeleton = Net(module)
+
+    def init(seed: int) -> Params:
+        fresh = copy.deepcopy(module)
+        if reset:
+            with torch.random.fork_rng():
+                torch.manual_seed(seed)
+                for layer in fresh.modules():
+                    if hasattr(layer, "reset_parameters"):
+                        layer.reset_parameters()  # type: ignore[operator]
+        state = dict(fresh.named_parameters()) | dict(fresh.named_buffers())
+        return {n: p.detach().clone() for n, p in state.items() if p.is_floating_point()}
+
+    return skeleton, init
+
+
+def condition(net: Callable, params: Params, x: Tensor) -> tuple[Callable, Params]:
+    """The function and parameters that queries go through once the support inputs x are known.
+
+    This is where the `support` norm policy acts; for every other network it returns its arguments.
+    """
+    return net.condition(params, x) if isinstance(net, Net) else (net, params)
+
+
+def _norms(module: nn.Module) -> list[BatchNorm]:
+    return [m for m in module.modules() if isinstance(m, BatchNorm)]
+
+
+def _refuse(name: str, layer: nn.Module) -> None:
+    instead = next((use for kind, use in UNSAFE.items() if isinstance(layer, kind)), None)
+    kind = type(layer).__name__
+    if isinstance(layer, nn.modules.batchnorm._NormBase) and layer.track_running_stats:
+        instead = f'metaloop.nn.norm(channels, "running") or {kind}(..., track_running_stats=False)'
+    if instead is None and any(True for _ in layer.parameters(recurse=False)):
+        lazy = [n for n, p in layer.named_parameters(recurse=False) if nn.parameter.is_lazy(p)]
+        if lazy:
+            instead = f"{kind.removeprefix('Lazy')} with its sizes given"
+    if instead is not None:
+        raise ValueError(f"functional: layer '{name}' is {kind}, which is not safe here. Use {instead}.")

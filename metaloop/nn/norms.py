@@ -1,0 +1,69 @@
+"""Normalisation, with the statistics it uses said aloud.
+
+    y = (x - mean) / sqrt(var + eps) * weight + bias
+
+Which mean and variance is the norm policy:
+
+    transductive   of the batch at hand, at meta-test too (Ioffe & Szegedy 2015 as MAML's code uses it):
+                   the queries of a task are normalised together, so they see each other
+    support        of the task's support set, for queries also: inductive, and f stays a pure value
+    running        of the batch in meta-training, of the meta-training population at meta-test
+    group          of groups of channels of one example (Wu & He 2018, arXiv:1803.08494)
+    layer          of one example (Ba et al. 2016, arXiv:1607.06450)
+    instance       of one channel of one example (Ulyanov et al. 2016, arXiv:1607.08022)
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+POLICIES = ("transductive", "support", "running", "group", "layer", "instance")
+
+
+def norm(channels: int, policy: str = "transductive", *, groups: int = 8, eps: float = 1e-5) -> nn.Module:
+    """The norm layer of a policy, for inputs [n, channels, ...]. `groups` counts for "group" alone."""
+    if policy in ("transductive", "support", "running"):
+        return BatchNorm(channels, policy, eps=eps)
+    if policy == "group":
+        groups = next(g for g in range(min(groups, channels), 0, -1) if channels % g == 0)
+        return nn.GroupNorm(groups, channels, eps=eps)
+    if policy == "layer":
+        return nn.GroupNorm(1, channels, eps=eps)
+    if policy == "instance":
+        return nn.GroupNorm(channels, channels, eps=eps)
+    raise ValueError(f"norm: policy is {policy!r}, expected one of {', '.join(POLICIES)}.")
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation of [n, channels, ...] under a policy (see the module's page).
+
+    `stored` says that the statistics come from `running_mean` and `running_var` (the population's or the
+    support set's) instead of the batch; `record` leaves the batch's own in them. Both are set by
+    `metaloop.nn.functional`, which passes the statistics in and out as parameters: nothing is kept here.
+    The variance is the biased one.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, channels: int, policy: str = "transductive", *, eps: float = 1e-5):
+        super().__init__()
+        self.policy, self.eps = policy, eps
+        self.stored = self.record = False
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        if policy != "transductive":
+            self.register_buffer("running_mean", torch.zeros(channels))
+            self.register_buffer("running_var", torch.ones(channels))
+
+    def reset_parameters(self) -> None:
+        nn.init.ones_(self.weight)
+        nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.stored:
+            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+        if self.record and self.policy != "transductive":
+            over = [d for d in range(x.ndim) if d != 1]
+            self.running_mean, self.running_var = x.mean(over), x.var(over, correction=0)
+        return F.batch_norm(x, None, None, self.weight, self.bias, training=True, eps=self.eps)

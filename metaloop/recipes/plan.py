@@ -1,0 +1,64 @@
+"""A recipe is a function from a pool to a plan: everything a complete run needs, and the rows it is held to."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ..core import Learner
+
+if TYPE_CHECKING:
+    from ..tasks.pool import Pool
+
+
+@dataclass(frozen=True)
+class Row:
+    """One published figure: the tasks it is measured on, the learner as used there, and what the paper says."""
+
+    label: str  # e.g. "5-way 1-shot"
+    learner: Learner
+    ways: int
+    shots: int
+    queries: int
+    published: float | None = None  # accuracy in per cent, or mean squared error
+    published_ci: float | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A complete run: `fit(plan.learner, plan.pool, **plan.training())`, then a score for each row."""
+
+    pool: "Pool"
+    learner: Learner
+    at_test: Callable[..., Learner]  # (ways=..., inner_steps=...) -> the same F as used at meta-test
+    rows: tuple[Row, ...]
+    steps: int
+    tasks: int
+    ways: int
+    shots: int
+    queries: int
+    inner_steps: tuple[int, ...] = ()  # step counts worth showing, for learners that take inner steps
+    options: dict[str, Any] = field(default_factory=dict)  # further arguments of fit
+
+    def training(self) -> dict[str, Any]:
+        """The arguments of `fit`."""
+        first = self.rows[0]
+        validation = {"ways": first.ways, "shots": first.shots, "queries": first.queries, "tasks": 100}
+        episode = {"steps": self.steps, "tasks": self.tasks, "ways": self.ways, "shots": self.shots}
+        return {
+            **episode, "queries": self.queries, "at_test": first.learner, "validation": validation,
+            "validate_every": max(1, self.steps // 10), **self.options,
+        }
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A named recipe. `build(pool)` makes the plan; `data` names the pool of the published row."""
+
+    name: str
+    paper: str
+    summary: str
+    data: Callable[[], "Pool"]
+    build: Callable[["Pool"], Plan]
+
+    def plan(self, pool: "Pool | None" = None) -> Plan:
+        return self.build(self.data() if pool is None else pool)

@@ -1,0 +1,195 @@
+"""Where tasks come from: a pool holds the examples, `sample` deals a batch of tasks from them.
+
+A task of a classification pool draws `ways` distinct classes, numbers them 0 .. ways-1 in random order, and draws
+shots + queries distinct examples of each. The whole batch is drawn by indexing, without a loop over tasks.
+"""
+
+import torch
+from torch import Generator, Tensor
+
+from ..core import Data, Task
+
+
+class Pool:
+    """What every pool answers. One without splits is its own train, val and test.
+
+    name: the data's name. split: "train", "val", "test", or "" where there is only one.
+    kind: "classification" (y int64 [tasks, n]) or "regression" (y float32 [tasks, n, ...]).
+    shape: of one example. classes, names: how many classes and what they are called, None where unlimited.
+    """
+
+    name: str
+    split: str = ""
+    kind: str = "classification"
+    shape: tuple[int, ...]
+    classes: int | None = None
+    names: list[str] | None = None
+    device: torch.device
+
+    @property
+    def train(self) -> "Pool":
+        return self
+
+    @property
+    def val(self) -> "Pool":
+        return self
+
+    @property
+    def test(self) -> "Pool":
+        return self
+
+    def sample(
+        self, tasks: int = 1, ways: int = 5, shots: int = 1, queries: int = 15, generator: Generator | None = None
+    ) -> Task:
+        """A batch of tasks: x [tasks, n, *shape] on the pool's device, n = ways * shots and ways * queries.
+
+        shots, queries: examples per class. Support examples come in random order. Random numbers are drawn on the
+        generator's device (torch's global CPU generator unless given), so a seed means the same tasks everywhere.
+        """
+        raise NotImplementedError
+
+    def flat(self, batch: int = 64) -> "Pool":
+        """The pool without episodes, for ordinary training over all classes: see `FlatPool`."""
+        raise ValueError(f"{self.name}.flat(): only a pool with a fixed list of classes can be flat.")
+
+    def to(self, device: torch.device | str) -> "Pool":
+        """The same pool on another device."""
+        raise NotImplementedError
+
+    def _call(self, **arguments: int) -> str:
+        """The call as it is quoted in errors: `omniglot.sample(ways=5000): the train split`."""
+        quoted = ", ".join(f"{k}={v!r}" for k, v in arguments.items())
+        return f"{self.name}.sample({quoted}): the {self.split + ' split' if self.split else 'pool'}"
+
+    def _check_positive(self, **arguments: int) -> None:
+        for key, value in arguments.items():
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{self.name}.sample({key}={value!r}): expected a whole number of at least 1.")
+
+
+class Splits(Pool):
+    """Three pools with disjoint classes under one name. Asked for tasks itself, it deals from `train`."""
+
+    def __init__(self, train: Pool, val: Pool, test: Pool):
+        self.parts = (train, val, test)
+        self.name, self.kind, self.shape = train.name, train.kind, train.shape
+        self.classes, self.names, self.device = train.classes, train.names, train.device
+
+    train = property(lambda self: self.parts[0])
+    val = property(lambda self: self.parts[1])
+    test = property(lambda self: self.parts[2])
+
+    def sample(self, tasks=1, ways=5, shots=1, queries=15, generator=None) -> Task:
+        return self.train.sample(tasks, ways, shots, queries, generator)
+
+    def flat(self, batch: int = 64) -> "Splits":
+        """Flat for training only: `val` and `test` still deal few-shot tasks."""
+        return Splits(self.train.flat(batch), self.val, self.test)
+
+    def to(self, device) -> "Splits":
+        return Splits(*(part.to(device) for part in self.parts))
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{p.split} {p.classes}" for p in self.parts)
+        return f"{self.name}({counts} classes of shape {self.shape})"
+
+
+class ClassPool(Pool):
+    """Images of many classes, kept as bytes on one device.
+
+    images: uint8 [turns * N, C, H, W], sorted by class; counts: examples of each class, summing to N; names: of
+    the classes. With turns = 4 the images are followed by their copies rotated by 90, 180 and 270 degrees, and
+    each class of each task is shown under one rotation drawn for it.
+    Tasks have x float32 in [0, 1], [tasks, n, C, H, W]. Raises ValueError if there are too few classes, or too few
+    classes with shots + queries examples; smaller classes are left out of the draw while enough remain.
+    """
+
+    def __init__(
+        self, images: Tensor, counts: Tensor, names: list[str], *, name: str, split: str = "", turns: int = 1
+    ):
+        assert images.dtype == torch.uint8 and len(counts) == len(names)
+        assert len(images) == turns * int(counts.sum())
+        self.images, self.counts, self.names, self.turns = images, counts.cpu().long(), names, turns
+        self.name, self.split = name, split
+        self.shape, self.classes, self.device = tuple(images.shape[1:]), len(names), images.device
+        self.first = self.counts.cumsum(0) - self.counts
+
+    def sample(self, tasks=1, ways=5, shots=1, queries=15, generator=None) -> Task:
+        self._check_positive(tasks=tasks, ways=ways, shots=shots, queries=queries)
+        index, order = self._draw(tasks, ways, shots, queries, generator)
+        support, query = index[..., :shots].flatten(1).gather(1, order), index[..., shots:].flatten(1)
+        y = torch.arange(ways, device=order.device).repeat_interleave(queries).repeat(tasks, 1)
+        return Task(self._data(support, order // shots), self._data(query, y))
+
+    def flat(self, batch: int = 64) -> "FlatPool":
+        return FlatPool(self, batch)
+
+    def to(self, device) -> "ClassPool":
+        return ClassPool(
+            self.images.to(device), self.counts, self.names, name=self.name, split=self.split, turns=self.turns
+        )
+
+    def _draw(self, tasks, ways, shots, queries, generator) -> tuple[Tensor, Tensor]:
+        """The images of each class of each task [tasks, ways, shots + queries]; the order of the support sets."""
+        where = generator.device if generator is not None else torch.device("cpu")
+
+        def rand(*size: int) -> Tensor:
+            return torch.rand(size, generator=generator, device=where)
+
+        eligible = self._eligible(ways, shots, queries).to(where)
+        k = eligible[rand(tasks, len(eligible)).topk(ways).indices]
+        counts, first = self.counts.to(where)[k], self.first.to(where)[k]
+        lot = rand(tasks, ways, int(self.counts.max()))
+        lot[torch.arange(lot.shape[-1], device=where) >= counts[..., None]] = -1.0
+        index = first[..., None] + lot.topk(shots + queries).indices
+        if self.turns > 1:
+            turn = torch.randint(self.turns, (tasks, ways, 1), generator=generator, device=where)
+            index = index + turn * int(self.counts.sum())
+        return index, rand(tasks, ways * shots).argsort(1)
+
+    def _eligible(self, ways: int, shots: int, queries: int) -> Tensor:
+        """The classes with enough examples [<= classes]."""
+        if ways > len(self.counts):
+            raise ValueError(f"{self._call(ways=ways)} has {len(self.counts)} classes. Ask for at most that many ways.")
+        eligible = (self.counts >= shots + queries).nonzero()[:, 0]
+        if len(eligible) < ways:
+            most = int(self.counts.sort(descending=True).values[ways - 1])
+            raise ValueError(
+                f"{self._call(ways=ways, shots=shots, queries=queries)} has {len(eligible)} classes with shots + "
+                f"queries = {shots + queries} examples. For {ways} ways, ask for at most {most} in all."
+            )
+        return eligible
+
+    def _data(self, index: Tensor, y: Tensor) -> Data:
+        index, y = index.to(self.device), y.to(self.device)
+        x = self.images.index_select(0, index.flatten()).view(*index.shape, *self.shape)
+        return Data(x.float().div_(255), y)
+
+    def __repr__(self) -> str:
+        return f"{self.name}({self.split or 'all'}: {self.classes} classes of shape {self.shape})"
+
+
+class FlatPool(Pool):
+    """Ordinary supervised batches from a ClassPool: examples drawn evenly from all, labelled 0 .. classes-1.
+
+    `sample` gives support and query sets of `batch` examples each, and ignores ways, shots and queries.
+    """
+
+    def __init__(self, pool: ClassPool, batch: int = 64):
+        if batch < 1:
+            raise ValueError(f"{pool.name}.flat(batch={batch}): expected at least 1.")
+        self.pool, self.batch = pool, batch
+        self.name, self.split, self.shape = pool.name, pool.split, pool.shape
+        self.classes, self.names, self.device = pool.classes, pool.names, pool.device
+        self.labels = torch.arange(len(pool.counts)).repeat_interleave(pool.counts)
+
+    def sample(self, tasks=1, ways=5, shots=1, queries=15, generator=None) -> Task:
+        self._check_positive(tasks=tasks)
+        where = generator.device if generator is not None else torch.device("cpu")
+        size = (tasks, 2 * self.batch)
+        index = torch.randint(len(self.pool.images), size, generator=generator, device=where)
+        y = self.labels.to(where)[index % len(self.labels)]
+        return Task(*(self.pool._data(*half) for half in zip(index.chunk(2, 1), y.chunk(2, 1), strict=True)))
+
+    def to(self, device) -> "FlatPool":
+        return FlatPool(self.pool.to(device), self.batch)
