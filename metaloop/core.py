@@ -14,9 +14,12 @@ from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple, dataclass_transform
 
 import torch.utils._pytree as pytree
+from jaxtyping import Float
 from torch import Tensor
 
 Theta = Any  # a pytree of tensors
+Params = dict[str, Tensor]  # the theta of one network: its parameters by name
+Scalar = Float[Tensor, ""]
 Info = dict[str, Tensor]  # scalars to log
 
 
@@ -75,7 +78,7 @@ def predictor(cls):
     def flatten(f):
         return [getattr(f, n) for n in learned], tuple(getattr(f, n) for n in fixed)
 
-    def flatten_with_keys(f):
+    def flatten_with_keys(f) -> tuple[list[tuple[Any, Any]], Any]:
         leaves, context = flatten(f)
         return [(pytree.GetAttrKey(n), leaf) for n, leaf in zip(learned, leaves, strict=True)], context
 

@@ -2,6 +2,7 @@
 
 from .batch import meta_gradient
 from .evaluate import Score, evaluate
-from .train import NonFinite, Run, fit
+from .run import Run
+from .train import NonFinite, fit
 
 __all__ = ["NonFinite", "Run", "Score", "evaluate", "fit", "meta_gradient"]

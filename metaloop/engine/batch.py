@@ -18,12 +18,16 @@ from ..core import Info, Learner, Task, Theta
 MetaGradient = Callable[[Theta, Task], tuple[Theta, Tensor, Info]]
 
 
-def meta_gradient(learner: Learner, *, chunk: int | None = None) -> MetaGradient:
+WORKING_SET = 2**18  # numbers of task data per chunk on a CPU; see `chunk_size`
+
+
+def meta_gradient(learner: Learner, *, chunk: int | None = None, compile: bool = False) -> MetaGradient:
     """(theta, tasks) -> (grads, loss, info): the gradient of the mean over tasks of the learner's objective.
 
     tasks: a Task whose tensors carry a leading task axis. grads: a pytree like theta. loss and the entries
-    of info are means over tasks. chunk: how many tasks are held in memory at once; None takes all.
-    The result does not depend on chunk beyond rounding.
+    of info are means over tasks. chunk: how many tasks are held in memory at once; None lets `chunk_size` choose.
+    compile: trace the work of a chunk with torch.compile (half a minute or more, once).
+    The result depends on neither beyond rounding.
 
     Raises ValueError if the tensors of `tasks` disagree on the number of tasks, or there are none.
     """
@@ -45,11 +49,13 @@ def meta_gradient(learner: Learner, *, chunk: int | None = None) -> MetaGradient
         grads, (_, logs) = grad_and_value(batch, has_aux=True)(theta, tasks)
         return grads, pytree.tree_map(lambda t: t.sum(0), logs)
 
+    of_chunk = torch.compile(summed, fullgraph=True) if compile else summed
+
     def mean(theta: Theta, tasks: Task) -> tuple[Theta, Tensor, Info]:
         n = count(tasks)
         total = None
-        for part in chunks(tasks, chunk or n):
-            part_sum = summed(theta, part)
+        for part in chunks(tasks, chunk or chunk_size(tasks)):
+            part_sum = of_chunk(theta, part)
             total = part_sum if total is None else pytree.tree_map(torch.add, total, part_sum)
         grads, (loss, info) = pytree.tree_map(lambda t: t / n, total)
         return grads, loss, info
@@ -76,6 +82,20 @@ def count(tasks: Task) -> int:
             "Stack the tasks; for a single one, add an axis with x[None]."
         )
     return sizes.pop()
+
+
+def chunk_size(tasks: Task) -> int:
+    """How many tasks to compute at once: all on a GPU; on a CPU as many as keep the working set in its cache.
+
+    Activations grow with the input, so what is bounded is the numbers of task data in a chunk. The largest divisor of
+    the number of tasks within the bound is taken: chunks of one shape are compiled once.
+    """
+    leaf, n = tasks.support.x, count(tasks)
+    if leaf.device.type != "cpu":
+        return n
+    numbers = sum(part.x[0].numel() for part in tasks)
+    most = max(1, WORKING_SET // numbers)
+    return max(size for size in range(1, n + 1) if n % size == 0 and size <= most)
 
 
 def chunks(tasks: Task, size: int) -> Iterator[Task]:

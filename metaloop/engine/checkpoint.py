@@ -36,7 +36,7 @@ def unflatten(tensors: Mapping[str, Tensor], like: Any, prefix: str, source: str
             )
     if extra := sorted(ours - set(named)):
         raise ValueError(f"{source} holds '{extra[0]}', unknown here: it is of another learner or architecture.")
-    return pytree.tree_unflatten([tensors[n].to(leaf) for n, leaf in named.items()], spec)
+    return pytree.tree_unflatten([tensors[n].to(leaf.dtype) for n, leaf in named.items()], spec)
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], meta: Any) -> None:

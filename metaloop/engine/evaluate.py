@@ -8,7 +8,7 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor
 
-from ..core import Learner, Task, Theta
+from ..core import Data, Learner, Task, Theta
 from .batch import chunks, predict
 from .seeds import generator
 
@@ -86,26 +86,47 @@ def evaluate(
             tasks=BLOCK, ways=ways, shots=shots, queries=queries, generator=generator(seed, "test", block)
         )
         batch = pytree.tree_map(lambda t: t[: tasks - start].to(where), batch)  # noqa: B023
+        if not all(t.isfinite().all() for t in pytree.tree_leaves(batch)):
+            raise ValueError(f"evaluate: {source.name} deals tasks with values that are not finite.")
+        check_labels("evaluate", batch, ways)
+        if block == 0:
+            check_outputs("evaluate", learner, theta, batch, ways)
         for part in chunks(batch, chunk):
             torch.manual_seed(generator(seed, "test", start).initial_seed())
             predicted, y = predict(learner, theta, part), part.query.y
-            _check(predicted, y, ways)
             scores.append((metric or score_tasks)(predicted, y).cpu())
             name = name or ("mse" if y.is_floating_point() else "accuracy")
     return Score.of(torch.cat(scores), name)
 
 
-def _check(predicted: Tensor, y: Tensor, ways: int) -> None:
-    if y.is_floating_point():
-        if predicted.shape != y.shape:
+def check_labels(call: str, tasks: Task, ways: int) -> None:
+    """Raise ValueError unless the labels, where y are classes, are 0 .. ways-1."""
+    for part, (_, y) in zip(("support", "query"), tasks, strict=True):
+        if not y.is_floating_point() and not 0 <= int(y.min()) <= int(y.max()) < ways:
             raise ValueError(
-                f"evaluate: the predictor answers {tuple(predicted.shape[1:])} per task, "
-                f"the targets are {tuple(y.shape[1:])}."
+                f"{call}: {part}.y has labels from {int(y.min())} to {int(y.max())}, expected 0..{ways - 1}. "
+                f"Relabel per task, or pass ways={int(y.max()) + 1}."
             )
-    elif predicted.shape[-1] < ways:
+
+
+def check_outputs(call: str, learner: Learner, theta: Theta, tasks: Task, ways: int) -> None:
+    """Raise ValueError unless predictors tell `ways` classes apart, or answer numbers shaped like the targets.
+
+    It is asked of the first task with all labels 0, since a label beyond what the learner knows is not an error
+    in every operation of torch.
+    """
+    (x, y), query = first_task(tasks)
+    with torch.no_grad():
+        answer = learner.adapt(theta, Data(x, torch.zeros_like(y)))(query.x)
+    if y.is_floating_point():
+        if answer.shape != query.y.shape:
+            shapes = f"{tuple(answer.shape)} per task, the targets are {tuple(query.y.shape)}"
+            raise ValueError(f"{call}: the predictor answers {shapes}.")
+    elif answer.shape[-1] < ways:
+        known = answer.shape[-1]
         raise ValueError(
-            f"evaluate: the predictor knows {predicted.shape[-1]} classes, the tasks have {ways}. "
-            f"Evaluate with ways={predicted.shape[-1]}, or train with ways={ways}."
+            f"{call}: the learner tells {known} classes apart, the tasks have {ways}. "
+            f"Take ways={known}, or a learner made for ways={ways}."
         )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from .checkpoint import write_bytes
 from .evaluate import Score
 
 LINE_SECONDS = 10.0  # between lines where there is no terminal
@@ -20,7 +21,8 @@ class Log:
     ):
         self.steps, self.start, self.before, self.tasks = steps, start, seconds, tasks
         self.every = max(1, min(100, steps // 200))
-        self.began = self.shown = time.monotonic()
+        self.began = self.shown = self.last = time.monotonic()
+        self.rate = 0.0  # steps per second, lately
         self.pending: list[dict[str, Tensor]] = []
         self.folder, self.show, self.bar, self.events, self.file = folder, show, None, None, None
 
@@ -47,17 +49,18 @@ class Log:
         if step % self.every and step != self.steps:
             return
         means = {n: sum(s[n].item() for s in self.pending) / len(self.pending) for n in self.pending[-1]}
-        self.pending = []
-        done = step - self.start
-        rate = done / max(time.monotonic() - self.began, 1e-9)
+        now = time.monotonic()
+        lately = len(self.pending) / max(now - self.last, 1e-9)
+        self.rate = 0.8 * self.rate + 0.2 * lately if self.rate else lately
+        self.pending, self.last = [], now
         self._write({"step": step, **means, "seconds": round(self.seconds(), 3)})
         shown = "  ".join(f"{n} {v:.4f}" for n, v in means.items())
-        speed = f"{rate * self.tasks:.0f} tasks/s"
+        speed = f"{self.rate * self.tasks:.3g} tasks/s"
         if self.bar is not None:
             self.bar.update(self.bar_task, completed=step, text=f"{shown}  {speed}")
         elif self.show and (time.monotonic() - self.shown > LINE_SECONDS or step == self.steps):
             self.shown = time.monotonic()
-            left = _clock((self.steps - step) / rate)
+            left = _clock((self.steps - step) / self.rate)
             print(f"step {step}/{self.steps}  {shown}  {speed}  {left} left", file=sys.stderr, flush=True)
 
     def score(self, step: int, score: Score) -> None:
@@ -69,27 +72,24 @@ class Log:
             print(line, file=sys.stderr, flush=True)
 
     def _write(self, line: dict[str, float]) -> None:
-        if self.file is not None:
+        if self.file is not None and self.events is not None:
             try:
-                self.file.write(json.dumps(line) + "\n")
-                self.file.flush()
+                self.file.write((json.dumps(line) + "\n").encode())
+                self.events.add(**line)  # type: ignore[arg-type]
             except OSError as error:
-                raise ValueError(f"cannot write {self.file.name}: {error.strerror}. The checkpoints are whole.") from None
-        if self.events is not None:
-            for name, value in line.items():
-                if name != "step":
-                    self.events.add_scalar(name, value, line["step"])
+                kept = "The last checkpoint is whole."
+                raise ValueError(f"cannot write to {self.folder}: {error.strerror}. {kept}") from None
 
     def _open(self, folder: Path) -> None:
         """Drop what a killed run logged after its last checkpoint, then append."""
         path = folder / "metrics.jsonl"
-        kept = [line for line in _whole_lines(path) if line["step"] <= self.start]
-        self.file = path.open("w")
-        self.file.writelines(json.dumps(line) + "\n" for line in kept)
-        self.file.flush()
-        from torch.utils.tensorboard import SummaryWriter
-
-        self.events = SummaryWriter(str(folder), purge_step=self.start or None)
+        kept = [line for line in read_metrics(folder) if line["step"] <= self.start]
+        write_bytes(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
+        try:
+            self.file = path.open("ab", buffering=0)  # a line that was logged survives the process
+            self.events = Events(folder, self.start)
+        except OSError as error:
+            raise ValueError(f"cannot write to {folder}: {error.strerror}.") from None
 
     def _open_bar(self) -> None:
         from rich import progress
@@ -101,13 +101,40 @@ class Log:
         self.bar.start()
 
 
-def _whole_lines(path: Path) -> list[dict[str, float]]:
-    lines = []
+class Events:
+    """TensorBoard's event file: the scalars of each logged step."""
+
+    def __init__(self, folder: Path, start: int):
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        self._event, self._summary = Event, Summary
+        self._file = (folder / f"events.out.tfevents.{time.time():.0f}.{start}").open("ab", buffering=0)
+        self._records = RecordWriter(self._file)
+        self._write(file_version="brain.Event:2")
+        if start:  # events of later steps in older files do not count
+            self._write(step=start + 1, session_log=SessionLog(status=SessionLog.START))
+
+    def add(self, step: int, **scalars: float) -> None:
+        values = [self._summary.Value(tag=name, simple_value=value) for name, value in scalars.items()]
+        self._write(step=step, summary=self._summary(value=values))
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _write(self, **content) -> None:
+        self._records.write(self._event(wall_time=time.time(), **content).SerializeToString())
+
+
+def read_metrics(folder: Path) -> list[dict[str, float]]:
+    """The lines of a run's metrics.jsonl, but for one that a kill cut short."""
+    path, lines = folder / "metrics.jsonl", []
     for text in path.read_text().splitlines() if path.exists() else []:
         try:
             lines.append(json.loads(text))
         except ValueError:
-            break  # cut short by a kill
+            break
     return lines
 
 

@@ -1,21 +1,12 @@
 """Meta-training by gradient: draw tasks, take the meta-gradient, step; survive whatever stops it.
 
-A run is a folder:
-
-    run.json            what is trained: recipe, options, seed, versions, machine
-    metrics.jsonl       one line per logged step
-    checkpoint-*.safetensors   theta, the optimizer and the step (the two newest are kept)
-    events.out.tfevents.*      the same metrics for TensorBoard
-
 Step t draws its tasks and noise from generators seeded by (seed, t), so a resumed run repeats an unbroken one bit by
 bit on the same machine.
 """
 
-import json
 import math
-import time
+import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,8 +18,10 @@ from ..core import Learner, Task, Theta
 from . import checkpoint
 from .batch import chunks, count, meta_gradient
 from .device import choose
-from .evaluate import evaluate
+from .evaluate import check_labels, check_outputs, evaluate
+from .interrupt import Interrupt
 from .log import Log
+from .run import Run, checkpoints, newest_whole, peak_memory, prepare
 from .seeds import generator
 
 if TYPE_CHECKING:
@@ -39,18 +32,6 @@ CALIBRATION_TASKS = 64
 
 class NonFinite(ValueError):
     """The loss or the meta-gradient is not finite; says at which step, task and parameter."""
-
-
-@dataclass
-class Run:
-    """What meta-training leaves: theta, the learner to use it with, and the folder that keeps it."""
-
-    learner: Learner  # as at meta-test
-    theta: Theta
-    step: int = 0
-    folder: Path | None = None
-    info: dict[str, Any] = field(default_factory=dict)  # run.json
-    plan: Any = None  # the recipe's, if it was trained by one
 
 
 def fit(
@@ -86,66 +67,71 @@ def fit(
     at_test: the learner as used at meta-test, where that differs (inner steps, ways, norm statistics).
     validation: what `evaluate` is given on `pool.val` (tasks, ways, shots, queries), every validate_every steps.
     out: the run's folder; None keeps nothing on disk. An existing run is never overwritten: resume=True goes on from
-        its newest checkpoint (and starts anew if there is none).
+        its newest whole checkpoint (and starts anew if there is none).
     compile: trace the whole meta-step with torch.compile; half a minute or more at the start, for long runs.
 
     Returns a Run. Raises ValueError on bad arguments, on an existing run folder, or if a checkpoint does not fit the
-    learner; NonFinite (a ValueError) on a loss or gradient that is not finite. On Ctrl-C a checkpoint is written first.
+    learner; NonFinite (a ValueError) on a loss, gradient or theta that is not finite, leaving the last checkpoint.
+    Ctrl-C lets the step end, writes a checkpoint, then raises KeyboardInterrupt.
     """
     if steps < 0 or tasks < 1:
         raise ValueError(f"fit: steps={steps}, tasks={tasks}; expected steps >= 0 and tasks >= 1.")
     where = choose(device)
     folder = Path(out) if out is not None else None
+    info = {**(info or {}), "seed": seed}
     if folder is not None:
-        _prepare(folder, resume, info or {})
+        info = prepare(folder, resume, info)
     pool = pool.to(where)
     theta = pytree.tree_map(lambda t: t.to(where), learner.init(seed))
     leaves = pytree.tree_leaves(theta)
     descent = (optimizer or (lambda p: torch.optim.Adam(p, lr=1e-3)))(leaves)
     scheduler = schedule(descent) if schedule else None
     gradient = meta_gradient(learner, chunk=chunk)
-    compiled = torch.compile(gradient, fullgraph=True) if compile else gradient
+    compiled = meta_gradient(learner, chunk=chunk, compile=True) if compile else gradient
     episode = {"ways": ways, "shots": shots, "queries": queries}
-    start, seconds = 0, 0.0
-    newest = latest(folder) if folder is not None and resume else None
-    if newest is not None:
-        start, seconds = _restore(newest, theta, descent, scheduler)
-    run = Run(at_test or learner, theta, start, folder, info or {})
-    log = Log(folder, steps=steps, start=start, seconds=seconds, tasks=tasks, show=progress)
+    judged = {"tasks": 100, **episode, **(validation or {})}
+    run = Run(at_test or learner, theta, folder=folder, info=info)
+    if folder is not None and resume and (found := newest_whole(folder)) is not None:
+        _restore(run, found, descent, scheduler)
+    start = run.step
+    if start < steps:
+        _check_first(learner, run.learner, theta, pool, episode, judged if validate_every else None, seed)
+    log = Log(folder, steps=steps, start=start, seconds=run.seconds, tasks=tasks, show=progress)
 
     def save() -> None:
         """Estimate the population statistics, then keep everything."""
         calibrate(learner, theta, pool, seed=seed, **episode)
+        for name, leaf in checkpoint.flatten(theta, "theta").items():
+            if not leaf.isfinite().all():
+                raise NonFinite(f"step {run.step}: {name} is not finite after it. Lower the learning rates, or clip.")
+        run.seconds, run.memory = log.seconds(), max(run.memory, peak_memory())
         if folder is not None:
             tensors, rest = checkpoint.optimizer_state(descent)
-            meta = {"step": run.step, "seconds": log.seconds(), "optimizer": rest}
+            meta = {"step": run.step, "seconds": run.seconds, "memory": run.memory, "optimizer": rest}
             meta["scheduler"] = scheduler.state_dict() if scheduler else None
             name = folder / f"checkpoint-{run.step:08d}.safetensors"
             checkpoint.write(name, {**checkpoint.flatten(theta, "theta"), **tensors}, meta)
-            for old in sorted(folder.glob("checkpoint-*.safetensors"))[:-2]:
+            for old in checkpoints(folder)[:-2]:
                 old.unlink()
 
     every = checkpoint_every or max(1, min(1000, steps // 10))
-    with log:
-        try:
-            for step in range(start, steps):
-                batch = pool.train.sample(tasks=tasks, **episode, generator=generator(seed, "train", step))
-                torch.manual_seed(generator(seed, "noise", step).initial_seed())
-                grads, loss, scalars = compiled(theta, batch)
-                _check_finite(gradient, theta, batch, grads, loss, step)
-                _descend(leaves, pytree.tree_leaves(grads), descent, scheduler, clip)
-                run.step = step + 1
-                log.step(run.step, {"loss": loss, **scalars})
-                if run.step % every == 0 or run.step == steps:
-                    save()
-                if validate_every and (run.step % validate_every == 0 or run.step == steps):
-                    calibrate(learner, theta, pool, seed=seed, **episode)
-                    score = evaluate(run.learner, theta, pool, split="val", **{"tasks": 100, **(validation or episode)})
-                    log.score(run.step, score)
-        except (KeyboardInterrupt, NonFinite):
-            if run.step > start:
+    with log, Interrupt() as interrupt:
+        for step in range(start, steps):
+            batch = pool.train.sample(tasks=tasks, **episode, generator=generator(seed, "train", step))
+            torch.manual_seed(generator(seed, "noise", step).initial_seed())
+            grads, loss, scalars = compiled(theta, batch)
+            _check_finite(gradient, theta, batch, grads, loss, step)
+            _descend(leaves, pytree.tree_leaves(grads), descent, scheduler, clip)
+            run.step = step + 1
+            log.step(run.step, {"loss": loss, **scalars})
+            if validate_every and (run.step % validate_every == 0 or run.step == steps):
+                calibrate(learner, theta, pool, seed=seed, **episode)
+                score = evaluate(run.learner, theta, pool, split="val", **judged)  # type: ignore[arg-type]
+                log.score(run.step, score)
+            if interrupt.asked or run.step % every == 0 or run.step == steps:
                 save()
-            raise
+            if interrupt.asked:
+                raise KeyboardInterrupt
     return run
 
 
@@ -161,38 +147,39 @@ def calibrate(learner: Learner, theta: Theta, pool: "Pool", *, seed: int = 0, ta
     with torch.no_grad():
         for part in chunks(batch, 8):
             parts.append(vmap(learner.statistics, in_dims=(None, 0))(theta, part.support))
-    for path, leaf in pytree.tree_flatten_with_path(parts[0])[0]:
-        values = [dict(pytree.tree_flatten_with_path(part)[0])[path] for part in parts]
-        target = theta
-        for key in path:
-            target = target[key.key]
-        target.copy_(torch.cat(values).mean(0).to(leaf))
+    _overwrite(theta, pytree.tree_map(lambda *values: torch.cat(values).mean(0), *parts))
 
 
-def latest(folder: Path) -> Path | None:
-    """The newest checkpoint of a run folder."""
-    return max(folder.glob("checkpoint-*.safetensors"), default=None)
+def _overwrite(theta: Any, part: Any) -> None:
+    """Copy the tensors of part, which is theta or some branches of it, into theta."""
+    for name, value in part.items():
+        if isinstance(value, dict):
+            _overwrite(theta[name], value)
+        else:
+            theta[name].copy_(value)
 
 
-def _prepare(folder: Path, resume: bool, info: dict[str, Any]) -> None:
-    if (folder / "run.json").exists() and not resume:
-        raise ValueError(f"{folder} holds a run. Resume it (--resume, resume=True) or choose another folder.")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"cannot make the run folder {folder}: {error.strerror}.") from None
-    if not (folder / "run.json").exists():
-        checkpoint.write_bytes(folder / "run.json", json.dumps(info, indent=2).encode())
-
-
-def _restore(path: Path, theta: Theta, descent, scheduler) -> tuple[int, float]:
-    tensors, meta = checkpoint.read(path)
-    saved = checkpoint.unflatten(tensors, theta, "theta", str(path))
-    pytree.tree_map(lambda ours, theirs: ours.copy_(theirs), theta, saved)
+def _restore(run: Run, found, descent, scheduler) -> None:
+    path, tensors, meta = found
+    saved = checkpoint.unflatten(tensors, run.theta, "theta", str(path))
+    pytree.tree_map(lambda ours, theirs: ours.copy_(theirs), run.theta, saved)
     checkpoint.restore_optimizer(descent, tensors, meta["optimizer"])
     if scheduler is not None:
         scheduler.load_state_dict(meta["scheduler"])
-    return meta["step"], meta["seconds"]
+    run.step, run.seconds, run.memory = meta["step"], meta["seconds"], meta.get("memory", 0)
+
+
+def _check_first(learner, at_test, theta, pool, episode, judged, seed) -> None:
+    """Deal one task for training and one for validation, so that what does not fit fails before the first step."""
+    g, ways = generator(seed, "check", 0), episode["ways"]
+    task = pool.train.sample(tasks=1, **episode, generator=g)
+    y = task.support.y
+    if y.is_floating_point() or not ways <= int(y.max()) < (pool.train.classes or 0):  # not labels over all classes
+        check_labels("fit", task, ways)
+        check_outputs("fit", learner, theta, task, ways)
+    if judged is not None:
+        task = pool.val.sample(**{**judged, "tasks": 1}, generator=g)
+        check_outputs("fit: validation", at_test, theta, task, judged["ways"])
 
 
 def _descend(leaves, grads, descent, scheduler, clip: float | None) -> None:

@@ -22,15 +22,15 @@ Departs: L is the mean cross-entropy. The authors' code sums it over the classes
 
 from collections.abc import Callable, Sequence
 
+import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor
 from torch.func import grad
 
-from ..core import Data, Learner, Task, predictor, static
+from ..core import Data, Learner, Params, Task, predictor, static
 from ..nn import Descent, condition, sgd
 from ..objectives.query import query_loss, scalars
-
-Params = dict[str, Tensor]
 
 
 @predictor
@@ -40,7 +40,7 @@ class FineTuned:
     phi: Params
     net: Callable[[Params, Tensor], Tensor] = static()
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Float[Tensor, "n ..."]) -> Float[Tensor, "n ..."]:
         return self.net(self.phi, x)
 
 
@@ -87,15 +87,15 @@ def maml(
 
     def path(theta, S: Data):
         """phi_1 .. phi_K."""
-        phi, alpha = (theta["net"], theta["inner_lr"]) if learn_lr else (theta, inner_lr)
+        phi, alpha = (theta["net"], theta["inner_lr"]) if learn_lr else (theta, None)
         fast = {n: p for n, p in phi.items() if moves(n)}
         state = method.init(fast)
         for k in range(inner_steps):
             g = grad(lambda fast: loss(net({**phi, **fast}, S.x), S.y))(fast)  # noqa: B023
             if first_order:
                 g = {n: g_n.detach() for n, g_n in g.items()}
-            lr = {n: a[k] for n, a in alpha.items()} if learn_lr == "layer-step" else alpha
-            fast, state = method.update(lr, g, fast, state)                             # (1)
+            lr = {n: a[k] for n, a in alpha.items()} if alpha and learn_lr == "layer-step" else alpha
+            fast, state = method.update(lr or inner_lr, g, fast, state)                 # (1)
             phi = {**phi, **fast}
             yield phi
 
@@ -110,10 +110,9 @@ def maml(
         return predictor_of(phi, S)
 
     def multi_step(adapt, theta, task: Task):
-        total, S, Q = 0.0, task.support, task.query
-        for w, phi in zip(step_weights or (), path(theta, S), strict=True):
-            predicted = predictor_of(phi, S)(Q.x)
-            total = total + w * loss(predicted, Q.y)                                    # (6)
-        return total, scalars(predicted, Q.y)
+        S, Q = task
+        each = [predictor_of(phi, S)(Q.x) for phi in path(theta, S)]
+        losses = [w * loss(predicted, Q.y) for w, predicted in zip(step_weights or (), each, strict=True)]
+        return torch.stack(losses).sum(), scalars(each[-1], Q.y)                        # (6)
 
     return Learner(start, adapt, multi_step if step_weights else query_loss(loss))      # (3)

@@ -15,15 +15,14 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor
 from torch.func import grad
 
-from ..core import Data, Learner, Task, predictor, static
+from ..core import Data, Learner, Params, Task, predictor, static
 from ..nn import adam, condition
 from ..objectives.query import scalars
 from .protonet import NearestPrototype, prototypes
-
-Params = dict[str, Tensor]
 
 
 @predictor
@@ -31,11 +30,11 @@ class LinearHead:
     """V embed(x) + v on a frozen embedding."""
 
     theta: Params
-    V: Tensor
-    v: Tensor
+    V: Float[Tensor, "ways dim"]
+    v: Float[Tensor, " ways"]
     embed: Callable[[Params, Tensor], Tensor] = static()
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Float[Tensor, "n ..."]) -> Float[Tensor, "n ways"]:
         return self.embed(self.theta, x) @ self.V.mT + self.v
 
 

@@ -14,35 +14,35 @@ authors' code passes them together, so their batch norm sees both at once.
 
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..core import Data, Learner, predictor, static
+from ..core import Data, Learner, Params, predictor, static
 from ..nn import condition
 from ..objectives.query import query_loss
-
-Params = dict[str, Tensor]
 
 
 @predictor
 class NearestPrototype:
-    """Scores by the distance to each class's prototype c [ways, dim]."""
+    """Scores by the distance to each class's prototype c_k."""
 
     theta: Params
-    c: Tensor
+    c: Float[Tensor, "ways dim"]
     embed: Callable[[Params, Tensor], Tensor] = static()
     temperature: float | None = static()
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Float[Tensor, "n ..."]) -> Float[Tensor, "n ways"]:
         z = self.embed(self.theta, x)
         if self.temperature is not None:
             return F.normalize(z, dim=-1) @ F.normalize(self.c, dim=-1).mT * self.temperature
         return -(z[:, None] - self.c).square().sum(-1)                                    # (2)
 
 
-def prototypes(z: Tensor, y: Tensor, ways: int) -> Tensor:
-    """The mean of z [n, dim] over each class of y [n]: [ways, dim]."""
-    member = F.one_hot(y, ways).to(z)
+def prototypes(z: Float[Tensor, "n dim"], y: Int[Tensor, " n"], ways: int) -> Float[Tensor, "ways dim"]:
+    """The mean of z over each class of y."""
+    member = (y[:, None] == torch.arange(ways, device=y.device)).to(z)
     return (member.mT @ z) / member.sum(0)[:, None]                                       # (1)
 
 

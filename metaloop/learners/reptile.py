@@ -15,22 +15,22 @@ code carries them from task to task in meta-training.
 
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.func import grad
 
-from ..core import Data, Learner, Task
+from ..core import Data, Learner, Params, Task
 from ..nn import Descent, adam, condition
 from ..objectives.query import scalars
 from .maml import FineTuned
-
-Params = dict[str, Tensor]
 
 
 def distance_to_solution(adapt, theta: Params, task: Task):
     """1/2 |theta - phi|^2 with phi held constant; its gradient is theta - phi."""
     f = adapt({n: p.detach() for n, p in theta.items()}, task.support)
-    loss = sum((p - f.phi[n].detach()).square().sum() for n, p in theta.items()) / 2     # (2)
+    squares = [(p - f.phi[n].detach()).square().sum() for n, p in theta.items()]
+    loss = torch.stack(squares).sum() / 2                                                # (2)
     return loss, scalars(f(task.query.x), task.query.y)
 
 

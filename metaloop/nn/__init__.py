@@ -1,11 +1,11 @@
 """Parts that are safe under task batching and second derivatives."""
 
 from .backbones import Backbone, Mean, conv4, mlp, resnet12
-from .descent import Descent, adam, sgd
+from .descent import Descent, adam, rmsprop, sgd
 from .functional import Net, condition, functional
 from .norms import POLICIES, BatchNorm, norm
 
 __all__ = [
     "POLICIES", "Backbone", "BatchNorm", "Descent", "Mean", "Net", "adam", "condition", "conv4", "functional", "mlp",
-    "norm", "resnet12", "sgd",
+    "norm", "resnet12", "rmsprop", "sgd",
 ]

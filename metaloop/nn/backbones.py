@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from itertools import pairwise
 
 from torch import Tensor, nn
 
@@ -17,7 +18,7 @@ class Backbone(nn.Sequential):
 
 
 def conv4(
-    shape: tuple[int, int, int] = (1, 28, 28),
+    shape: tuple[int, ...] = (1, 28, 28),
     *,
     out: int | None = None,
     width: int = 64,
@@ -35,6 +36,8 @@ def conv4(
     """
     if downsample not in ("max", "stride"):
         raise ValueError(f"conv4: downsample is {downsample!r}, expected 'max' or 'stride'.")
+    if len(shape) != 3:
+        raise ValueError(f"conv4: inputs have shape {tuple(shape)}, expected images (channels, height, width).")
     channels, *size = shape
     blocks = []
     for _ in range(4):
@@ -64,7 +67,7 @@ def mlp(sizes: Sequence[int], *, norm_policy: str | None = None) -> Backbone:
     if len(sizes) < 2:
         raise ValueError(f"mlp: sizes is {tuple(sizes)}, expected at least (input, output).")
     body = []
-    for a, b in zip(sizes[:-2], sizes[1:-1], strict=True):
+    for a, b in pairwise(sizes[:-1]):
         body += [nn.Linear(a, b)]
         body += [norm(b, norm_policy)] if norm_policy else []
         body += [nn.ReLU()]
@@ -72,7 +75,7 @@ def mlp(sizes: Sequence[int], *, norm_policy: str | None = None) -> Backbone:
 
 
 def resnet12(
-    shape: tuple[int, int, int] = (3, 84, 84),
+    shape: tuple[int, ...] = (3, 84, 84),
     *,
     out: int | None = None,
     widths: Sequence[int] = (64, 160, 320, 640),

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-Params = dict[str, Tensor]
+from ..core import Params
+
 Rate = float | Params
 
 
@@ -26,23 +27,25 @@ def _rate(lr: Rate, name: str) -> float | Tensor:
     return lr[name] if isinstance(lr, dict) else lr
 
 
-def sgd() -> Descent:
-    """phi' = phi - lr g."""
+def sgd(*, momentum: float = 0.0) -> Descent:
+    """m' = momentum m + g,   phi' = phi - lr m'   (m_0 = 0, as torch.optim.SGD)."""
 
-    def update(lr, g, phi, state):
-        return {n: phi[n] - _rate(lr, n) * g[n] for n in phi}, state
+    def init(phi):
+        return {n: torch.zeros_like(p) for n, p in phi.items()} if momentum else None
 
-    return Descent(lambda phi: (), update)
+    def update(lr, g, phi, m):
+        m = {n: momentum * m[n] + g[n] for n in phi} if momentum else None
+        return {n: phi[n] - _rate(lr, n) * (m or g)[n] for n in phi}, m
+
+    return Descent(init, update)
 
 
-def adam(*, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8) -> Descent:
-    """Adam (Kingma & Ba 2015, arXiv:1412.6980); Reptile's inner loop uses beta1 = 0.
+def adam(*, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8, weight_decay: float = 0.0) -> Descent:
+    """Adam (Kingma & Ba 2015, arXiv:1412.6980), with decoupled weight decay AdamW (Loshchilov & Hutter 2019,
+    arXiv:1711.05101); Reptile's inner loop uses beta1 = 0.
 
         m' = beta1 m + (1 - beta1) g          v' = beta2 v + (1 - beta2) g^2
-        phi' = phi - lr (m' / (1 - beta1^t)) / (sqrt(v' / (1 - beta2^t)) + eps)
-
-    The square root is taken of max(v', tiny), so that its derivative at a gradient that was always zero (a
-    dead unit) is zero instead of infinite; the value is the same to rounding.
+        phi' = phi - lr weight_decay phi - lr (m' / (1 - beta1^t)) / (sqrt(v' / (1 - beta2^t)) + eps)
     """
 
     def init(phi):
@@ -54,12 +57,31 @@ def adam(*, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8) -> Desc
         t = t + 1
         m = {n: beta1 * m[n] + (1 - beta1) * g[n] for n in phi}
         v = {n: beta2 * v[n] + (1 - beta2) * g[n] ** 2 for n in phi}
-        step = {}
-        for n in phi:
-            v_hat = v[n] / (1 - beta2**t)
-            tiny = torch.finfo(v_hat.dtype).tiny
-            root = torch.where(v_hat > tiny, v_hat.clamp_min(tiny).sqrt(), torch.zeros_like(v_hat))
-            step[n] = (m[n] / (1 - beta1**t)) / (root + eps)
-        return {n: phi[n] - _rate(lr, n) * step[n] for n in phi}, (t, m, v)
+        step = {n: (m[n] / (1 - beta1**t)) / (_root(v[n] / (1 - beta2**t)) + eps) for n in phi}
+        decayed = {n: phi[n] - _rate(lr, n) * weight_decay * phi[n] for n in phi} if weight_decay else phi
+        return {n: decayed[n] - _rate(lr, n) * step[n] for n in phi}, (t, m, v)
 
     return Descent(init, update)
+
+
+def rmsprop(*, alpha: float = 0.99, eps: float = 1e-8, momentum: float = 0.0) -> Descent:
+    """RMSprop (Tieleman & Hinton 2012): v' = alpha v + (1 - alpha) g^2,  m' = momentum m + g / (sqrt(v') + eps),
+    phi' = phi - lr m'   (as torch.optim.RMSprop)."""
+
+    def init(phi):
+        zero = {n: torch.zeros_like(p) for n, p in phi.items()}
+        return zero, zero
+
+    def update(lr, g, phi, state):
+        v, m = state
+        v = {n: alpha * v[n] + (1 - alpha) * g[n] ** 2 for n in phi}
+        m = {n: momentum * m[n] + g[n] / (_root(v[n]) + eps) for n in phi}
+        return {n: phi[n] - _rate(lr, n) * m[n] for n in phi}, (v, m)
+
+    return Descent(init, update)
+
+
+def _root(v: Tensor) -> Tensor:
+    """sqrt(v) whose derivative is zero, instead of infinite, where v is zero: at a gradient that was always zero."""
+    tiny = torch.finfo(v.dtype).tiny
+    return torch.where(v > tiny, v.clamp_min(tiny).sqrt(), torch.zeros_like(v))

@@ -7,9 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from ..core import Params
 from .norms import BatchNorm
-
-Params = dict[str, Tensor]
 
 # Layers that torch.func cannot batch over tasks, or differentiate twice, and what to use instead.
 UNSAFE: dict[type[nn.Module], str] = {

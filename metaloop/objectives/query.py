@@ -5,13 +5,14 @@
 
 from collections.abc import Callable
 
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..core import Info, Task
+from ..core import Info, Scalar, Task
 
 
-def accuracy(scores: Tensor, y: Tensor) -> Tensor:
-    """The share of rows of scores [n, ways] whose largest entry is at y [n]."""
+def accuracy(scores: Float[Tensor, "n ways"], y: Int[Tensor, " n"]) -> Scalar:
+    """The share of rows of scores whose largest entry is at y."""
     return (scores.argmax(-1) == y).to(scores.dtype).mean()
 
 
@@ -20,10 +21,10 @@ def scalars(predicted: Tensor, y: Tensor) -> Info:
     return {} if y.is_floating_point() else {"accuracy": accuracy(predicted.detach(), y)}
 
 
-def query_loss(criterion: Callable[[Tensor, Tensor], Tensor]):
+def query_loss(criterion: Callable[[Tensor, Tensor], Scalar]):
     """The objective that applies criterion(f(x), y) -> scalar to the query set."""
 
-    def objective(adapt, theta, task: Task) -> tuple[Tensor, Info]:
+    def objective(adapt, theta, task: Task) -> tuple[Scalar, Info]:
         f = adapt(theta, task.support)
         predicted = f(task.query.x)
         return criterion(predicted, task.query.y), scalars(predicted, task.query.y)

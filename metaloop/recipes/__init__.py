@@ -5,10 +5,10 @@ from math import pi
 
 from .. import tasks
 from .few_shot import maml_plan, pretrain_plan, protonet_plan, reptile_plan
-from .plan import Plan, Recipe, Row
+from .plan import Outline, Plan, Recipe, Row
 from .sinusoids import sinusoid_plan
 
-__all__ = ["RECIPES", "Plan", "Recipe", "Row", "find"]
+__all__ = ["RECIPES", "Outline", "Plan", "Recipe", "Row", "find"]
 
 RECIPES: dict[str, Recipe] = {}
 
@@ -29,17 +29,12 @@ def find(name: str) -> Recipe:
 
 # The data of each published protocol: ProtoNet's split is Vinyals', with rotations as classes and test classes
 # rotated too; MAML draws a rotation per class and task, at test too; Reptile's test classes are not rotated.
-def _vinyals():
-    return tasks.omniglot(split="vinyals", rotations="classes", rotations_at_test="classes", validation=False)
-
-
-def _random():
-    return tasks.omniglot(split="random", rotations="task", rotations_at_test="task")
-
-
-def _reptile():
-    return tasks.omniglot(split="random", rotations="classes", rotations_at_test=None)
-
+_vinyals = partial(
+    tasks.omniglot, split="vinyals", rotations="classes", rotations_at_test="classes", validation=False
+)
+_random = partial(tasks.omniglot, split="random", rotations="task", rotations_at_test="task")
+_reptile = partial(tasks.omniglot, split="random", rotations="classes", rotations_at_test=None)
+_sines = partial(tasks.sinusoid, amplitude=(0.1, 5.0), phase=(0.0, pi), frequency=(0.8, 1.2))
 
 PROTO, MAML, REPTILE = "Snell et al. 2017", "Finn et al. 2017", "Nichol et al. 2018"
 CHEN, METASGD = "Chen et al. 2019", "Li et al. 2017"
@@ -77,10 +72,6 @@ for ways, shots, inductive, transductive in (
          steps=100_000 if ways == 5 else 200_000)
 
 _add("pretrain-omniglot", CHEN, "softmax pretraining, nearest prototypes", _vinyals, pretrain_plan, steps=10_000)
-
-
-def _sines():
-    return tasks.sinusoid(amplitude=(0.1, 5.0), phase=(0.0, pi), frequency=(0.8, 1.2))
 
 
 for shots, (ours, ci), (sgd, sgd_ci) in (

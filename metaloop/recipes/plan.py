@@ -2,12 +2,10 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..core import Learner
-
-if TYPE_CHECKING:
-    from ..tasks.pool import Pool
+from ..tasks.pool import Pool
 
 
 @dataclass(frozen=True)
@@ -27,7 +25,7 @@ class Row:
 class Plan:
     """A complete run: `fit(plan.learner, plan.pool, **plan.training())`, then a score for each row."""
 
-    pool: "Pool"
+    pool: Pool
     learner: Learner
     at_test: Callable[..., Learner]  # (ways=..., inner_steps=...) -> the same F as used at meta-test
     rows: tuple[Row, ...]
@@ -50,6 +48,20 @@ class Plan:
         }
 
 
+class Outline(Pool):
+    """What a plan asks of a pool, without its examples: enough to rebuild the networks of a run."""
+
+    def __init__(self, shape: tuple[int, ...], classes: int | None, kind: str = "classification", name: str = ""):
+        self.shape, self.classes, self.kind, self.name = tuple(shape), classes, kind, name
+
+    @classmethod
+    def of(cls, pool: Pool) -> "Outline":
+        return cls(pool.shape, pool.train.classes, pool.kind, pool.name)
+
+    def flat(self, batch: int = 64) -> "Outline":
+        return self
+
+
 @dataclass(frozen=True)
 class Recipe:
     """A named recipe. `build(pool)` makes the plan; `data` names the pool of the published row."""
@@ -57,8 +69,13 @@ class Recipe:
     name: str
     paper: str
     summary: str
-    data: Callable[[], "Pool"]
-    build: Callable[["Pool"], Plan]
+    data: Callable[[], Pool]
+    build: Callable[..., Plan]
 
-    def plan(self, pool: "Pool | None" = None) -> Plan:
-        return self.build(self.data() if pool is None else pool)
+    @property
+    def data_name(self) -> str:
+        return getattr(self.data, "func", self.data).__name__
+
+    def plan(self, pool: Pool | None = None, *, steps: int | None = None) -> Plan:
+        """The plan on a pool, the recipe's own unless given. steps: how long to train, if not as published."""
+        return self.build(self.data() if pool is None else pool, **({} if steps is None else {"steps": steps}))

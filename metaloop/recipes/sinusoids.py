@@ -14,6 +14,8 @@ def sinusoid_plan(
 ) -> Plan:
     """A 40-40 ReLU network, one inner step on the mean squared error of `shots` points, 10 query points, Adam 1e-3;
     scored by the mean squared error on 100 query points after that one step."""
+    if pool.kind != "regression" or tuple(pool.shape) != (1,):
+        raise ValueError(f"this recipe regresses a number on a number; {pool.name} is for {pool.kind}.")
     net, init = functional(mlp((1, 40, 40, 1)))
 
     def at_test(ways: int = 1, inner_steps: int = 1):

@@ -11,16 +11,15 @@ from .pool import Pool
 class _Drawn(Pool):
     """A pool without stored examples: `deal(tasks, ways, shots, queries, rand, randn)` makes them."""
 
-    def __init__(self, name, kind, shape, deal, device="cpu"):
+    def __init__(self, name, kind, shape, deal, device: torch.device | str = "cpu"):
         self.name, self.kind, self.shape, self.deal = name, kind, shape, deal
         self.device = torch.device(device)
 
     def sample(self, tasks=1, ways=5, shots=1, queries=15, generator=None) -> Task:
         self._check_positive(tasks=tasks, ways=ways, shots=shots, queries=queries)
         source = {"generator": generator, "device": generator.device if generator is not None else "cpu"}
-        support, query = self.deal(
-            tasks, ways, shots, queries, lambda *n: torch.rand(n, **source), lambda *n: torch.randn(n, **source)
-        )
+        rand, randn = lambda *n: torch.rand(n, **source), lambda *n: torch.randn(n, **source)
+        support, query = self.deal(tasks, ways, shots, queries, rand, randn)
         return Task(*(Data(x.to(self.device), y.to(self.device)) for x, y in (support, query)))
 
     def to(self, device) -> "_Drawn":
@@ -36,8 +35,8 @@ def sinusoid(
 ) -> Pool:
     """Sine waves: y = A sin(w x - b), with A, b, w drawn once per task and x per example, all uniformly.
 
-    Each argument is a range (low, high). `sample` gives x, y float32 [tasks, shots, 1] and [tasks, queries, 1], and
-    ignores ways. Raises ValueError for a range whose high end is below its low end.
+    Each argument is a range (low, high). `sample` gives x and y float32 [tasks, shots, 1] for the support set and
+    [tasks, queries, 1] for the query set, and ignores ways. Raises ValueError for a range that runs backwards.
     Source: Finn, Abbeel, Levine, Model-Agnostic Meta-Learning, ICML 2017, section 5.1.
 
     >>> sinusoid().sample(tasks=3, shots=10, queries=20).query.y.shape
@@ -46,7 +45,7 @@ def sinusoid(
     ranges = {"amplitude": amplitude, "phase": phase, "frequency": frequency, "x": x}
     for key, (low, high) in ranges.items():
         if not low <= high:
-            raise ValueError(f"sinusoid({key}=({low}, {high})): expected a range (low, high) with low <= high.")
+            raise ValueError(f"sinusoid({key}=({low}, {high})): expected (low, high) with low <= high.")
 
     def deal(tasks, ways, shots, queries, rand, randn):
         def draw(bounds, n):
@@ -59,7 +58,7 @@ def sinusoid(
 
 
 def gaussians(*, dim: int = 2, spread: float = 2.0, noise: float = 0.5) -> Pool:
-    """Clouds of points: each class k of each task has its own mean m_k ~ N(0, spread^2 I), x ~ N(m_k, noise^2 I).
+    """Clouds of points: x ~ N(m_k, noise^2 I), where each class k of each task has its own m_k ~ N(0, spread^2 I).
 
     `sample` gives x float32 [tasks, ways * n, dim] and y int64 [tasks, ways * n]; there is no end of classes.
     Raises ValueError unless dim is at least 1 and spread and noise are not negative.
@@ -68,7 +67,7 @@ def gaussians(*, dim: int = 2, spread: float = 2.0, noise: float = 0.5) -> Pool:
     torch.Size([2, 5, 3])
     """
     if dim < 1 or spread < 0 or noise < 0:
-        raise ValueError(f"gaussians({dim=}, {spread=}, {noise=}): expected dim >= 1, spread >= 0 and noise >= 0.")
+        raise ValueError(f"gaussians({dim=}, {spread=}, {noise=}): expected dim >= 1, spread and noise >= 0.")
 
     def deal(tasks, ways, shots, queries, rand, randn):
         mean = spread * randn(tasks, ways, dim)

@@ -1,8 +1,13 @@
 """Where tasks come from: a pool holds the examples, `sample` deals a batch of tasks from them.
 
-A task of a classification pool draws `ways` distinct classes, numbers them 0 .. ways-1 in random order, and draws
-shots + queries distinct examples of each. The whole batch is drawn by indexing, without a loop over tasks.
+A task of a classification pool draws `ways` distinct classes, numbers them 0 .. ways-1 in random order, and
+draws shots + queries distinct examples of each. The whole batch is drawn by indexing, without a loop over tasks.
 """
+
+from collections.abc import Sequence
+from numbers import Integral
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
@@ -15,7 +20,8 @@ class Pool:
 
     name: the data's name. split: "train", "val", "test", or "" where there is only one.
     kind: "classification" (y int64 [tasks, n]) or "regression" (y float32 [tasks, n, ...]).
-    shape: of one example. classes, names: how many classes and what they are called, None where unlimited.
+    shape: of one example. classes, names: how many and what they are called, None where there is no end of them.
+    skipped: files that were left out, and why.
     """
 
     name: str
@@ -25,6 +31,7 @@ class Pool:
     classes: int | None = None
     names: list[str] | None = None
     device: torch.device
+    skipped: Sequence[tuple[Path, str]] = ()
 
     @property
     def train(self) -> "Pool":
@@ -39,12 +46,17 @@ class Pool:
         return self
 
     def sample(
-        self, tasks: int = 1, ways: int = 5, shots: int = 1, queries: int = 15, generator: Generator | None = None
+        self,
+        tasks: int = 1,
+        ways: int = 5,
+        shots: int = 1,
+        queries: int = 15,
+        generator: Generator | None = None,
     ) -> Task:
         """A batch of tasks: x [tasks, n, *shape] on the pool's device, n = ways * shots and ways * queries.
 
-        shots, queries: examples per class. Support examples come in random order. Random numbers are drawn on the
-        generator's device (torch's global CPU generator unless given), so a seed means the same tasks everywhere.
+        shots, queries: examples per class. Support examples come in random order. Random numbers are drawn on
+        the generator's device (torch's global CPU generator unless given): one seed, the same tasks everywhere.
         """
         raise NotImplementedError
 
@@ -61,10 +73,10 @@ class Pool:
         quoted = ", ".join(f"{k}={v!r}" for k, v in arguments.items())
         return f"{self.name}.sample({quoted}): the {self.split + ' split' if self.split else 'pool'}"
 
-    def _check_positive(self, **arguments: int) -> None:
+    def _check_positive(self, **arguments: Any) -> None:
         for key, value in arguments.items():
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{self.name}.sample({key}={value!r}): expected a whole number of at least 1.")
+            if not isinstance(value, Integral) or value < 1:
+                raise ValueError(f"{self.name}.sample({key}={value!r}): expected a whole number, at least 1.")
 
 
 class Splits(Pool):
@@ -97,17 +109,20 @@ class Splits(Pool):
 class ClassPool(Pool):
     """Images of many classes, kept as bytes on one device.
 
-    images: uint8 [turns * N, C, H, W], sorted by class; counts: examples of each class, summing to N; names: of
-    the classes. With turns = 4 the images are followed by their copies rotated by 90, 180 and 270 degrees, and
-    each class of each task is shown under one rotation drawn for it.
-    Tasks have x float32 in [0, 1], [tasks, n, C, H, W]. Raises ValueError if there are too few classes, or too few
-    classes with shots + queries examples; smaller classes are left out of the draw while enough remain.
+    images: uint8 [turns * N, C, H, W], sorted by class. counts: examples of each class, N in all. names: of the
+    classes. With turns = 4 the images are followed by their copies rotated by 90, 180 and 270 degrees, and each
+    class of each task is shown under one rotation drawn for it.
+    Tasks have x float32 in [0, 1], [tasks, n, C, H, W]. `sample` leaves classes with fewer than shots + queries
+    examples out of the draw, and raises ValueError if fewer than `ways` remain.
     """
+
+    names: list[str]
 
     def __init__(
         self, images: Tensor, counts: Tensor, names: list[str], *, name: str, split: str = "", turns: int = 1
     ):
-        assert images.dtype == torch.uint8 and len(counts) == len(names)
+        assert images.dtype == torch.uint8
+        assert len(counts) == len(names)
         assert len(images) == turns * int(counts.sum())
         self.images, self.counts, self.names, self.turns = images, counts.cpu().long(), names, turns
         self.name, self.split = name, split
@@ -125,12 +140,11 @@ class ClassPool(Pool):
         return FlatPool(self, batch)
 
     def to(self, device) -> "ClassPool":
-        return ClassPool(
-            self.images.to(device), self.counts, self.names, name=self.name, split=self.split, turns=self.turns
-        )
+        images = self.images.to(device)
+        return ClassPool(images, self.counts, self.names, name=self.name, split=self.split, turns=self.turns)
 
     def _draw(self, tasks, ways, shots, queries, generator) -> tuple[Tensor, Tensor]:
-        """The images of each class of each task [tasks, ways, shots + queries]; the order of the support sets."""
+        """Which images each class of each task has, [tasks, ways, shots + queries]; the support sets' orders."""
         where = generator.device if generator is not None else torch.device("cpu")
 
         def rand(*size: int) -> Tensor:
@@ -149,14 +163,15 @@ class ClassPool(Pool):
 
     def _eligible(self, ways: int, shots: int, queries: int) -> Tensor:
         """The classes with enough examples [<= classes]."""
-        if ways > len(self.counts):
-            raise ValueError(f"{self._call(ways=ways)} has {len(self.counts)} classes. Ask for at most that many ways.")
+        n = len(self.counts)
+        if ways > n:
+            raise ValueError(f"{self._call(ways=ways)} has {n} classes. Ask for at most {n} ways.")
         eligible = (self.counts >= shots + queries).nonzero()[:, 0]
         if len(eligible) < ways:
             most = int(self.counts.sort(descending=True).values[ways - 1])
             raise ValueError(
-                f"{self._call(ways=ways, shots=shots, queries=queries)} has {len(eligible)} classes with shots + "
-                f"queries = {shots + queries} examples. For {ways} ways, ask for at most {most} in all."
+                f"{self._call(ways=ways, shots=shots, queries=queries)} has {len(eligible)} classes with shots "
+                f"+ queries = {shots + queries} examples. Ask for at most {most} of both together for {ways} ways."
             )
         return eligible
 

@@ -1,0 +1,115 @@
+"""Collect what `metaloop train` and `metaloop evaluate` wrote, and rebuild the tables of the documentation.
+
+    python benchmarks/results.py RUN ...     copy the runs' figures to results/, then rebuild the tables
+    python benchmarks/results.py             rebuild the tables from results/
+    python benchmarks/results.py --check     exit 1 if the tables are not those of results/
+
+A results file holds run.json and evaluation.json of one run, as the commands wrote them. Rows of the same recipe and
+label with several seeds are averaged; their spread over seeds stands beside the interval over tasks.
+"""
+
+import json
+import re
+import sys
+from collections import defaultdict
+from pathlib import Path
+from statistics import mean, stdev
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS, MARK = ROOT / "results", re.compile(r"(<!-- results -->\n).*(<!-- /results -->)", re.S)
+
+
+def collect(folder: Path) -> None:
+    run = json.loads((folder / "run.json").read_text())
+    rows = json.loads((folder / "evaluation.json").read_text())
+    name = f"{run['recipe']}-seed{run['seed']}.json"
+    (RESULTS / name).write_text(json.dumps({"run": run, "evaluation": rows}, indent=2) + "\n")
+
+
+def figure(value: float, metric: str) -> str:
+    return f"{100 * value:.2f}" if metric == "accuracy" else f"{value:.3f}"
+
+
+def rows() -> list[dict]:
+    """One row per recipe and label, over its seeds."""
+    groups: dict[tuple[str, str], list[tuple[dict, dict]]] = defaultdict(list)
+    for path in sorted(RESULTS.glob("*-seed*.json")):
+        file = json.loads(path.read_text())
+        for row in file["evaluation"]:
+            if row.get("split") == "test" and row["tasks"] >= 1000:
+                groups[file["run"]["recipe"], row["label"]].append((file["run"], row))
+    table = []
+    for (recipe, label), found in groups.items():
+        metric, values = found[0][1]["metric"], [row["mean"] for _, row in found]
+        ours = f"{figure(mean(values), metric)} ± {figure(mean(row['ci95'] for _, row in found), metric)}"
+        run, row = found[0]
+        published = row["published"]
+        table.append({
+            "recipe": recipe, "label": label, "metric": metric, "ours": ours, "published": published,
+            "mean": mean(values), "seeds": [run["seed"] for run, _ in found], "row": row, "run": run,
+            "spread": f"{figure(stdev(values), metric)}" if len(values) > 1 else "–",
+        })  # fmt: skip
+    return table
+
+
+def verdict(row: dict) -> str:
+    """How far from the paper: nothing where it is reached, else the shortfall."""
+    if row["published"] is None:
+        return ""
+    ours = 100 * row["mean"] if row["metric"] == "accuracy" else row["mean"]
+    short = row["published"] - ours if row["metric"] == "accuracy" else ours - row["published"]
+    if short <= 0:
+        return "reached"
+    return f"short by {short:.2f}" if row["metric"] == "accuracy" else f"above by {short:.3f}"
+
+
+def full_table(table: list[dict]) -> str:
+    lines = [
+        "| recipe | row | ours ± 95 % | paper | | seeds | over seeds | meta-steps | training time | tasks/s |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for r in table:
+        published = "–" if r["published"] is None else f"{r['published']:g}"
+        seconds, e = r["row"]["seconds"], r["row"]
+        lines.append(
+            f"| `{r['recipe']}` | {r['label']} | {r['ours']} | {published} | {verdict(r)} | "
+            f"{', '.join(map(str, r['seeds']))} | {r['spread']} | {e['step']} | {seconds / 60:.0f} min | "
+            f"{e['tasks_per_second']:.0f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def short_table(table: list[dict]) -> str:
+    lines = ["| learner | file | row | ours | paper |", "| --- | --- | --- | --- | --- |"]
+    for r in table:
+        learner = next(n for n in ("maml", "metasgd", "reptile", "protonet", "pretrain") if n in r["recipe"])
+        file = "maml" if learner == "metasgd" else learner
+        paper = r["run"].get("paper", "")
+        published = "–" if r["published"] is None else f"{r['published']:g}"
+        lines.append(
+            f"| {paper} | [`{file}.py`](metaloop/learners/{file}.py) | {r['recipe'].rsplit('-', 1)[0]}, {r['label']} | "
+            f"{r['ours']} | {published} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def main(arguments: list[str]) -> int:
+    check = "--check" in arguments
+    for folder in arguments:
+        if folder != "--check":
+            collect(Path(folder))
+    table, stale = rows(), []
+    for path, text in ((ROOT / "README.md", short_table(table)), (ROOT / "docs" / "results.md", full_table(table))):
+        old = path.read_text()
+        new = MARK.sub(lambda m: m[1] + text + m[2], old)  # noqa: B023
+        if new != old:
+            stale.append(path.name)
+            if not check:
+                path.write_text(new)
+    if check and stale:
+        print(f"the tables of {', '.join(stale)} are not those of results/. Run python benchmarks/results.py.")
+    return int(check and bool(stale))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

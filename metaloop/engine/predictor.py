@@ -1,0 +1,55 @@
+"""From labelled examples of your own to a predictor, and predictors on disk."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..core import Data, Learner, Task, Theta
+from . import checkpoint
+from .evaluate import check_labels, check_outputs
+from .seeds import generator
+
+
+def adapt(learner: Learner, theta: Theta, x: Tensor, y: Tensor, *, ways: int, call: str = "adapt") -> Callable:
+    """f = F_theta(S) for examples x [n, ...] with labels y [n] in 0 .. ways-1, taken in an order drawn once for all.
+
+    Raises ValueError if a label is out of range, or if the learner cannot tell `ways` classes apart.
+    """
+    order = torch.randperm(len(x), generator=generator(0, "support", 0)).to(x.device)
+    support = Data(x[order], y[order])
+    alone = Task(*(Data(d.x[None], d.y[None]) for d in (support, Data(x[:1], y[:1]))))
+    check_labels(call, alone, ways)
+    check_outputs(call, learner, theta, alone, ways)
+    with torch.no_grad():
+        return learner.adapt(theta, support)
+
+
+def probabilities(f: Callable, x: Tensor, *, ways: int) -> Tensor:
+    """softmax of f(x), over the first `ways` classes: [n, ways]."""
+    with torch.no_grad():
+        return f(x)[:, :ways].softmax(-1)
+
+
+def policies(f: Any) -> frozenset[str]:
+    """The norm policies of the networks in a predictor."""
+    return frozenset().union(*(getattr(part, "policies", ()) for part in vars(f).values()))
+
+
+def save(path: str | Path, f: Any, about: dict[str, Any]) -> None:
+    """Keep a predictor's tensors, with what is needed to build its structure anew. Raises ValueError on a full disk."""
+    checkpoint.write(Path(path), checkpoint.flatten(f, "f"), {"predictor": about})
+
+
+def load(path: str | Path, like: Callable[[dict[str, Any]], Any]) -> tuple[Any, dict[str, Any]]:
+    """(f, about) as saved; like(about) -> a predictor of the same structure, whose tensors do not matter.
+
+    Raises ValueError if the file is damaged, holds no predictor, or one of another structure.
+    """
+    tensors, meta = checkpoint.read(Path(path))
+    if not isinstance(meta, dict) or "predictor" not in meta:
+        raise ValueError(f"{path} holds no predictor. `metaloop adapt RUN FOLDER -o FILE` makes one.")
+    about = meta["predictor"]
+    return checkpoint.unflatten(tensors, like(about), "f", str(path)), about

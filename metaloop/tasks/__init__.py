@@ -1,0 +1,17 @@
+"""Where S and Q come from: pools, which deal tasks."""
+
+# drawings and photographs
+from .glyphs import glyphs  # rendered characters, embedded
+from .images import folder, mini_imagenet, read_folder, read_image  # your own; mini-ImageNet
+from .omniglot import omniglot  # handwritten characters, downloaded
+
+# random functions
+from .functions import gaussians, sinusoid  # isort: skip
+
+# what they are
+from .pool import ClassPool, Pool  # isort: skip
+
+__all__ = [
+    "ClassPool", "Pool", "folder", "gaussians", "glyphs", "mini_imagenet", "omniglot",
+    "read_folder", "read_image", "sinusoid",
+]

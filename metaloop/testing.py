@@ -1,0 +1,268 @@
+"""Laws that every learner keeps, whatever its paper: check your own with `check(learner, tasks)`.
+
+A learner is given as a `Case`: the learner, and a function that deals tasks. All is computed in float64 on the CPU,
+so take small networks and small tasks; a law then takes a fraction of a second.
+
+A learner that breaks a law on purpose (first-order MAML's meta-gradient is no derivative) waives it by name and says
+why. A waived law must be broken: a waiver that is no longer needed is reported like a broken law.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from math import isclose
+
+import safetensors.torch
+import torch
+import torch.nn.functional as F
+import torch.utils._pytree as pytree
+from torch import Tensor
+from torch.func import vmap
+from torch.testing import assert_close
+
+from .core import Data, Learner, Task, Theta
+from .engine import meta_gradient
+from .engine.batch import predict
+from .engine.checkpoint import flatten, unflatten
+
+
+@dataclass(frozen=True)
+class Case:
+    """A learner under test.
+
+    tasks: (n, seed) -> n tasks on a leading axis, the same for the same seed; each with at least four queries.
+    waived: law -> why this learner breaks it.
+    """
+
+    learner: Learner
+    tasks: Callable[[int, int], Task]
+    waived: Mapping[str, str] = field(default_factory=dict)
+
+    def theta(self, seed: int = 0) -> Theta:
+        return _double(self.learner.init(seed))
+
+    def batch(self, n: int, seed: int = 0) -> Task:
+        return _double(self.tasks(n, seed))
+
+    def task(self, seed: int = 0) -> Task:
+        return _each(self.batch(1, seed))[0]
+
+
+def keeps_the_contract(case: Case) -> None:
+    """f(x) answers once per example, loss and info are scalars, and the meta-gradient is shaped like theta."""
+    learner, theta, task = case.learner, case.theta(), case.task()
+    f = learner.adapt(theta, task.support)
+    for x in (task.query.x, task.query.x[:2]):
+        assert len(f(x)) == len(x), f"f gives {len(f(x))} answers to {len(x)} examples"
+    loss, info = learner.objective(learner.adapt, theta, task)
+    shapes = {"loss": loss.shape, **{n: v.shape for n, v in info.items()}}
+    assert not any(shapes.values()), f"expected scalars: {shapes}"
+    grads, *_ = meta_gradient(learner)(theta, case.batch(2))
+    ours, theirs = flatten(grads, "theta"), flatten(theta, "theta")
+    assert [(n, g.shape, g.dtype) for n, g in ours.items()] == [(n, p.shape, p.dtype) for n, p in theirs.items()]
+
+
+def many_tasks_are_each_task(case: Case) -> None:
+    """What a batch of tasks gives (predictions, loss, info, meta-gradient) is what a loop over them gives."""
+    learner, theta, tasks = case.learner, case.theta(), case.batch(3)
+    fs = vmap(learner.adapt, in_dims=(None, 0), randomness="different")(theta, tasks.support)
+    many = vmap(lambda f, x: f(x), randomness="different")(fs, tasks.query.x)
+    each = [learner.adapt(theta, t.support)(t.query.x) for t in _each(tasks)]
+    assert_close(many, torch.stack(each), msg=_say("predictions"))
+
+    grads, loss, info = meta_gradient(learner)(theta, tasks)
+    alone = [_loss_and_gradient(learner, theta, t) for t in _each(tasks)]
+    mean = pytree.tree_map(lambda *values: torch.stack(values).mean(0), *alone)
+    for what, got, want in zip(("loss", "info", "meta-gradient"), (loss, info, grads), mean, strict=True):
+        assert_close(got, want, msg=_say(what))
+
+
+def support_order_is_irrelevant(case: Case) -> None:
+    """F sees a set: the support examples in another order give the same predictor."""
+    theta, (S, Q) = case.theta(), case.task()
+    order = torch.arange(len(S.x)).flip(0).roll(1)
+    shuffled = Data(S.x[order], S.y[order])
+    assert_close(case.learner.adapt(theta, shuffled)(Q.x), case.learner.adapt(theta, S)(Q.x))
+
+
+def queries_do_not_see_each_other(case: Case) -> None:
+    """f(x) of an example does not depend on the other examples in the batch."""
+    theta, (S, Q) = case.theta(), case.task()
+    f = case.learner.adapt(theta, S)
+    half = len(Q.x) // 2
+    assert_close(torch.cat([f(Q.x[:half]), f(Q.x[half:])]), f(Q.x))
+
+
+def adapt_is_pure(case: Case) -> None:
+    """adapt changes neither theta nor the support set, and answers the same twice; so does its predictor."""
+    theta, (S, Q) = case.theta(), case.task()
+    before = pytree.tree_map(torch.clone, (theta, S))
+    f = case.learner.adapt(theta, S)
+    once, twice = f(Q.x), f(Q.x)
+    again = case.learner.adapt(theta, S)(Q.x)
+    assert _equal((theta, S), before), "theta or the support set has changed"
+    assert torch.equal(once, twice), "f answers differently the second time"
+    assert torch.equal(once, again), "adapt answers differently the second time"
+
+
+def meta_gradient_is_the_derivative(case: Case) -> None:
+    """<gradient, v> = (L(theta + h v) - L(theta - h v)) / 2h, for a random v along each tensor of theta.
+
+    Networks with ReLU and max-pooling have kinks, so it is enough that one of several small h agrees.
+    """
+    learner, theta, tasks = case.learner, case.theta(), case.batch(2, seed=1)
+    grads, *_ = meta_gradient(learner)(theta, tasks)
+    leaves, spec = pytree.tree_flatten(theta)
+
+    def loss(i: int, leaf: Tensor) -> float:
+        moved = pytree.tree_unflatten([*leaves[:i], leaf, *leaves[i + 1 :]], spec)
+        return sum(learner.objective(learner.adapt, moved, t)[0].item() for t in _each(tasks)) / 2
+
+    generator = torch.Generator().manual_seed(0)
+    for i, (name, g) in enumerate(flatten(grads, "theta").items()):
+        v = torch.randn(g.shape, generator=generator, dtype=g.dtype)
+        said, found = (g * v).sum().item(), []
+        for h in (1e-6, 1e-7, 1e-8):
+            found.append((loss(i, leaves[i] + h * v) - loss(i, leaves[i] - h * v)) / (2 * h))
+            if isclose(said, found[-1], rel_tol=1e-5, abs_tol=1e-6):
+                break
+        else:
+            raise AssertionError(f"along {name} the gradient says {said}, finite differences {found}")
+
+
+def chunks_change_nothing(case: Case) -> None:
+    """How many tasks are held in memory at once does not change the meta-gradient."""
+    theta, tasks = case.theta(), case.batch(5)
+    assert_close(meta_gradient(case.learner, chunk=2)(theta, tasks), meta_gradient(case.learner)(theta, tasks))
+
+
+def pooled_is_per_task(case: Case) -> None:
+    """A learner that says it takes no gradient of its own has the same meta-gradient in either form."""
+    theta, tasks = case.theta(), case.batch(3)
+    per_task = replace(case.learner, differentiates=True)
+    assert_close(meta_gradient(case.learner)(theta, tasks), meta_gradient(per_task)(theta, tasks))
+
+
+def meta_training_helps(case: Case) -> None:
+    """Forty steps of Adam on theta lower the query loss of f on unseen tasks by at least a tenth."""
+    learner, theta, unseen = case.learner, case.theta(), case.batch(32, seed=999)
+    before, gradient = _query_loss(learner, theta, unseen), meta_gradient(learner)
+    leaves = pytree.tree_leaves(theta)
+    optimizer = torch.optim.Adam(leaves, lr=0.02)
+    for seed in range(40):
+        grads, *_ = gradient(theta, case.batch(8, seed))
+        for leaf, g in zip(leaves, pytree.tree_leaves(grads), strict=True):
+            leaf.grad = g
+        optimizer.step()
+    after = _query_loss(learner, theta, unseen)
+    assert after < 0.9 * before, f"the query loss on unseen tasks went from {before:.4f} to {after:.4f}"
+
+
+def predictor_survives_saving(case: Case) -> None:
+    """A predictor written to bytes and read back, into the shape of another one, answers the same."""
+    theta, (S, Q) = case.theta(), case.task()
+    f, other = case.learner.adapt(theta, S), case.learner.adapt(case.theta(1), case.task(1).support)
+    named = {n: t.detach().contiguous().clone() for n, t in flatten(f, "f").items()}
+    read = safetensors.torch.load(safetensors.torch.save(named))
+    assert torch.equal(unflatten(read, other, "f", "the file")(Q.x), f(Q.x))
+
+
+def compiles_whole_and_once(case: Case) -> None:
+    """torch.compile takes the meta-step as one graph, once for all batches of a size, and changes nothing in it."""
+    learner, theta, graphs = case.learner, case.theta(), []
+
+    def backend(graph, _):
+        graphs.append(graph)
+        return graph.forward
+
+    torch.compiler.reset()
+    eager = meta_gradient(learner)
+    compiled = torch.compile(eager, fullgraph=True, backend=backend)
+    for seed in range(3):
+        tasks = case.batch(3, seed)
+        grads = compiled(theta, tasks)[0]
+        assert_close(grads, eager(theta, tasks)[0], msg=_say("the compiled meta-gradient"))
+        theta = pytree.tree_map(lambda p, g: p - 0.01 * g, theta, grads)
+    assert len(graphs) == 1, f"compiled {len(graphs)} times"
+
+
+LAWS: dict[str, Callable[[Case], None]] = {
+    law.__name__: law
+    for law in (
+        keeps_the_contract, many_tasks_are_each_task, support_order_is_irrelevant, queries_do_not_see_each_other,
+        adapt_is_pure, meta_gradient_is_the_derivative, chunks_change_nothing, pooled_is_per_task,
+        meta_training_helps, predictor_survives_saving, compiles_whole_and_once,
+    )
+}  # fmt: skip
+
+
+def judge(law: str, case: Case) -> None:
+    """Try one law on a case. Raises AssertionError if it is broken without a waiver, or waived without need."""
+    try:
+        LAWS[law](case)
+    except AssertionError as broken:
+        if law not in case.waived:
+            raise AssertionError(f"{law}: {broken}") from broken
+    else:
+        if law in case.waived:
+            raise AssertionError(f"{law}: holds, though waived ({case.waived[law]!r}). Remove the waiver.")
+
+
+def check(
+    learner: Learner,
+    tasks: Callable[[int, int], Task],
+    *,
+    waive: Mapping[str, str] | None = None,
+    laws: Iterable[str] = tuple(LAWS),
+) -> None:
+    """Try the laws on a learner; tasks and waive are a Case's.
+
+    Raises AssertionError with a paragraph for each law that is broken without a waiver, or waived without need;
+    ValueError on a law that is not in `LAWS`.
+
+    >>> import metaloop as ml
+    >>> net, init = ml.functional(ml.nn.mlp((2, 16, 16)))
+    >>> def tasks(n, seed):
+    ...     return ml.tasks.gaussians().sample(n, ways=3, shots=2, queries=4, generator=torch.manual_seed(seed))
+    >>> check(ml.protonet(net, init, ways=3), tasks, laws=["adapt_is_pure", "support_order_is_irrelevant"])
+    """
+    case, broken = Case(learner, tasks, waive or {}), []
+    if unknown := ({*laws, *case.waived} - LAWS.keys()):
+        raise ValueError(f"check: there is no law {min(unknown)!r}. There are: {', '.join(LAWS)}.")
+    for law in laws:
+        try:
+            judge(law, case)
+        except AssertionError as error:
+            broken.append(str(error))
+    if broken:
+        raise AssertionError("\n\n".join(broken))
+
+
+def _double(tree):
+    return pytree.tree_map(lambda t: t.detach().double() if t.is_floating_point() else t, tree)
+
+
+def _each(tasks: Task) -> list[Task]:
+    return [pytree.tree_map(lambda t: t[i], tasks) for i in range(len(tasks.support.x))]  # noqa: B023
+
+
+def _loss_and_gradient(learner: Learner, theta: Theta, task: Task):
+    """One task by plain autograd: (loss, info, gradient)."""
+    theta = pytree.tree_map(lambda t: t.clone().requires_grad_(), theta)
+    loss, info = learner.objective(learner.adapt, theta, task)
+    leaves, spec = pytree.tree_flatten(theta)
+    grads = torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)
+    return loss.detach(), pytree.tree_map(torch.detach, info), pytree.tree_unflatten(grads, spec)
+
+
+def _query_loss(learner: Learner, theta: Theta, tasks: Task) -> float:
+    predicted, y = predict(learner, theta, tasks).flatten(0, 1), tasks.query.y.flatten(0, 1)
+    return (F.mse_loss if y.is_floating_point() else F.cross_entropy)(predicted, y).item()
+
+
+def _equal(a, b) -> bool:
+    pairs = zip(pytree.tree_leaves(a), pytree.tree_leaves(b), strict=True)
+    return all(torch.equal(x, y) for x, y in pairs)
+
+
+def _say(what: str) -> Callable[[str], str]:
+    return lambda message: f"{what}: {message}"

@@ -1,0 +1,188 @@
+"""MAML and what has been made of it, restated with loops and torch.autograd."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+import torch.utils._pytree as pytree
+from torch.testing import assert_close
+from zoo import WAYS, Smooth, batched, blobs, one, waves
+
+from metaloop import Data, Task, functional, maml, meta_gradient
+from metaloop.nn import adam, mlp
+
+net, init = functional(Smooth())
+LR = 0.4
+
+
+@pytest.fixture
+def theta():
+    return {n: p.double().requires_grad_() for n, p in init(0).items()}
+
+
+@pytest.fixture
+def task():
+    return one(blobs(1, 0))
+
+
+def descend(theta, S: Data, steps: int, *, rate=lambda k, name: LR, moved=None, create_graph=True):
+    """phi_1 .. phi_steps."""
+    phi, path = dict(theta), []
+    for k in range(steps):
+        names = [n for n in phi if moved is None or n in moved]
+        gradient = torch.autograd.grad(
+            F.cross_entropy(net(phi, S.x), S.y), [phi[n] for n in names], create_graph=create_graph
+        )
+        phi = {**phi, **{n: phi[n] - rate(k, n) * g for n, g in zip(names, gradient, strict=True)}}
+        path.append(phi)
+    return path
+
+
+def gradient(loss, theta):
+    return dict(zip(theta, torch.autograd.grad(loss, theta.values(), allow_unused=True), strict=True))
+
+
+def of(learner, theta, task):
+    """The library's meta-gradient and loss on this one task."""
+    return meta_gradient(learner)(pytree.tree_map(torch.detach, theta), batched(task))
+
+
+@pytest.mark.parametrize("steps", [0, 1, 4])
+def test_f_is_the_network_after_the_steps(theta, task, steps):
+    f = maml(net, init, inner_lr=LR, inner_steps=steps).adapt(theta, task.support)
+    phi = (descend(theta, task.support, steps) or [theta])[-1]
+    assert_close(f(task.query.x), net(phi, task.query.x))
+
+
+def test_the_meta_gradient_goes_through_every_step(theta, task):
+    grads, loss, info = of(maml(net, init, inner_lr=LR, inner_steps=3), theta, task)
+    phi = descend(theta, task.support, 3)[-1]
+    scores = net(phi, task.query.x)
+    assert_close(loss, F.cross_entropy(scores, task.query.y))
+    assert_close(grads, gradient(loss=F.cross_entropy(scores, task.query.y), theta=theta))
+    right = [float(s.argmax() == y) for s, y in zip(scores, task.query.y, strict=True)]
+    assert_close(info["accuracy"].item(), sum(right) / len(right))
+
+
+def test_first_order_is_the_gradient_at_phi(theta, task):
+    grads, *_ = of(maml(net, init, inner_lr=LR, inner_steps=3, first_order=True), theta, task)
+    phi = {n: p.detach().requires_grad_() for n, p in descend(theta, task.support, 3)[-1].items()}
+    assert_close(grads, gradient(F.cross_entropy(net(phi, task.query.x), task.query.y), phi))
+
+
+def test_both_orders_on_paper():
+    """f(x) = w x, S = Q = {(1, 0)}: phi = (1 - 2a) w, dL/dw = 2 w (1 - 2a)^2 or, first order, 2 w (1 - 2a)."""
+    w, a = torch.tensor([3.0]), 0.1
+    example = Data(torch.ones(1, 1), torch.zeros(1, 1))
+    for first_order, want in ((False, 2 * 3 * 0.8**2), (True, 2 * 3 * 0.8)):
+        line = maml(
+            lambda theta, x: theta["w"] * x, lambda seed: {"w": w},
+            inner_lr=a, first_order=first_order, loss=F.mse_loss,
+        )  # fmt: skip
+        grads, loss, info = of(line, {"w": w}, Task(example, example))
+        assert_close(grads["w"], torch.tensor([want]))
+        assert_close(loss, torch.tensor((3 * 0.8) ** 2))
+        assert info == {}
+
+
+def test_the_loss_is_of_the_queries(theta, task):
+    wrong = task._replace(query=task.query._replace(y=(task.query.y + 1) % WAYS))
+    learner = maml(net, init, inner_lr=LR)
+    assert_close(learner.adapt(theta, wrong.support)(task.query.x), learner.adapt(theta, task.support)(task.query.x))
+    assert of(learner, theta, wrong)[1] > of(learner, theta, task)[1]
+
+
+@pytest.mark.parametrize("adapts", ["head", lambda name: name in ("head.weight", "head.bias")])
+def test_anil_moves_the_head_and_learns_the_body(theta, task, adapts):
+    learner = maml(net, init, inner_lr=LR, inner_steps=2, adapts=adapts)
+    moved = ("head.weight", "head.bias")
+    phi = descend(theta, task.support, 2, moved=moved)[-1]
+    f = learner.adapt(theta, task.support)
+    assert {n for n in theta if not torch.equal(f.phi[n], theta[n])} == set(moved)
+    assert_close(f.phi, phi)
+    want = gradient(F.cross_entropy(net(phi, task.query.x), task.query.y), theta)
+    assert_close(of(learner, theta, task)[0], want)
+    assert want["body.0.weight"].abs().max() > 0
+
+
+def rates_of(learner):
+    """theta with rates spread out, so that each one counts."""
+    theta, g = learner.init(0), torch.Generator().manual_seed(1)
+    initial = {n: a.clone() for n, a in theta["inner_lr"].items()}
+    spread = {n: a.double() * (0.5 + torch.rand(a.shape, generator=g)) for n, a in theta["inner_lr"].items()}
+    params = {n: p.double().requires_grad_() for n, p in theta["net"].items()}
+    return initial, {"net": params, "inner_lr": {n: a.requires_grad_() for n, a in spread.items()}}
+
+
+def test_meta_sgd_learns_a_rate_for_each_parameter(task):
+    learner = maml(net, init, inner_lr=LR, inner_steps=2, learn_lr="parameter")
+    initial, theta = rates_of(learner)
+    assert_close(initial, {n: torch.full_like(p, LR) for n, p in init(0).items()})
+    phi = descend(theta["net"], task.support, 2, rate=lambda k, n: theta["inner_lr"][n])[-1]
+    loss = F.cross_entropy(net(phi, task.query.x), task.query.y)
+    grads, got, _ = of(learner, theta, task)
+    assert_close(got, loss.detach())
+    for part, values in theta.items():
+        want = torch.autograd.grad(loss, list(values.values()), retain_graph=True)
+        assert_close(list(grads[part].values()), list(want))
+    assert all(g.abs().max() > 0 for g in grads["inner_lr"].values())
+
+
+def test_maml_plus_plus_learns_a_rate_for_each_tensor_and_step_and_scores_every_step(task):
+    weights = (0.2, 0.3, 0.5)
+    learner = maml(net, init, inner_lr=LR, inner_steps=3, learn_lr="layer-step", step_weights=weights)
+    initial, theta = rates_of(learner)
+    assert_close(initial, {n: torch.full((3,), LR) for n in init(0)})
+    path = descend(theta["net"], task.support, 3, rate=lambda k, n: theta["inner_lr"][n][k])
+    losses = [F.cross_entropy(net(phi, task.query.x), task.query.y) for phi in path]
+    loss = 0.2 * losses[0] + 0.3 * losses[1] + 0.5 * losses[2]
+    grads, got, info = of(learner, theta, task)
+    assert_close(got, loss.detach())
+    assert_close(info["accuracy"], (net(path[-1], task.query.x).argmax(1) == task.query.y).double().mean())
+    for part, values in theta.items():
+        want = torch.autograd.grad(loss, list(values.values()), retain_graph=True)
+        assert_close(list(grads[part].values()), list(want))
+    assert all((g != 0).all() for g in grads["inner_lr"].values())
+    assert_close(learner.adapt(theta, task.support).phi, path[-1])
+
+
+def test_learned_rates_of_a_head_alone(task):
+    learner = maml(net, init, inner_lr=LR, adapts="head", learn_lr="parameter")
+    assert set(learner.init(0)["inner_lr"]) == {"head.weight", "head.bias"}
+    initial, theta = rates_of(learner)
+    phi = descend(theta["net"], task.support, 1, rate=lambda k, n: theta["inner_lr"][n], moved=initial)[-1]
+    assert_close(learner.adapt(theta, task.support).phi, phi)
+
+
+def test_inner_adam_is_adam(theta, task):
+    learner = maml(net, init, inner_lr=0.05, inner_steps=4, optimizer=adam())
+    phi = {n: p.detach().clone().requires_grad_() for n, p in theta.items()}
+    optimizer = torch.optim.Adam(phi.values(), lr=0.05)
+    for _ in range(4):
+        optimizer.zero_grad()
+        F.cross_entropy(net(phi, task.support.x), task.support.y).backward()
+        optimizer.step()
+    assert_close(learner.adapt(theta, task.support).phi, phi, check_stride=False)
+
+
+def test_regression_on_the_mean_squared_error():
+    line, start = functional(mlp((1, 8, 1)))
+    task, theta = one(waves(1, 0)), {n: p.double() for n, p in start(0).items()}
+    f = maml(line, start, inner_lr=0.1, loss=F.mse_loss).adapt(theta, task.support)
+    phi = {n: p.clone().requires_grad_() for n, p in theta.items()}
+    errors = [line(phi, x[None])[0] - y for x, y in zip(*task.support, strict=True)]
+    slopes = torch.autograd.grad(sum(e.pow(2).sum() for e in errors) / len(errors), phi.values())
+    want = {n: p - 0.1 * g for (n, p), g in zip(theta.items(), slopes, strict=True)}
+    assert_close(f(task.query.x), line(want, task.query.x))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"learn_lr": "tensor"}, "learn_lr is 'tensor'"),
+        ({"inner_steps": 3, "step_weights": (0.5, 0.5)}, "2 step_weights for inner_steps=3"),
+        ({"adapts": "tail"}, "adapts='tail' names no parameter. There are: body.0.weight"),
+    ],
+)
+def test_bad_options_are_named(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        maml(net, init, **{"inner_lr": LR, **wrong}).init(0)

@@ -1,0 +1,75 @@
+"""Prototypical networks, restated one example and one class at a time. The classes have unequal sizes."""
+
+import pytest
+import torch
+from torch.testing import assert_close
+from zoo import WAYS, batched
+
+from metaloop import Data, Task, functional, meta_gradient, protonet
+from metaloop.nn import mlp
+
+embed, init = functional(mlp((4, 8, 5)))
+
+
+@pytest.fixture
+def theta():
+    return {n: p.double().requires_grad_() for n, p in init(0).items()}
+
+
+@pytest.fixture
+def task():
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(13, 4, generator=g).double()
+    y = torch.tensor([0, 2, 2, 1, 2, 2, 0, 1, 2, 0, 0, 2, 1])
+    return Task(Data(x[:8], y[:8]), Data(x[8:], y[8:]))
+
+
+def z(theta, x):
+    return embed(theta, x[None])[0]
+
+
+def centres(theta, S: Data):
+    """Equation (1)."""
+    c = []
+    for k in range(WAYS):
+        members = [z(theta, x) for x, y in zip(*S, strict=True) if y == k]
+        c.append(sum(members) / len(members))
+    return c
+
+
+def euclidean(theta, S: Data, x):
+    """Equation (2)."""
+    return torch.stack([-sum((a - b) ** 2 for a, b in zip(z(theta, x), c, strict=True)) for c in centres(theta, S)])
+
+
+def cosine(theta, S: Data, x, temperature=10.0):
+    a = z(theta, x)
+    return torch.stack([temperature * (a @ c) / (a @ a).sqrt() / (c @ c).sqrt() for c in centres(theta, S)])
+
+
+@pytest.mark.parametrize(("metric", "score"), [("euclidean", euclidean), ("cosine", cosine)])
+def test_scores_loss_and_gradient(theta, task, metric, score):
+    learner, (S, Q) = protonet(embed, init, ways=WAYS, metric=metric), task
+    scores = torch.stack([score(theta, S, x) for x in Q.x])
+    assert_close(learner.adapt(theta, S)(Q.x), scores)
+
+    p = scores.exp() / scores.exp().sum(1, keepdim=True)                                          # (3)
+    loss = -sum(p_i[y].log() for p_i, y in zip(p, Q.y, strict=True)) / len(Q.y)                   # (4)
+    want = dict(zip(theta, torch.autograd.grad(loss, theta.values()), strict=True))
+    grads, got, info = meta_gradient(learner)({n: t.detach() for n, t in theta.items()}, batched(task))
+    assert_close(got, loss.detach())
+    assert_close(grads, want)
+    right = [float(s.argmax() == y) for s, y in zip(scores, Q.y, strict=True)]
+    assert_close(info["accuracy"].item(), sum(right) / len(right))
+
+
+def test_the_temperature_scales_cosines(theta, task):
+    S, Q = task
+    cool, warm = (protonet(embed, init, ways=WAYS, metric="cosine", temperature=t).adapt(theta, S) for t in (1.0, 7.0))
+    assert_close(warm(Q.x), 7 * cool(Q.x))
+    assert cool(Q.x).abs().max() <= 1
+
+
+def test_an_unknown_metric_is_refused():
+    with pytest.raises(ValueError, match="metric is 'manhattan', expected 'euclidean' or 'cosine'"):
+        protonet(embed, init, ways=WAYS, metric="manhattan")

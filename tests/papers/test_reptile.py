@@ -1,0 +1,91 @@
+"""Reptile, restated with torch.optim on a copy of the network."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.testing import assert_close
+from zoo import Smooth, blobs, one
+
+from metaloop import Data, Task, functional, meta_gradient, reptile
+from metaloop.nn import sgd
+
+net, init = functional(Smooth())
+
+
+@pytest.fixture
+def theta():
+    return {n: p.double() for n, p in init(0).items()}
+
+
+@pytest.fixture
+def tasks():
+    return Task(*(Data(x.double(), y) for x, y in blobs(3, 0)))
+
+
+def solve(theta, S: Data, batches: list[list[int]], optimizer):
+    """phi: theta after a step of a torch optimizer on each minibatch."""
+    phi = {n: p.clone().requires_grad_() for n, p in theta.items()}
+    method = optimizer(list(phi.values()))
+    for B in batches:
+        method.zero_grad()
+        F.cross_entropy(net(phi, S.x[B]), S.y[B]).backward()
+        method.step()
+    return {n: p.detach() for n, p in phi.items()}
+
+
+def published(params):
+    return torch.optim.Adam(params, lr=0.05, betas=(0.0, 0.999))
+
+
+# A support set has 9 examples: the third minibatch of four wraps around.
+MINIBATCHES = [[0, 1, 2, 3], [4, 5, 6, 7], [8, 0, 1, 2], [3, 4, 5, 6], [7, 8, 0, 1]]
+ALL = [list(range(9))] * 5
+
+
+@pytest.mark.parametrize(
+    ("batch", "batches"), [(4, MINIBATCHES), (None, ALL), (9, ALL), (100, ALL)], ids=["4 of 9", "all", "9 of 9", "100"]
+)
+def test_phi_is_adam_without_momentum_on_consecutive_minibatches(theta, tasks, batch, batches):
+    S, Q = one(tasks, 0)
+    f = reptile(net, init, inner_lr=0.05, inner_steps=5, batch=batch).adapt(theta, S)
+    phi = solve(theta, S, batches, published)
+    assert_close(f.phi, phi)
+    assert_close(f(Q.x), net(phi, Q.x))
+
+
+def test_phi_by_sgd(theta, tasks):
+    S, _ = one(tasks, 0)
+    f = reptile(net, init, inner_lr=0.3, inner_steps=5, batch=4, optimizer=sgd()).adapt(theta, S)
+    assert_close(f.phi, solve(theta, S, MINIBATCHES, lambda params: torch.optim.SGD(params, lr=0.3)))
+
+
+def test_the_gradient_is_theta_minus_phi(theta, tasks):
+    learner = reptile(net, init, inner_lr=0.05, inner_steps=5, batch=4)
+    grads, loss, info = meta_gradient(learner)(theta, tasks)
+    phis = [solve(theta, one(tasks, i).support, MINIBATCHES, published) for i in range(3)]
+    assert_close(grads, {n: theta[n] - sum(phi[n] for phi in phis) / 3 for n in theta})
+    assert_close(loss, sum((theta[n] - phi[n]).pow(2).sum() for phi in phis for n in theta) / 2 / 3)
+    queries = [one(tasks, i).query for i in range(3)]
+    right = [(net(phi, x).argmax(1) == y).double() for phi, (x, y) in zip(phis, queries, strict=True)]
+    assert_close(info["accuracy"], torch.cat(right).mean())
+
+
+def test_a_step_of_sgd_at_rate_eps_is_the_papers_update(theta, tasks):
+    learner, eps = reptile(net, init, inner_lr=0.05, inner_steps=5, batch=4), 0.25
+    phis = [solve(theta, one(tasks, i).support, MINIBATCHES, published) for i in range(3)]
+    want = {n: p + eps * sum(phi[n] - p for phi in phis) / 3 for n, p in theta.items()}
+    grads, *_ = meta_gradient(learner)(theta, tasks)
+    moved = {n: p.clone() for n, p in theta.items()}
+    for n, p in moved.items():
+        p.grad = grads[n]
+    torch.optim.SGD(moved.values(), lr=eps).step()
+    assert_close(moved, want)
+
+
+def test_the_queries_do_not_teach(theta, tasks):
+    """Other queries change what is logged, and nothing else."""
+    learner = reptile(net, init, inner_steps=3, batch=4)
+    other = tasks._replace(query=Data(tasks.query.x + 1, tasks.query.y.flip(1)))
+    (grads, loss, info), (same, as_well, changed) = (meta_gradient(learner)(theta, t) for t in (tasks, other))
+    assert_close((grads, loss), (same, as_well))
+    assert info["accuracy"] != changed["accuracy"]

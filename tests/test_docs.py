@@ -1,0 +1,86 @@
+"""Every command and snippet of the README and the docs runs; every link leads somewhere; every figure has its file."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+FENCE = re.compile(r"^```(\w+)\n(.*?)^```", re.M | re.S)
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return [text for kind, text in FENCE.findall(page.read_text()) if kind == language]
+
+
+def commands() -> list[str]:
+    lines = [line for page in PAGES for block in blocks(page, "sh") for line in block.splitlines() if line.strip()]
+    return list(dict.fromkeys(lines))
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "python")], ids=lambda p: p.stem)
+def test_snippets_run(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    namespace = {"__name__": f"snippets_{page.stem}"}
+    for text in blocks(page, "python"):
+        exec(compile(text, str(page), "exec"), namespace)
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    """A folder with what the commands mention: pictures of three classes, and one more."""
+    import torch
+    from PIL import Image
+
+    import metaloop as ml
+
+    folder = tmp_path_factory.mktemp("docs")
+    task = ml.tasks.glyphs().test.sample(ways=3, shots=2, queries=1, generator=torch.Generator().manual_seed(0))
+    for i, (x, y) in enumerate(zip(task.support.x[0], task.support.y[0], strict=True)):
+        (folder / "my-pictures" / f"class-{int(y)}").mkdir(parents=True, exist_ok=True)
+        picture = Image.fromarray((255 * x[0]).byte().numpy())
+        picture.save(folder / "my-pictures" / f"class-{int(y)}" / f"{i}.png")
+        picture.save(folder / "a-picture.png")
+    return folder
+
+
+def quick(words: list[str]) -> list[str]:
+    """The same command, with few steps and few test tasks."""
+    if words[0] in ("train", "evaluate", "compare"):
+        words = [*words, "--tasks", "4"]
+    if words[0] == "train":
+        words = [*words[:2], *(w for w in words[2:] if w != "--compile"), "--steps", "2"]
+    return words
+
+
+def test_commands_run(workplace, monkeypatch, capsys):
+    """In the order of the pages, in one folder, so that a command finds what an earlier one made."""
+    from metaloop.cli import main
+
+    monkeypatch.chdir(workplace)
+    for command in commands():
+        words = shlex.split(command)
+        if words[0] == "make":
+            done = subprocess.run(["make", "-n", words[1]], cwd=ROOT, capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
+        elif "omniglot" not in command or os.environ.get("METALOOP_DATA"):
+            assert words[0] == "metaloop"
+            assert main(quick(words[1:])) in (0, None), f"{command}: {capsys.readouterr().err}"
+
+
+def test_links_lead_somewhere():
+    for page in PAGES:
+        for link in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+            if "://" not in link:
+                assert (page.parent / link).exists(), f"{page.name}: {link}"
+
+
+def test_tables_are_those_of_the_results_files():
+    check = [sys.executable, "benchmarks/results.py", "--check"]
+    done = subprocess.run(check, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout

@@ -1,0 +1,426 @@
+"""Parts of networks: modules as functions, norms by policy, backbones, inner optimizers."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.func import grad, vmap
+from torch.testing import assert_close
+from zoo import WAYS, one, pictures
+
+from metaloop import Data, Task, functional, maml, meta_gradient, protonet
+from metaloop.engine.train import calibrate
+from metaloop.nn import POLICIES, BatchNorm, adam, conv4, mlp, norm, resnet12, rmsprop, sgd
+
+
+@pytest.fixture
+def x():
+    """Six 16x16 images."""
+    return torch.randn(6, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+def doubles(params):
+    return {n: p.double() for n, p in params.items()}
+
+
+# Modules as functions
+
+
+class Scaled(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(3, 2)
+        self.register_buffer("shift", torch.ones(2))
+        self.register_buffer("calls", torch.tensor(0))
+
+    def forward(self, x):
+        return self.linear(x) + self.shift
+
+
+def test_the_function_is_the_module():
+    module, x = Scaled(), torch.randn(4, 3)
+    before = {n: p.clone() for n, p in module.state_dict().items()}
+    net, init = functional(module, reset=False)
+    assert_close(net(init(0), x), module(x))
+    params = {n: p + 1 for n, p in init(0).items()}
+    assert_close(net(params, x), F.linear(x, params["linear.weight"], params["linear.bias"]) + params["shift"])
+    assert_close(module.state_dict(), before)
+
+
+def test_theta_holds_the_floating_parameters_and_buffers():
+    _, init = functional(Scaled())
+    assert set(init(0)) == {"linear.weight", "linear.bias", "shift"}
+    assert not any(p.requires_grad for p in init(0).values())
+
+
+def test_init_is_drawn_from_its_seed_alone():
+    _, init = functional(Scaled())
+    torch.manual_seed(1)
+    first, state = init(0), torch.get_rng_state()
+    torch.manual_seed(2)
+    assert_close(init(0), first, rtol=0, atol=0)
+    assert not torch.equal(init(1)["linear.weight"], first["linear.weight"])
+    torch.manual_seed(1)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_values_of_theta_are_its_own():
+    module = Scaled()
+    _, init = functional(module, reset=False)
+    init(0)["linear.weight"].zero_()
+    assert_close(init(5)["linear.weight"], module.linear.weight.detach())
+
+
+class Inside(nn.Module):
+    def __init__(self, layer):
+        super().__init__()
+        self.inside = layer
+
+
+@pytest.mark.parametrize(
+    ("layer", "instead"),
+    [
+        (nn.BatchNorm2d(3), r'norm\(channels, "running"\) or BatchNorm2d\(..., track_running_stats=False\)'),
+        (nn.InstanceNorm2d(3, track_running_stats=True), "track_running_stats=False"),
+        (nn.SyncBatchNorm(3), r'norm\(channels, "transductive"\)'),
+        (nn.LSTM(3, 3), "a cell written out"),
+        (nn.GRUCell(3, 3), "a cell written out"),
+        (nn.MultiheadAttention(4, 2), "softmax"),
+        (nn.TransformerEncoderLayer(4, 2), "attention written out"),
+        (nn.EmbeddingBag(3, 3), "nn.Embedding"),
+        (nn.LazyLinear(3), "Linear with its sizes given"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "",
+)
+@pytest.mark.filterwarnings("ignore:Lazy modules")
+def test_an_unsafe_layer_is_refused_by_name_with_a_replacement(layer, instead):
+    with pytest.raises(ValueError, match=rf"layer 'inside' is {type(layer).__name__}, .*{instead}"):
+        functional(Inside(layer))
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [nn.BatchNorm2d(3, track_running_stats=False), nn.InstanceNorm2d(3), nn.LayerNorm(3), nn.GroupNorm(1, 3)],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_safe_stock_norms_pass(layer):
+    functional(Inside(layer))
+
+
+def test_dropout_differs_by_task_and_is_off_at_test():
+    net, init = functional(nn.Sequential(nn.Dropout(0.5), nn.Linear(20, 2)))
+    x, theta = torch.ones(3, 20), init(0)
+    many = vmap(lambda x: net(theta, x), randomness="different")(x.expand(2, -1, -1))
+    assert not torch.equal(many[0], many[1])
+    assert_close(net.eval()(theta, x), F.linear(x, theta["1.weight"], theta["1.bias"]))
+
+
+def test_the_same_mode_is_the_same_function():
+    """So that two predictors of one network have equal structure, and can be stacked or loaded."""
+    net, _ = functional(conv4((1, 16, 16), width=2, norm_policy="support"))
+    assert net.eval() is net.eval()
+    assert net.eval().eval() is net.eval()
+    params = functional(conv4((1, 16, 16), width=2, norm_policy="support"))[1](0)
+    (a, _), (b, _) = (net.condition(params, torch.randn(3, 1, 16, 16)) for _ in range(2))
+    assert a is b
+    assert a is not net
+
+
+# Norms
+
+
+def standardised(x, dims, eps=1e-5):
+    mean = x.mean(dims, keepdim=True)
+    return (x - mean) / ((x - mean).pow(2).mean(dims, keepdim=True) + eps).sqrt()
+
+
+GROUPS = {"group": 8, "layer": 1, "instance": 16}
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("shape", [(6, 16), (6, 16, 5), (6, 16, 5, 4)], ids=["vectors", "sequences", "images"])
+def test_each_policy_normalises_by_its_own_statistics(policy, shape):
+    if policy == "instance" and len(shape) == 2:
+        pytest.skip("a single number has no spread")
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).double() * 3 + 1
+    layer = norm(16, policy).double()
+    nn.init.uniform_(layer.weight, 0.5, 2)
+    nn.init.uniform_(layer.bias, -1, 1)
+    if policy in GROUPS:
+        want = standardised(x.reshape(6, GROUPS[policy], -1), [2]).reshape(shape)
+    else:
+        want = standardised(x, [d for d in range(x.ndim) if d != 1])
+    affine = (1, -1, *[1] * (len(shape) - 2))
+    assert_close(layer(x), want * layer.weight.view(affine) + layer.bias.view(affine))
+
+
+def test_groups_divide_the_channels():
+    assert norm(12, "group").num_groups == 6
+    assert norm(12, "group", groups=3).num_groups == 3
+    assert norm(4, "group").num_groups == 4
+
+
+def test_an_unknown_policy_is_refused():
+    with pytest.raises(ValueError, match="policy is 'batch', expected one of transductive, support, running"):
+        norm(4, "batch")
+
+
+def by_hand(theta, S, x, blocks=1):
+    """The body of `tiny`, with each norm's statistics taken from S."""
+    for i in range(blocks):
+        w, b, scale = (theta[f"{i}.{n}"] for n in ("0.weight", "1.bias", "1.weight"))
+        S, x = F.conv2d(S, w), F.conv2d(x, w)
+        mean, var = S.mean([0, 2, 3], keepdim=True), S.var([0, 2, 3], keepdim=True, correction=0)
+        S, x = (((t - mean) / (var + 1e-5).sqrt() * scale.view(1, -1, 1, 1) + b.view(1, -1, 1, 1)).relu() for t in (S, x))
+    return x
+
+
+def tiny(policy, blocks):
+    """Blocks of convolution, norm, ReLU; theta of each away from its start."""
+    layers = [nn.Sequential(nn.Conv2d(1 if i == 0 else 3, 3, 3, bias=False), norm(3, policy), nn.ReLU()) for i in range(blocks)]
+    net, init = functional(nn.Sequential(*layers))
+    g = torch.Generator().manual_seed(1)
+    return net, {n: p.double() + 0.3 * torch.rand(p.shape, generator=g) for n, p in init(0).items()}
+
+
+@pytest.mark.parametrize("blocks", [1, 3])
+def test_support_norm_takes_the_support_sets_statistics(x, blocks):
+    net, theta = tiny("support", blocks)
+    S, Q = x.double()[:4], x.double()[4:]
+    query_net, phi = net.condition(theta, S)
+    assert_close(net(theta, S), by_hand(theta, S, S, blocks))  # the support set: by its own
+    assert_close(query_net(phi, Q), by_hand(theta, S, Q, blocks))
+    assert_close(query_net(phi, Q[:1]), by_hand(theta, S, Q[:1], blocks))  # alone as in company
+    assert_close(query_net(phi, S), net(theta, S))
+
+
+def test_the_gradient_goes_through_the_support_statistics(x):
+    net, theta = tiny("support", 2)
+    S, Q = x.double()[:4], x.double()[4:]
+
+    def ours(theta):
+        query_net, phi = net.condition(theta, S)
+        return query_net(phi, Q).square().sum()
+
+    def want(theta):
+        return by_hand(theta, S, Q, 2).square().sum()
+
+    trained = {n: p for n, p in theta.items() if "running" not in n}
+    stored = {n: p for n, p in theta.items() if "running" in n}
+    assert_close(grad(lambda p: ours({**p, **stored}))(trained), grad(want)(trained))
+
+
+def test_maml_conditions_on_the_support_set_after_its_last_step(x):
+    """The statistics that queries meet are those of the support set under phi, not under theta."""
+    net, init = functional(conv4((1, 16, 16), width=2, out=WAYS, norm_policy="support"))
+    task, theta = one(pictures(1, 0)), doubles(init(0))
+    f = maml(net, init, inner_lr=0.5).adapt(theta, task.support)
+    under = {}
+    for name, params in (("phi", f.phi), ("theta", theta)):
+        under[name] = net.condition({**f.phi, **params}, task.support.x)[1]["body.0.norm.running_mean"]
+    assert_close(f.phi["body.0.norm.running_mean"], under["phi"])
+    assert not torch.allclose(under["phi"], under["theta"])
+
+
+class Fixed:
+    """A pool that always deals the same tasks."""
+
+    def __init__(self, tasks):
+        self.tasks, self.train = tasks, self
+
+    def sample(self, tasks, ways, shots, queries, generator):
+        return Task(*(Data(x[:tasks], y[:tasks]) for x, y in self.tasks))
+
+
+def test_population_statistics_are_the_mean_over_tasks_of_the_batchs():
+    module = conv4((1, 16, 16), width=2, norm_policy="running")
+    net, init = functional(module)
+    tasks = pictures(11, 0)
+    learner, theta = protonet(net, init, ways=WAYS), init(0)
+    calibrate(learner, theta, Fixed(tasks), tasks=11, ways=WAYS, shots=2, queries=2)
+    seen = [F.conv2d(tasks.support.x[i], theta["body.0.conv.weight"], padding=1) for i in range(11)]
+    assert_close(theta["body.0.norm.running_mean"], sum(z.mean([0, 2, 3]) for z in seen) / 11)
+    assert_close(theta["body.0.norm.running_var"], sum(z.var([0, 2, 3], correction=0) for z in seen) / 11)
+    others = init(0)
+    assert all(torch.equal(theta[n], others[n]) for n in theta if "running" not in n)
+    assert not any(torch.equal(theta[n], others[n]) for n in theta if "running" in n)
+
+
+def test_at_test_running_norms_use_the_population_and_at_training_the_batch(x):
+    net, theta = tiny("running", 1)
+    mean, var = theta["0.1.running_mean"], theta["0.1.running_var"]
+    z = F.conv2d(x.double(), theta["0.0.weight"])
+    scale, shift = (theta[f"0.1.{n}"].view(1, -1, 1, 1) for n in ("weight", "bias"))
+    want = (z - mean.view(1, -1, 1, 1)) / (var.view(1, -1, 1, 1) + 1e-5).sqrt() * scale + shift
+    assert_close(net.eval()(theta, x.double()), want.relu())
+    assert_close(net(theta, x.double()), by_hand(theta, x.double(), x.double()))
+
+
+def test_population_statistics_are_not_moved_by_descent():
+    net, init = functional(conv4((1, 16, 16), width=2, out=WAYS, norm_policy="running"))
+    task, theta = one(pictures(1, 0)), doubles(init(0))
+    f = maml(net.eval(), init, inner_lr=0.5).adapt(theta, task.support)
+    assert all(torch.equal(f.phi[n], theta[n]) == ("running" in n) for n in theta)
+
+
+def test_a_network_without_statistics_is_conditioned_on_nothing(x):
+    net, init = functional(conv4((1, 16, 16), width=2))
+    theta = init(0)
+    assert net.condition(theta, x) == (net, theta)
+
+
+def test_nothing_is_kept_in_the_layer(x):
+    layer = BatchNorm(1, "running")
+    before = {n: t.clone() for n, t in layer.state_dict().items()}
+    layer(x)
+    assert_close(layer.state_dict(), before)
+
+
+# Networks
+
+
+@pytest.mark.parametrize(
+    ("shape", "options", "dim"),
+    [
+        ((1, 28, 28), {}, 64),
+        ((1, 28, 28), {"downsample": "stride"}, 256),
+        ((1, 28, 28), {"downsample": "stride", "features": "mean"}, 64),
+        ((3, 84, 84), {}, 1600),
+        ((3, 84, 84), {"width": 32}, 800),
+        ((2, 16, 20), {"width": 8}, 8),
+        ((1, 9, 9), {"width": 8, "downsample": "stride"}, 8),
+    ],
+)
+def test_conv4_gives_features_of_its_dim(shape, options, dim):
+    module = conv4(shape, **options)
+    assert module.dim == dim
+    assert module(torch.randn(2, *shape)).shape == (2, dim)
+    assert conv4(shape, out=7, **options)(torch.randn(2, *shape)).shape == (2, 7)
+
+
+def test_conv4_is_the_papers_network():
+    """Four 3x3 convolutions of 64 filters, each with a scale and a shift; a bias only where it is not void."""
+    weights = 9 * 64 * (1 + 3 * 64)
+    counts = {p: sum(w.numel() for w in conv4(norm_policy=p).parameters()) for p in POLICIES}
+    for policy in ("transductive", "support", "running"):
+        assert counts[policy] == weights + 4 * 128
+    for policy in ("group", "layer", "instance"):
+        assert counts[policy] == weights + 4 * 128 + 4 * 64
+    kinds = [type(layer).__name__ for block in list(conv4().body)[:4] for layer in block]
+    assert kinds == ["Conv2d", "BatchNorm", "ReLU", "MaxPool2d"] * 4
+
+
+def test_convolutions_start_as_glorot_and_bengio_say():
+    _, init = functional(conv4(norm_policy="layer"))
+    w, bound = init(0)["body.1.conv.weight"], (6 / (64 * 9 + 64 * 9)) ** 0.5
+    assert 0.99 * bound < w.abs().max() <= bound
+    assert not init(0)["body.1.conv.bias"].any()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: conv4((1, 15, 28)), "inputs of 15x28 vanish in four halvings. Use at least 16x16"),
+        (lambda: conv4(downsample="pool"), "downsample is 'pool', expected 'max' or 'stride'"),
+        (lambda: conv4(norm_policy="none"), "policy is 'none'"),
+        (lambda: mlp((3,)), r"sizes is \(3,\), expected at least"),
+    ],
+)
+def test_impossible_networks_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_mlp():
+    module = mlp((6, 5, 4, 2))
+    kinds = [type(layer).__name__ for layer in module.body]
+    assert kinds == ["Flatten", "Linear", "ReLU", "Linear", "ReLU"]
+    assert module.dim == 4
+    assert [(layer.in_features, layer.out_features) for layer in (module.body[1], module.body[3], module.head)] == [
+        (6, 5), (5, 4), (4, 2),
+    ]  # fmt: skip
+    assert module(torch.randn(3, 2, 3)).shape == (3, 2)
+    assert [type(layer).__name__ for layer in mlp((6, 5, 2), norm_policy="layer").body][2] == "GroupNorm"
+    assert mlp((6, 2))(torch.randn(3, 6)).shape == (3, 2)
+
+
+def test_resnet12_is_the_papers_network():
+    """Four residual blocks of three convolutions, 12.4 million parameters."""
+    module = resnet12()
+    assert round(sum(p.numel() for p in module.parameters()) / 1e6, 1) == 12.4
+    assert module.dim == 640
+    small = resnet12((1, 16, 16), out=5, widths=(2, 3, 4, 5))
+    assert small(torch.randn(3, 1, 16, 16)).shape == (3, 5)
+    block = small.body[0]
+    x = torch.randn(3, 1, 16, 16)
+    assert_close(block(x), F.max_pool2d(F.leaky_relu(block.path(x) + block.skip(x), 0.1), 2))
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_resnet12_has_exact_meta_gradients(policy):
+    net, init = functional(resnet12((1, 16, 16), out=WAYS, widths=(2, 2, 3, 3), norm_policy=policy))
+    learner, theta, tasks = maml(net, init, inner_lr=0.1), doubles(init(0)), pictures(2, 0)
+    tasks = Task(*(Data(x.double(), y) for x, y in tasks))
+    grads, *_ = meta_gradient(learner)(theta, tasks)
+    leaves = {n: p.clone().requires_grad_() for n, p in theta.items()}
+    loss = sum(learner.objective(learner.adapt, leaves, one(tasks, i))[0] for i in range(2)) / 2
+    want = torch.autograd.grad(loss, leaves.values(), allow_unused=True, materialize_grads=True)
+    assert_close(list(grads.values()), list(want))
+
+
+# Inner optimizers
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (sgd(), lambda p: torch.optim.SGD(p, lr=0.1)),
+        (sgd(momentum=0.9), lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9)),
+        (adam(), lambda p: torch.optim.Adam(p, lr=0.1)),
+        (adam(beta1=0.0, beta2=0.9, eps=1e-3), lambda p: torch.optim.Adam(p, lr=0.1, betas=(0.0, 0.9), eps=1e-3)),
+        (adam(weight_decay=0.2), lambda p: torch.optim.AdamW(p, lr=0.1, weight_decay=0.2)),
+        (rmsprop(), lambda p: torch.optim.RMSprop(p, lr=0.1)),
+        (rmsprop(alpha=0.8, momentum=0.5), lambda p: torch.optim.RMSprop(p, lr=0.1, alpha=0.8, momentum=0.5)),
+    ],
+    ids=["sgd", "momentum", "adam", "adam-beta1-0", "adamw", "rmsprop", "rmsprop-momentum"],
+)
+def test_descent_is_torchs(ours, theirs):
+    start = {"a": torch.tensor([1.0, -2.0, 0.5]).double(), "b": torch.tensor([[0.3]]).double()}
+    losses = lambda p, t: (p["a"] - t).pow(2).sum() * p["b"].sum().exp()
+    phi, state = start, ours.init(start)
+    reference = {n: p.clone().requires_grad_() for n, p in start.items()}
+    method = theirs(list(reference.values()))
+    for t in range(6):
+        phi, state = ours.update(0.1, grad(losses)(phi, t), phi, state)
+        method.zero_grad()
+        losses(reference, t).backward()
+        method.step()
+        assert_close(phi, {n: p.detach() for n, p in reference.items()})
+    assert_close(start["b"], torch.tensor([[0.3]]).double())
+
+
+@pytest.mark.parametrize("method", [sgd(), adam(), rmsprop()], ids=["sgd", "adam", "rmsprop"])
+def test_rates_may_differ_by_entry_and_element(method):
+    phi = {"a": torch.ones(2), "b": torch.ones(2)}
+    g = {"a": torch.tensor([1.0, 2.0]), "b": torch.tensor([3.0, 4.0])}
+    whole, _ = method.update(1.0, g, phi, method.init(phi))
+    rates = {"a": torch.tensor(0.5), "b": torch.tensor([0.1, 0.2])}
+    parts, _ = method.update(rates, g, phi, method.init(phi))
+    assert_close(parts, {n: phi[n] + rates[n] * (whole[n] - phi[n]) for n in phi})
+
+
+@pytest.mark.parametrize("method", [adam(), adam(beta1=0.0), rmsprop()], ids=["adam", "adam-beta1-0", "rmsprop"])
+def test_a_gradient_that_was_always_zero_has_a_finite_derivative(method):
+    """A dead unit: its gradient is zero at every step, and must not make the meta-gradient infinite."""
+
+    def after_two_steps(w):
+        phi = {"w": w}
+        state = method.init(phi)
+        for _ in range(2):
+            g = grad(lambda phi: (phi["w"] * torch.tensor([1.0, 0.0])).square().sum())(phi)
+            phi, state = method.update(0.1, g, phi, state)
+        return phi["w"].sum()
+
+    slope = grad(after_two_steps)(torch.tensor([1.0, 1.0]))
+    assert slope.isfinite().all()
+    assert slope[1] == 1

@@ -1,0 +1,135 @@
+"""Every learner, in every form that changes what it computes, as a case for the laws. A new learner adds a line."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from metaloop import Data, Task, functional, maml, pretrain, protonet, reptile
+from metaloop.nn import POLICIES, adam, conv4, mlp, sgd
+from metaloop.testing import Case
+
+WAYS = 3
+
+
+def labels(n: int, each: int, g: torch.Generator):
+    """Support labels [n, WAYS * each]: every class at least once, otherwise as luck has it, in any order."""
+    y = torch.cat([torch.arange(WAYS).expand(n, -1), torch.randint(WAYS, (n, WAYS * (each - 1)), generator=g)], 1)
+    return y.gather(1, torch.rand(y.shape, generator=g).argsort(1))
+
+
+def blobs(n: int, seed: int, *, same_classes: bool = False) -> Task:
+    """Clouds of points: two coordinates tell the classes apart, two are loud noise.
+
+    same_classes: the classes are those of every other task, for learners trained on a fixed list of classes.
+    """
+    g = torch.Generator().manual_seed(seed)
+    means = torch.randn(n, WAYS, 2, generator=torch.Generator().manual_seed(0) if same_classes else g) * 1.5
+    if same_classes:
+        means = means[:1].expand(n, -1, -1)
+
+    def data(each: int) -> Data:
+        y = labels(n, each, g)
+        signal = means.gather(1, y[..., None].expand(-1, -1, 2)) + 0.3 * torch.randn(*y.shape, 2, generator=g)
+        return Data(torch.cat([signal, 2 * torch.randn(*y.shape, 2, generator=g)], -1), y)
+
+    return Task(data(3), data(4))
+
+
+def known_blobs(n: int, seed: int) -> Task:
+    return blobs(n, seed, same_classes=True)
+
+
+def pictures(n: int, seed: int) -> Task:
+    """Grey 16x16 images: each class of a task is a coarse pattern, shown through noise."""
+    g = torch.Generator().manual_seed(seed)
+    coarse = torch.randn(n * WAYS, 1, 4, 4, generator=g)
+    patterns = F.interpolate(coarse, scale_factor=4).unflatten(0, (n, WAYS))
+
+    def data(each: int) -> Data:
+        y = labels(n, each, g)
+        x = torch.stack([pattern[k] for pattern, k in zip(patterns, y, strict=True)])
+        return Data(x + 1.5 * torch.randn(x.shape, generator=g), y)
+
+    return Task(data(2), data(2))
+
+
+def waves(n: int, seed: int) -> Task:
+    """Sine curves of one frequency: x, y [n, points, 1]."""
+    g = torch.Generator().manual_seed(seed)
+    a, b = 1 + torch.rand(n, 1, 1, generator=g), 3 * torch.rand(n, 1, 1, generator=g)
+
+    def data(points: int) -> Data:
+        x = 6 * torch.rand(n, points, 1, generator=g) - 3
+        return Data(x, a * torch.sin(x - b))
+
+    return Task(data(5), data(8))
+
+
+def one(tasks: Task, i: int = 0) -> Task:
+    """Task i of a batch, in float64."""
+    return Task(*(Data(x[i].double(), y[i].double() if y.is_floating_point() else y[i]) for x, y in tasks))
+
+
+def batched(task: Task) -> Task:
+    """The batch that holds one task."""
+    return Task(*(Data(x[None], y[None]) for x, y in task))
+
+
+class Smooth(nn.Sequential):
+    """A small classifier whose derivatives are smooth."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = nn.Sequential(nn.Linear(4, 8), nn.Tanh()), nn.Linear(8, WAYS)
+
+
+classifier = functional(Smooth())
+features = functional(mlp((4, 12, 6)))
+curve = functional(mlp((1, 16, 16, 1)))
+
+DERIVATIVE, QUERIES, ORDER = (
+    "meta_gradient_is_the_derivative", "queries_do_not_see_each_other", "support_order_is_irrelevant",
+)  # fmt: skip
+TOGETHER = {QUERIES: "a batch of queries is normalised by its own statistics"}
+HELD = "the solution phi is held constant in the meta-gradient"
+
+ZOO: dict[str, Case] = {
+    "maml": Case(maml(*classifier, inner_lr=0.5), blobs),
+    "maml-3-steps": Case(maml(*classifier, inner_lr=0.3, inner_steps=3), blobs),
+    "fomaml": Case(
+        maml(*classifier, inner_lr=0.3, inner_steps=2, first_order=True), blobs,
+        {DERIVATIVE: "inner gradients are held constant"},
+    ),
+    "anil": Case(maml(*classifier, inner_lr=0.5, inner_steps=2, adapts="head"), blobs),
+    "meta-sgd": Case(maml(*classifier, inner_lr=0.3, learn_lr="parameter"), blobs),
+    "maml++": Case(
+        maml(*classifier, inner_lr=0.3, inner_steps=2, learn_lr="layer-step", step_weights=(0.3, 0.7)), blobs
+    ),
+    "maml-adam": Case(maml(*classifier, inner_lr=0.05, inner_steps=3, optimizer=adam()), blobs),
+    "maml-regression": Case(maml(*curve, inner_lr=0.05, inner_steps=2, loss=F.mse_loss), waves),
+    "reptile": Case(
+        reptile(*classifier, inner_lr=0.05, inner_steps=5, batch=4), blobs,
+        {DERIVATIVE: HELD, ORDER: "inner steps take consecutive minibatches of S"},
+    ),
+    "reptile-sgd": Case(
+        reptile(*classifier, inner_lr=0.3, inner_steps=4, batch=None, optimizer=sgd()), blobs, {DERIVATIVE: HELD}
+    ),
+    "protonet": Case(protonet(*features, ways=WAYS), blobs),
+    "protonet-cosine": Case(protonet(*features, ways=WAYS, metric="cosine"), blobs),
+    "pretrain": Case(pretrain(*features, classes=WAYS, dim=6, ways=WAYS), known_blobs),
+    "pretrain-linear": Case(
+        pretrain(*features, classes=WAYS, dim=6, ways=WAYS, head="linear", inner_lr=0.1, inner_steps=10), known_blobs
+    ),
+}  # fmt: skip
+
+for policy in POLICIES:
+    waived = TOGETHER if policy in ("transductive", "running") else {}
+    net = functional(conv4((1, 16, 16), width=4, norm_policy=policy, out=WAYS))
+    embed = functional(conv4((1, 16, 16), width=4, norm_policy=policy))
+    ZOO[f"maml-conv4-{policy}"] = Case(maml(*net, inner_lr=0.5), pictures, waived)
+    ZOO[f"protonet-conv4-{policy}"] = Case(protonet(*embed, ways=WAYS), pictures, waived)
+    if policy == "running":
+        ZOO["protonet-conv4-running-at-test"] = Case(
+            protonet(embed[0].eval(), embed[1], ways=WAYS), pictures,
+            {DERIVATIVE: "population statistics are estimated, not learned by gradient"},
+        )  # fmt: skip
