@@ -6,15 +6,20 @@ import torch
 torch.set_num_threads(1)  # the tests are small, and run side by side
 
 
+def check_shapes():
+    """From here on, whatever is imported of the packages with annotated shapes is checked."""
+    from jaxtyping import install_import_hook
+
+    install_import_hook(["metaloop.learners", "metaloop.nn", "metaloop.objectives"], "beartype.beartype")
+
+
 def pytest_addoption(parser):
     parser.addoption("--shapes", action="store_true", help="check annotated shapes; leaves compile tests out")
 
 
 def pytest_configure(config):
     if config.getoption("--shapes"):
-        from jaxtyping import install_import_hook
-
-        install_import_hook("metaloop", "beartype.beartype")
+        check_shapes()
 
 
 def pytest_collection_modifyitems(config, items):

@@ -1,9 +1,10 @@
 """Each law on each line of the zoo."""
 
 import pytest
-from zoo import ZOO
+from zoo import WAYS, ZOO, blobs, features
 
-from metaloop.testing import LAWS, judge
+from metaloop import Learner, protonet
+from metaloop.testing import LAWS, check, judge
 
 QUICK = [law for law in LAWS if law != "compiles_whole_and_once"]
 
@@ -18,3 +19,50 @@ def test_law(name, law):
 @pytest.mark.parametrize("name", ZOO)
 def test_compiles_whole_and_once(name):
     judge("compiles_whole_and_once", ZOO[name])
+
+
+# The law suite itself, as users have it
+
+
+def blurred():
+    """A learner that breaks laws: its predictor compares queries with each other, and its gradient is cut."""
+    embed, init = features
+
+    def adapt(theta, S):
+        f = protonet(embed, init, ways=WAYS).adapt(theta, S)
+        return lambda x: f(x - x.mean(0))
+
+    def objective(adapt, theta, task):
+        theta = {n: p.detach() if n == "body.1.bias" else p for n, p in theta.items()}
+        return protonet(embed, init, ways=WAYS).objective(adapt, theta, task)
+
+    return Learner(init, adapt, objective)
+
+
+def test_check_reports_every_broken_law():
+    laws = ["queries_do_not_see_each_other", "meta_gradient_is_the_derivative", "support_order_is_irrelevant"]
+    with pytest.raises(AssertionError) as error:
+        check(blurred(), blobs, laws=laws)
+    paragraphs = str(error.value).split("\n\n")
+    assert any(p.startswith("queries_do_not_see_each_other: ") for p in paragraphs)
+    assert any(p.startswith("meta_gradient_is_the_derivative: along theta/body.1.bias") for p in paragraphs)
+    assert "support_order" not in str(error.value)
+
+
+def test_check_heeds_waivers_and_reports_those_that_are_not_needed():
+    waive = dict.fromkeys(("queries_do_not_see_each_other", "support_order_is_irrelevant"), "we know")
+    check(blurred(), blobs, waive=waive, laws=["queries_do_not_see_each_other"])
+    with pytest.raises(AssertionError, match=r"support_order_is_irrelevant: holds, though waived \('we know'\)"):
+        check(blurred(), blobs, waive=waive, laws=["support_order_is_irrelevant"])
+
+
+def test_check_refuses_laws_that_are_none():
+    for wrong in ({"laws": ["gravity"]}, {"waive": {"gravity": "heavy"}}):
+        with pytest.raises(ValueError, match=r"there is no law 'gravity'. There are: keeps_the_contract, many_tasks"):
+            check(blurred(), blobs, **wrong)
+
+
+@pytest.mark.compile
+def test_a_learner_of_ones_own_can_be_checked_whole():
+    case = ZOO["protonet"]
+    check(case.learner, case.tasks)

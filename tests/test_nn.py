@@ -137,11 +137,16 @@ def standardised(x, dims, eps=1e-5):
 GROUPS = {"group": 8, "layer": 1, "instance": 16}
 
 
-@pytest.mark.parametrize("policy", POLICIES)
-@pytest.mark.parametrize("shape", [(6, 16), (6, 16, 5), (6, 16, 5, 4)], ids=["vectors", "sequences", "images"])
+@pytest.mark.parametrize(
+    ("policy", "shape"),
+    [
+        (policy, shape)
+        for policy in POLICIES
+        for shape in ((6, 16), (6, 16, 5), (6, 16, 5, 4))
+        if not (policy == "instance" and shape == (6, 16))  # a single number has no spread
+    ],
+)
 def test_each_policy_normalises_by_its_own_statistics(policy, shape):
-    if policy == "instance" and len(shape) == 2:
-        pytest.skip("a single number has no spread")
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).double() * 3 + 1
     layer = norm(16, policy).double()
     nn.init.uniform_(layer.weight, 0.5, 2)
@@ -171,14 +176,15 @@ def by_hand(theta, S, x, blocks=1):
         w, b, scale = (theta[f"{i}.{n}"] for n in ("0.weight", "1.bias", "1.weight"))
         S, x = F.conv2d(S, w), F.conv2d(x, w)
         mean, var = S.mean([0, 2, 3], keepdim=True), S.var([0, 2, 3], keepdim=True, correction=0)
-        S, x = (((t - mean) / (var + 1e-5).sqrt() * scale.view(1, -1, 1, 1) + b.view(1, -1, 1, 1)).relu() for t in (S, x))
+        scale, shift = scale.view(1, -1, 1, 1) / (var + 1e-5).sqrt(), b.view(1, -1, 1, 1)
+        S, x = (((t - mean) * scale + shift).relu() for t in (S, x))
     return x
 
 
 def tiny(policy, blocks):
     """Blocks of convolution, norm, ReLU; theta of each away from its start."""
-    layers = [nn.Sequential(nn.Conv2d(1 if i == 0 else 3, 3, 3, bias=False), norm(3, policy), nn.ReLU()) for i in range(blocks)]
-    net, init = functional(nn.Sequential(*layers))
+    convs = [nn.Conv2d(1 if i == 0 else 3, 3, 3, bias=False) for i in range(blocks)]
+    net, init = functional(nn.Sequential(*(nn.Sequential(conv, norm(3, policy), nn.ReLU()) for conv in convs)))
     g = torch.Generator().manual_seed(1)
     return net, {n: p.double() + 0.3 * torch.rand(p.shape, generator=g) for n, p in init(0).items()}
 

@@ -29,8 +29,9 @@ def adapt(learner: Learner, theta: Theta, x: Tensor, y: Tensor, *, ways: int, ca
 
 def probabilities(f: Callable, x: Tensor, *, ways: int) -> Tensor:
     """softmax of f(x), over the first `ways` classes: [n, ways]."""
+    together = "transductive" in policies(f)  # then the examples of a call are normalised by each other
     with torch.no_grad():
-        return f(x)[:, :ways].softmax(-1)
+        return torch.cat([f(part)[:, :ways].softmax(-1) for part in x.split(len(x) if together else 200)])
 
 
 def policies(f: Any) -> frozenset[str]:

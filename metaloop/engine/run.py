@@ -32,7 +32,7 @@ class Run:
     info: dict[str, Any] = field(default_factory=dict)  # run.json
     plan: Any = None  # the recipe's, if it was trained by one
     seconds: float = 0.0  # of training
-    memory: int = 0  # bytes at the peak
+    memory: dict[str, int] = field(default_factory=dict)  # bytes at the peak: host, gpu
 
     @classmethod
     def open(cls, folder: str | Path, learner: Learner, *, at_test: Learner | None = None, plan: Any = None) -> "Run":
@@ -50,7 +50,7 @@ class Run:
         except ValueError as error:
             raise ValueError(f"{error} Training with --resume goes on from the checkpoint before it.") from None
         theta = checkpoint.unflatten(tensors, learner.init(0), "theta", str(path))
-        kept = {"seconds": meta["seconds"], "memory": meta.get("memory", 0)}
+        kept = {"seconds": meta["seconds"], "memory": meta["memory"]}
         return cls(at_test or learner, theta, meta["step"], folder, info, plan, **kept)
 
 
@@ -70,7 +70,7 @@ def prepare(folder: Path, resume: bool, info: dict[str, Any]) -> dict[str, Any]:
         if not resume:
             raise ValueError(f"{folder} holds a run. Resume it (--resume, resume=True) or choose another folder.")
         recorded = read_info(folder)
-        for name, value in info.items():
+        for name, value in json.loads(json.dumps(info)).items():
             if recorded.get(name, value) != value:
                 was = f"{folder} was started with {name}={recorded[name]!r}, now it is {value!r}."
                 raise ValueError(f"{was} Resume with the same, or choose another folder.")
@@ -130,11 +130,16 @@ def machine() -> dict[str, Any]:
     return {"cpu": cpu, "cores": cores, "threads": torch.get_num_threads(), "gpus": gpus}
 
 
-def peak_memory() -> int:
-    """The most bytes this process has held so far; 0 where the system does not say."""
+def peak_memory(before: dict[str, int]) -> dict[str, int]:
+    """The most bytes this process has held so far, or an earlier one: "host" and "gpu", where known."""
+    now = {}
     try:
         import resource
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        now["host"] = peak if sys.platform == "darwin" else peak * 1024
     except ImportError:  # Windows
-        return 0
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+        pass
+    if torch.cuda.is_initialized():
+        now["gpu"] = torch.cuda.max_memory_allocated()
+    return {kind: max(before.get(kind, 0), now.get(kind, 0)) for kind in before | now}

@@ -5,7 +5,6 @@ bit on the same machine.
 """
 
 import math
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -104,7 +103,7 @@ def fit(
         for name, leaf in checkpoint.flatten(theta, "theta").items():
             if not leaf.isfinite().all():
                 raise NonFinite(f"step {run.step}: {name} is not finite after it. Lower the learning rates, or clip.")
-        run.seconds, run.memory = log.seconds(), max(run.memory, peak_memory())
+        run.seconds, run.memory = log.seconds(), peak_memory(run.memory)
         if folder is not None:
             tensors, rest = checkpoint.optimizer_state(descent)
             meta = {"step": run.step, "seconds": run.seconds, "memory": run.memory, "optimizer": rest}
@@ -166,7 +165,7 @@ def _restore(run: Run, found, descent, scheduler) -> None:
     checkpoint.restore_optimizer(descent, tensors, meta["optimizer"])
     if scheduler is not None:
         scheduler.load_state_dict(meta["scheduler"])
-    run.step, run.seconds, run.memory = meta["step"], meta["seconds"], meta.get("memory", 0)
+    run.step, run.seconds, run.memory = meta["step"], meta["seconds"], meta["memory"]
 
 
 def _check_first(learner, at_test, theta, pool, episode, judged, seed) -> None:

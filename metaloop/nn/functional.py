@@ -27,9 +27,9 @@ class Net:
     """`net(params, x)`: the module's forward as a pure function. Made by `functional`."""
 
     def __init__(self, module: nn.Module, training: bool = True, conditioned: bool = False):
-        self.module = copy.deepcopy(module).train(training)
+        self.module = _skeleton(module).train(training)
         self.training, self.conditioned = training, conditioned
-        self._recorder = copy.deepcopy(self.module)
+        self._recorder = _skeleton(self.module)
         for layer in _norms(self._recorder):
             layer.record = True
         for layer in _norms(self.module):
@@ -110,6 +110,11 @@ def condition(net: Callable, params: Params, x: Tensor) -> tuple[Callable, Param
     return net.condition(params, x) if isinstance(net, Net) else (net, params)
 
 
+def _skeleton(module: nn.Module) -> nn.Module:
+    """A copy of the module that shares its tensors, which a call replaces by those it is given."""
+    return copy.deepcopy(module, {id(t): t for t in (*module.parameters(), *module.buffers())})
+
+
 def _norms(module: nn.Module) -> list[BatchNorm]:
     return [m for m in module.modules() if isinstance(m, BatchNorm)]
 
@@ -117,7 +122,7 @@ def _norms(module: nn.Module) -> list[BatchNorm]:
 def _refuse(name: str, layer: nn.Module) -> None:
     instead = next((use for kind, use in UNSAFE.items() if isinstance(layer, kind)), None)
     kind = type(layer).__name__
-    if isinstance(layer, nn.modules.batchnorm._NormBase) and layer.track_running_stats:
+    if instead is None and isinstance(layer, nn.modules.batchnorm._NormBase) and layer.track_running_stats:
         instead = f'metaloop.nn.norm(channels, "running") or {kind}(..., track_running_stats=False)'
     if instead is None and any(True for _ in layer.parameters(recurse=False)):
         lazy = [n for n, p in layer.named_parameters(recurse=False) if nn.parameter.is_lazy(p)]

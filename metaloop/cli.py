@@ -1,0 +1,398 @@
+"""The command line: choose a recipe and run it; give examples, get f; call f.
+
+What takes long to import is imported where it is used, so that `metaloop --help` answers at once.
+"""
+
+import argparse
+import json
+import os
+import shlex
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+DATA = ("omniglot", "glyphs", "mini_imagenet", "sinusoid", "gaussians")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command; the exit status. Bad input is one line on stderr and status 2."""
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("always", category=UserWarning, module="metaloop")
+            warnings.showwarning = lambda message, *_: _note(f"metaloop: {message}")
+            args = _parser().parse_args(argv)
+            args.command = "metaloop " + shlex.join(sys.argv[1:] if argv is None else argv)
+            if getattr(args, "data_root", None):
+                os.environ["METALOOP_DATA"] = args.data_root
+            args.run_command(args)
+    except KeyboardInterrupt as stop:
+        _note(f"metaloop: stopped{stop}.")
+        return 130
+    except BrokenPipeError:  # `metaloop recipes | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (ValueError, OSError) as error:
+        _note(f"metaloop: {' '.join(str(error).split())}")
+        return 2
+    return 0
+
+
+def _recipes(args) -> None:
+    from .recipes import RECIPES, Outline
+
+    rows = []
+    for r in RECIPES.values():
+        plan = r.plan(r.data() if r.data_name == "sinusoid" else Outline((1, 28, 28), 1000))
+        published = [f"{row.published:g}" for row in plan.rows if row.published is not None]
+        rows.append([r.name, r.summary, r.paper, r.data_name, " / ".join(published)])
+    _table(["recipe", "trains", "paper", "data", "published"], rows)
+    _next("metaloop train protonet-glyphs")
+
+
+def _train(args) -> None:
+    from .engine import fit
+    from .engine.run import read_info
+    from .recipes import Outline, find
+    from .report import write_report
+    from .report.results import keep, measure
+
+    recipe = find(args.recipe)
+    folder = Path(args.out or f"runs/{recipe.name}-seed{args.seed or 0}")
+    given = {
+        "recipe": recipe.name, "data": None if args.data == recipe.data_name else args.data,
+        "seed": args.seed, "steps": args.steps, "compile": args.compile,
+    }  # fmt: skip
+    options: dict[str, Any] = {"data": None, "seed": 0, "steps": None, "compile": False}
+    if args.resume and (folder / "run.json").exists():
+        options |= {name: value for name, value in read_info(folder).items() if name in given}
+    options |= {name: value for name, value in given.items() if value is not None}
+
+    again = f"metaloop train {recipe.name} --out {shlex.quote(str(folder))} --resume"
+    try:
+        pool = _pool(recipe, options["data"])
+        plan = recipe.plan(pool, steps=options["steps"])
+        rows = _rows_for(pool, plan.rows)
+        info = {**options, "steps": plan.steps, "pool": vars(Outline.of(pool))}
+        extra = {"checkpoint_every": args.checkpoint_every} if args.checkpoint_every else {}
+        run = fit(
+            plan.learner, plan.pool, **plan.training(), **extra, seed=options["seed"], device=args.device,
+            compile=options["compile"], out=folder, resume=args.resume, info=info,
+        )  # fmt: skip
+        run.plan = plan
+        entries = []
+        for row in rows:
+            _note(f"testing {row.label} on {args.tasks} tasks")
+            entries.append(measure(run, row, pool, tasks=args.tasks, seed=0, split="test", data=options["data"]))
+        keep(folder, [{**entry, "command": args.command} for entry in entries])
+        _scores(entries)
+        print(f"report: {write_report(run, pool)}")
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"; go on with: {again}" if (folder / "run.json").exists() else "") from None
+    if pool.kind == "regression":
+        _next(f"metaloop evaluate {folder} --shots 10", f"tensorboard --logdir {folder}")
+    else:
+        _next(
+            f"metaloop adapt {folder} FOLDER -o mine.safetensors    (FOLDER: one sub-folder of images per class)",
+            f"metaloop evaluate {folder} --ways 5 --shots 5",
+            f"tensorboard --logdir {folder}",
+        )
+
+
+def _evaluate(args) -> None:
+    from .recipes.stored import open_run
+    from .report import write_report
+    from .report.results import keep, measure
+
+    run = open_run(args.run)
+    folder, own = Path(args.run), run.info.get("data")
+    data, pool = _pool_of(run, args.data)
+    _to(run, args.device)
+    entries = []
+    for row in _rows_asked(run, args):
+        _note(f"testing {row.label} on {args.tasks} tasks")
+        entries.append(measure(run, row, pool, tasks=args.tasks, seed=args.seed, split=args.split, data=data))
+    keep(folder, [{**entry, "command": args.command} for entry in entries])
+    _scores(entries)
+    print(f"report: {write_report(run, pool if data == own else _pool_of(run, None)[1])}")
+    if pool.kind == "regression":
+        _next(f"metaloop compare {args.run} RUN")
+    else:
+        _next(f"metaloop adapt {args.run} FOLDER -o mine.safetensors")
+
+
+def _compare(args) -> None:
+    from .engine import evaluate
+    from .recipes.stored import open_run
+    from .report.compare import write_plot
+    from .report.results import in_units, text
+
+    if Path(args.out).suffix not in (".png", ".html"):
+        raise ValueError(f"--out {args.out}: expected a name that ends in .png or .html.")
+    runs = [open_run(folder) for folder in args.runs]
+    shape = runs[0].info["pool"]["shape"]
+    for folder, run in zip(args.runs, runs, strict=True):
+        if run.info["pool"]["shape"] != shape:
+            theirs, ours = ("x".join(map(str, s)) for s in (run.info["pool"]["shape"], shape))
+            raise ValueError(f"{folder} was trained on examples of {theirs}, {args.runs[0]} on {ours}.")
+    _, pool = _pool_of(runs[0], args.data)
+    row = _rows_asked(runs[0], args)[0]
+    episode: dict[str, Any] = {"ways": row.ways, "shots": row.shots, "queries": row.queries}
+    scores = []
+    for folder, run in zip(args.runs, runs, strict=True):
+        _to(run, args.device)
+        _note(f"testing {folder} on {args.tasks} tasks")
+        learner = row.learner if run is runs[0] else _rows_asked(run, args, row)[0].learner
+        scores.append(evaluate(learner, run.theta, pool, tasks=args.tasks, seed=args.seed, **episode))
+    gaps = [None, *(score - scores[0] for score in scores[1:])]
+    metric = in_units(scores[0])[2]
+    rows = []
+    for folder, run, score, gap in zip(args.runs, runs, scores, gaps, strict=True):
+        rows.append([folder, run.info["recipe"], text(*in_units(score)), text(*in_units(gap)) if gap else "–"])
+    head = ["run", "recipe", metric, f"difference to {args.runs[0]}"]
+    print(f"{row.label}, {args.tasks} tasks of {pool.name}, seed {args.seed}; ± 95 % interval, differences in pairs")
+    _table(head, rows)
+    write_plot(Path(args.out), args.runs, scores, gaps, title=f"{row.label}, {pool.name}", head=head, rows=rows)
+    print(f"plot: {args.out}")
+    _next(f"metaloop evaluate {args.runs[0]}")
+
+
+def _adapt(args) -> None:
+    from . import tasks
+    from .recipes.stored import open_run, save_predictor
+
+    run = open_run(args.run)
+    shape = _image_shape(run.info["pool"], args.run)
+    x, y, classes, skipped = tasks.read_folder(args.folder, shape)
+    for path, reason in skipped:
+        _note(f"metaloop: skipped {path} ({reason})")
+    save_predictor(args.output, run, x.float() / 255, y, classes)
+    print(f"{args.output}: {len(classes)} classes from {len(x)} images: {', '.join(classes)}")
+    _next(f"metaloop predict {args.output} IMAGE...")
+
+
+def _predict(args) -> None:
+    import torch
+
+    from . import tasks
+    from .engine.predictor import policies, probabilities
+    from .recipes.stored import load_predictor
+
+    f, about = load_predictor(args.file)
+    images, shape = _images(args.images), _image_shape(about["pool"], args.file)
+    x = []
+    for path in images:
+        try:
+            x.append(tasks.read_image(path, shape))
+        except Exception as error:  # what Pillow raises for damaged files has no common base
+            raise ValueError(f"{path} cannot be read as an image ({str(error).partition(chr(10))[0]}).") from None
+    classes = about["classes"]
+    p = probabilities(f, torch.stack(x).float() / 255, ways=len(classes))
+    order = p.sort(descending=True)
+    found = [
+        [{"class": classes[k], "probability": round(q, 4)} for k, q in zip(ks[:3], qs[:3], strict=True)]
+        for ks, qs in zip(order.indices.tolist(), order.values.tolist(), strict=True)
+    ]
+    if args.json:
+        rows = [{"image": str(i), **top[0], "top": top} for i, top in zip(images, found, strict=True)]
+        print(json.dumps(rows, indent=2))
+    else:
+        others = [", ".join(f"{t['class']} {t['probability']:.2f}" for t in top[1:]) for top in found]
+        best = [[top[0]["class"], f"{top[0]['probability']:.2f}"] for top in found]
+        rows = [[str(image), *b, o] for image, b, o in zip(images, best, others, strict=True)]
+        _table(["image", "class", "probability", "then"], rows)
+    if "transductive" in policies(f):
+        _note("note: this predictor normalises the images of one call by each other; give many at once")
+    _next(f"metaloop predict {args.file} IMAGE...{'' if args.json else ' --json'}")
+
+
+def _pool(recipe, data: str | None, shape=None, split=(0.6, 0.2, 0.2)):
+    """The recipe's own data, a data set by name, or a folder, whose images take the given shape."""
+    from . import tasks
+
+    if data is None:
+        return recipe.data()
+    if data in DATA:
+        return getattr(tasks, data)()
+    if not Path(data).exists():
+        raise ValueError(f"there is no data set or folder '{data}'. Data sets: {', '.join(DATA)}.")
+    if shape is None:
+        return tasks.folder(data, split=split)
+    return tasks.folder(data, split=split, channels=shape[0], size=shape[1])
+
+
+def _pool_of(run, asked: str | None) -> tuple[str | None, Any]:
+    """The data a run is tested on and their name, None for the recipe's own: its training data unless asked."""
+    from .recipes import find
+
+    recipe, own = find(run.info["recipe"]), run.info.get("data")
+    data = own if asked is None else None if asked == recipe.data_name else asked
+    shape = tuple(run.info["pool"]["shape"])
+    images = len(shape) == 3
+    split = (0.6, 0.2, 0.2) if data == own else None  # of a strange folder no class was trained on
+    pool = _pool(recipe, data, shape if images else None, split)
+    if tuple(pool.shape) != shape or pool.kind != run.info["pool"]["kind"]:
+        theirs, ours = "x".join(map(str, pool.shape)), "x".join(map(str, shape))
+        raise ValueError(f"{pool.name} has examples of {theirs}, {run.folder} was trained on {ours}.")
+    return data, pool
+
+
+def _rows_for(pool, rows):
+    """The rows that the data can hold; if none, the reason."""
+    fit, why = [], None
+    for row in rows:
+        try:
+            pool.test.sample(tasks=1, ways=row.ways, shots=row.shots, queries=row.queries)
+            fit.append(row)
+        except ValueError as error:
+            why = error
+    if not fit and why:
+        raise why
+    return fit
+
+
+def _rows_asked(run, args, like=None):
+    """The recipe's rows, or those of the ways and shots asked for, which may be none of the paper's."""
+    from .recipes.few_shot import label
+    from .recipes.plan import Row
+
+    plan = run.plan
+    ways, shots, queries = args.ways, args.shots, args.queries
+    if like is not None:
+        ways, shots, queries = like.ways, like.shots, like.queries
+    if run.info["pool"]["kind"] == "regression" and args.ways not in (None, 1):
+        raise ValueError(f"--ways {args.ways}: {run.folder} is a regression, which has no classes.")
+    rows = [
+        row for row in plan.rows
+        if ways in (None, row.ways) and shots in (None, row.shots) and queries in (None, row.queries)
+    ]  # fmt: skip
+    if rows:
+        return rows
+    first = plan.rows[0]
+    ways, shots, queries = ways or first.ways, shots or first.shots, queries or first.queries
+    name = label(ways, shots) if run.info["pool"]["kind"] == "classification" else f"{shots}-shot"
+    return [Row(name, plan.at_test(ways=ways), ways, shots, queries)]
+
+
+def _image_shape(pool: dict[str, Any], source: str) -> tuple[int, ...]:
+    shape = tuple(pool["shape"])
+    if len(shape) != 3 or shape[0] not in (1, 3):
+        raise ValueError(f"{source} was not trained on images, but on examples of {'x'.join(map(str, shape))}.")
+    return shape
+
+
+def _images(paths: list[str]) -> list[Path]:
+    """The files, and those in the folders among them."""
+    from .tasks.images import SUFFIXES
+
+    found = []
+    for path in map(Path, paths):
+        inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
+        if not inside:
+            raise ValueError(f"{path} holds no image ({' '.join(SUFFIXES)}).")
+        found += inside
+    return found
+
+
+def _to(run, device: str) -> None:
+    import torch.utils._pytree as pytree
+
+    from .engine.device import choose
+
+    where = choose(device)
+    run.theta = pytree.tree_map(lambda t: t.to(where), run.theta)
+
+
+def _scores(entries: list[dict[str, Any]]) -> None:
+    from .report.results import text
+
+    rows = []
+    for e in entries:
+        published = "–" if e["published"] is None else text(e["published"], e["published_ci95"], e["metric"])
+        rows.append([e["label"], e["metric"], text(e["mean"], e["ci95"], e["metric"]), published])
+    _table(["", "", "ours ± ci95", "published"], rows)
+
+
+def _table(head: list[str], rows: list[list[str]]) -> None:
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    for row in (head, *rows):
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _note(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _next(*commands: str) -> None:
+    sys.stdout.flush()
+    for i, command in enumerate(commands):
+        _note(f"{'      ' if i else 'next: '}{command}")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str):
+        raise ValueError(f"{message} (see `{self.prog} --help`)")
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def _parser() -> argparse.ArgumentParser:
+    top = _Parser(prog="metaloop", description="Meta-learning: learn F, which turns a small data set into a predictor.")
+    commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND", parser_class=_Parser)
+
+    def command(name: str, do, summary: str, *options) -> None:
+        parser = commands.add_parser(name, help=summary, description=summary)
+        for flags, settings in options:
+            parser.add_argument(*flags, **settings)
+        parser.set_defaults(run_command=do)
+
+    def option(*flags: str, **settings):
+        return flags, settings
+
+    run = option("run", metavar="RUN", help="a run's folder")
+    seed = option("--seed", type=int, default=0, help="of the test tasks (0)")
+    tasks = option("--tasks", type=_count, default=1000, metavar="N", help="test tasks (1000)")
+    ways = option("--ways", type=_count, metavar="N", help="classes per task")
+    shots = option("--shots", type=_count, metavar="K", help="support examples per class")
+    queries = option("--queries", type=_count, metavar="Q", help="query examples per class")
+    data = option("--data", metavar="NAME|FOLDER", help=f"{', '.join(DATA)}, or a folder with one sub-folder per class")
+    root = option("--data-root", metavar="DIR", help="where data sets lie (METALOOP_DATA)")
+    device = option("--device", default="auto", metavar="auto|cpu|cuda|mps", help="what computes (auto)")
+
+    command("recipes", _recipes, "List the recipes.")
+    command(
+        "train", _train, "Meta-train a recipe, test it, write a report.",
+        option("recipe", metavar="RECIPE", help="see `metaloop recipes`"), data, root, device,
+        option("--seed", type=int, help="of weights and tasks (0)"),
+        option("--steps", type=_count, metavar="N", help="meta-steps, if not as published"),
+        option("--out", metavar="DIR", help="the run's folder (runs/RECIPE-seedN)"),
+        option("--resume", action="store_true", help="go on where the run was stopped"),
+        option("--compile", action="store_const", const=True, help="compile the meta-step; for long runs"),
+        option("--checkpoint-every", type=_count, metavar="N", help="steps between checkpoints"), tasks,
+    )  # fmt: skip
+    command(
+        "evaluate", _evaluate, "Test a run under its paper's protocol, or another.",
+        run, data, root, device, ways, shots, queries, tasks, seed,
+        option("--split", default="test", choices=("train", "val", "test"), help="of the data (test)"),
+    )  # fmt: skip
+    command(
+        "compare", _compare, "Test runs on the same tasks: scores and paired differences.",
+        option("runs", nargs="+", metavar="RUN", help="runs' folders; differences are to the first"),
+        data, root, device, ways, shots, queries, tasks, seed,
+        option("--out", default="compare.png", metavar="FILE", help="the plot, .png or .html (compare.png)"),
+    )  # fmt: skip
+    command(
+        "adapt", _adapt, "Make a predictor from labelled images.",
+        run, option("folder", metavar="FOLDER", help="one sub-folder of images per class"),
+        option("-o", "--output", required=True, metavar="FILE", help="the predictor, e.g. mine.safetensors"),
+    )  # fmt: skip
+    command(
+        "predict", _predict, "Classify images with a predictor.",
+        option("file", metavar="FILE", help="made by `metaloop adapt`"),
+        option("images", nargs="+", metavar="IMAGE", help="image files, or folders of them"),
+        option("--json", action="store_true", help="print JSON"),
+    )  # fmt: skip
+    return top

@@ -1,0 +1,123 @@
+"""A run's report: report.html, one self-contained file."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch.utils._pytree as pytree
+
+from ..engine import Run
+from ..engine.checkpoint import write_bytes
+from ..engine.log import read_metrics
+from ..engine.run import read_info
+from ..recipes import find
+from ..tasks.pool import Pool
+from .findings import find_out
+from .page import page
+from .results import Entry, kept, text
+from .svg import Line, chart
+
+BINS = 100  # points of a training curve
+
+__all__ = ["write_report"]
+
+
+def write_report(run: Run, pool: Pool) -> Path:
+    """Write RUN/report.html from what the folder holds and, for the pictures, tasks of the run's own pool."""
+    assert run.folder is not None
+    entries, findings, recipe = kept(run.folder), find_out(run, pool), find(run.info["recipe"])
+    metric = "accuracy (%)" if pool.kind == "classification" else "mean squared error"
+    html = page(
+        recipe.name, f"{recipe.summary[0].upper()}{recipe.summary[1:]}: {recipe.paper}.",
+        scores=[_score(e) for e in entries], facts=_facts(run, pool, entries), curves=_curves(run, metric),
+        findings=findings, published=_published(run, entries), metric=metric, costs=_costs(run),
+    )  # fmt: skip
+    path = run.folder / "report.html"
+    write_bytes(path, html.encode())
+    return path
+
+
+def _score(e: Entry) -> list[str]:
+    published, gap = "–", "–"
+    if e["published"] is not None:
+        published = text(e["published"], e["published_ci95"], e["metric"])
+        gap = f"{e['mean'] - e['published']:+.2f}"
+    where = f"{e['tasks']} {e['split']} tasks of {e['data']}, {e['queries']} queries per class, norm: {e['norm']}"
+    if e["metric"] == "mse":
+        where = where.replace(" per class", "")
+    return [e["label"], text(e["mean"], e["ci95"], e["metric"]), published, gap, where]
+
+
+def _published(run: Run, entries: list[Entry]) -> list[list[float]]:
+    """The paper's number for the tasks whose number of shots is varied: [[shots, mean]], or nothing."""
+    row = run.plan.rows[0]
+    told = [e["published"] for e in entries if e["label"] == row.label and e["published"] is not None]
+    return [[row.shots, told[0]]] if told else []
+
+
+def _facts(run: Run, pool: Pool, entries: list[Entry]) -> list[tuple[str, str]]:
+    plan, info = run.plan, run.info
+    recipe = find(info["recipe"])
+    parameters = sum(t.numel() for t in pytree.tree_leaves(run.theta))
+    data, episode = info.get("data") or pool.name, f"{plan.shots} support and {plan.queries} query"
+    if pool.kind == "classification":
+        classes = f", {pool.train.classes} training classes" if pool.train.classes else ""
+        data = f"{data}: examples of {'x'.join(map(str, pool.shape))}{classes}"
+        episode = f"{plan.ways} ways, {episode} examples per class"
+    else:
+        episode = f"{episode} points"
+    return [
+        ("recipe", f"{recipe.name} ({recipe.paper})"),
+        ("learner", recipe.summary),
+        ("data", data),
+        ("norm at meta-test", ", ".join(dict.fromkeys(e["norm"] for e in entries)) or "–"),
+        ("training tasks", episode),
+        ("meta-steps", f"{run.step:,} of {plan.steps:,}, {plan.tasks} {'task' if plan.tasks == 1 else 'tasks'} each"),
+        ("parameters", f"{parameters:,}"),
+        ("seed", str(info["seed"])),
+    ]
+
+
+def _curves(run: Run, metric: str) -> list[str]:
+    assert run.folder is not None
+    lines = read_metrics(run.folder)
+    row = run.plan.rows[0]
+    loss = [[e["step"], e["loss"]] for e in lines if "loss" in e]
+    curves = [chart([Line("training", _thin(loss))], x="meta-step", y="loss")] if loss else []
+    name, scale = ("accuracy", 100) if metric.startswith("accuracy") else ("mse", 1)
+    train = [[e["step"], scale * e[name]] for e in lines if name in e]
+    held = [
+        [e["step"], scale * e[f"val_{name}"], scale * e["val_ci95"] if math.isfinite(e["val_ci95"]) else 0]
+        for e in lines if f"val_{name}" in e
+    ]  # fmt: skip
+    shown = [Line("training", _thin(train))] if train else []
+    shown += [Line(f"validation, {row.label}", held, 1, dots=True)] if held else []
+    return [*curves, chart(shown, x="meta-step", y=metric)] if shown else curves
+
+
+def _thin(points: list[list[float]]) -> list[list[float]]:
+    """Means over runs of neighbouring points, so that about BINS are left."""
+    size = math.ceil(len(points) / BINS)
+    runs = [points[i : i + size] for i in range(0, len(points), size)]
+    return [[run[-1][0], sum(p[1] for p in run) / len(run)] for run in runs]
+
+
+def _costs(run: Run) -> list[tuple[str, str]]:
+    assert run.folder is not None
+    info: dict[str, Any] = read_info(run.folder)
+    machine, versions = info["machine"], info["versions"]
+    speed = run.step / run.seconds if run.seconds else 0.0
+    gpus = ", ".join(machine["gpus"])
+    return [
+        ("wall time", _clock(run.seconds)),
+        ("meta-steps", f"{run.step:,}, {speed:.3g} per second"),
+        ("tasks", f"{speed * run.plan.tasks:.3g} per second"),
+        ("peak memory", ", ".join(f"{kind} {b / 2**20:,.0f} MiB" for kind, b in run.memory.items()) or "not known"),
+        ("machine", f"{machine['cpu']}, {machine['cores']} cores, {machine['threads']} threads{gpus and ', ' + gpus}"),
+        ("versions", ", ".join(f"{name} {version}" for name, version in versions.items())),
+    ]
+
+
+def _clock(seconds: float) -> str:
+    hours, rest = divmod(round(seconds), 3600)
+    return f"{hours} h {rest // 60} min" if hours else f"{rest // 60} min {rest % 60} s"

@@ -1,0 +1,99 @@
+"""What a report shows beyond the scores: accuracy by shots and by inner steps, and three tasks with predictions."""
+
+import base64
+import json
+from io import BytesIO
+from typing import Any
+
+import torch.utils._pytree as pytree
+from torch import Tensor
+
+from ..core import Learner, Task
+from ..engine import Run, evaluate
+from ..engine.batch import predict
+from ..engine.checkpoint import write_bytes
+from ..engine.seeds import generator
+from ..recipes.plan import Row
+from ..tasks.pool import Pool
+from .results import in_units
+
+SHOTS = (1, 2, 3, 5, 10)
+TASKS = 200  # for each point of a curve
+SHOWN = 3  # tasks, and queries of a class
+
+
+def find_out(run: Run, pool: Pool) -> dict[str, Any]:
+    """The findings on a run's own test tasks, kept in RUN/report.json as long as the weights stay."""
+    path = run.folder / "report.json" if run.folder else None
+    if path is not None and path.exists():
+        kept = json.loads(path.read_text())
+        if kept["step"] == run.step:
+            return kept
+    row, at_test = run.plan.rows[0], run.plan.at_test
+    queries = min(row.queries, 5) if pool.kind == "classification" else row.queries
+    shots = [_point(run, at_test(ways=row.ways), row, pool, k, queries) for k in SHOTS]
+    steps = [
+        _point(run, at_test(ways=row.ways, inner_steps=k), row, pool, row.shots, queries, x=k)
+        for k in run.plan.inner_steps
+    ]
+    found = {
+        "step": run.step, "label": row.label, "queries": queries, "tasks": TASKS,
+        "shots": [p for p in shots if p], "inner_steps": [p for p in steps if p],
+        "examples": _examples(run, row, pool),
+    }  # fmt: skip
+    if path is not None:
+        write_bytes(path, json.dumps(found).encode())
+    return found
+
+
+def _point(run: Run, learner: Learner, row: Row, pool: Pool, shots: int, queries: int, x: int | None = None):
+    """[x, mean, ci95], or None where the data hold no such tasks."""
+    episode: dict[str, Any] = {"ways": row.ways, "shots": shots, "queries": queries}
+    try:
+        pool.test.sample(tasks=1, **episode, generator=generator(0, "check", 0))
+    except ValueError:
+        return None
+    mean, ci95, _ = in_units(evaluate(learner, run.theta, pool, tasks=TASKS, **episode))
+    return [x or shots, mean, ci95]
+
+
+def _examples(run: Run, row: Row, pool: Pool) -> list[dict[str, Any]]:
+    where = pytree.tree_leaves(run.theta)[0].device
+    episode = {"ways": row.ways, "shots": row.shots, "queries": row.queries}
+    tasks = pool.test.sample(tasks=SHOWN, **episode, generator=generator(0, "shown", 0))
+    tasks = pytree.tree_map(lambda t: t.to(where), tasks)
+    answers = predict(row.learner, run.theta, tasks).cpu()
+    each = [pytree.tree_map(lambda t: t[i].cpu(), tasks) for i in range(SHOWN)]  # noqa: B023
+    show = _curve if pool.kind == "regression" else _classes
+    return [show(task, answer, row.ways) for task, answer in zip(each, answers, strict=True)]
+
+
+def _curve(task: Task, answer: Tensor, ways: int) -> dict[str, Any]:
+    (x, y), query = task
+    rows = zip(query.x[:, 0].tolist(), query.y[:, 0].tolist(), answer[:, 0].tolist(), strict=True)
+    return {"support": [list(p) for p in zip(x[:, 0].tolist(), y[:, 0].tolist(), strict=True)], "query": sorted(rows)}
+
+
+def _classes(task: Task, answer: Tensor, ways: int) -> dict[str, Any]:
+    """For each class its support images, and its first queries with the class that was predicted."""
+    (x, y), query = task
+    guess = answer.argmax(-1)
+    classes = []
+    for k in range(ways):
+        queries = (query.y == k).nonzero()[:SHOWN, 0]
+        classes.append({
+            "support": [_image(image) for image in x[y == k][:5]],
+            "queries": [[_image(query.x[q]), int(guess[q])] for q in queries],
+        })
+    return {"classes": classes, "right": int((guess == query.y).sum()), "of": len(guess)}
+
+
+def _image(x: Tensor) -> str:
+    """x [C, H, W] in [0, 1] as a data address: PNG if grey, JPEG if in colour."""
+    from PIL import Image
+
+    pixels = (x * 255).round().byte().permute(1, 2, 0).numpy()
+    kind = "png" if pixels.shape[2] == 1 else "jpeg"
+    buffer = BytesIO()
+    Image.fromarray(pixels.squeeze(2) if kind == "png" else pixels).save(buffer, kind)
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"

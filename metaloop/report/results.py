@@ -1,0 +1,84 @@
+"""Scores as they are kept: RUN/evaluation.json, one entry for each protocol a run was measured under."""
+
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import torch.utils._pytree as pytree
+
+from ..core import Data
+from ..engine import Run, Score, evaluate
+from ..engine.checkpoint import write_bytes
+from ..engine.evaluate import first_task
+from ..engine.predictor import policies
+from ..engine.run import machine, versions
+from ..engine.seeds import generator
+from ..recipes.plan import Row
+from ..tasks.pool import Pool
+
+Entry = dict[str, Any]
+KEY = ("label", "metric", "ways", "shots", "queries", "tasks", "seed", "split", "data")
+
+
+def measure(run: Run, row: Row, pool: Pool, *, tasks: int, seed: int, split: str, data: str | None) -> Entry:
+    """A row's score on tasks from a split of the pool, beside the published one if `data` is None: the recipe's own.
+
+    Accuracies are in per cent.
+    """
+    began = time.monotonic()
+    episode: dict[str, Any] = {"ways": row.ways, "shots": row.shots, "queries": row.queries}
+    score = evaluate(row.learner, run.theta, pool, tasks=tasks, seed=seed, split=split, **episode)
+    seconds = time.monotonic() - began
+    mean, ci95, metric = in_units(score)
+    return {
+        "label": row.label, "metric": metric, "mean": mean, "ci95": ci95,
+        "published": row.published if data is None else None,
+        "published_ci95": row.published_ci if data is None else None,
+        **episode, "tasks": tasks, "seed": seed, "split": split, "data": data or pool.name,
+        "norm": norm(run, row, pool),
+        "step": run.step, "training_seconds": round(run.seconds, 1),
+        "training_tasks_per_second": rate(run.step * run.plan.tasks, run.seconds),
+        "test_tasks_per_second": rate(tasks, seconds),
+        "machine": machine(), "versions": versions(),
+    }  # fmt: skip
+
+
+def in_units(score: Score) -> tuple[float, float | None, str]:
+    """Mean, half-width of the interval (None for a single task) and metric, accuracies in per cent."""
+    scale, metric = (100, "accuracy (%)") if score.metric == "accuracy" else (1, score.metric)
+    return scale * score.mean, scale * score.ci95 if math.isfinite(score.ci95) else None, metric
+
+
+def norm(run: Run, row: Row, pool: Pool) -> str:
+    """The norm policy of a row's predictors."""
+    batch = pool.test.sample(tasks=1, ways=row.ways, shots=row.shots, queries=1, generator=generator(0, "norm", 0))
+    support = pytree.tree_map(lambda t: t.to(pytree.tree_leaves(run.theta)[0].device), first_task(batch).support)
+    return ", ".join(sorted(policies(row.learner.adapt(run.theta, Data(*support))))) or "none"
+
+
+def rate(count: int, seconds: float) -> float | None:
+    return float(f"{count / seconds:.3g}") if seconds else None
+
+
+def kept(folder: Path) -> list[Entry]:
+    """The entries of a run's evaluation.json."""
+    path = folder / "evaluation.json"
+    try:
+        return json.loads(path.read_text()) if path.exists() else []
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read ({error}). Delete it and evaluate again.") from None
+
+
+def keep(folder: Path, entries: list[Entry]) -> None:
+    """Add entries to a run's evaluation.json; one measured before under the same protocol is replaced."""
+    new = {tuple(e[k] for k in KEY): e for e in entries}
+    old = {tuple(e[k] for k in KEY): e for e in kept(folder)}
+    write_bytes(folder / "evaluation.json", json.dumps([*(old | new).values()], indent=2).encode())
+
+
+def text(mean: float, ci95: float | None, metric: str) -> str:
+    """`98.71 ± 0.05`, `1.13 ± 0.18`."""
+    spread = "" if ci95 is None else f" ± {ci95:.2f}"
+    return f"{mean:.2f}{spread}" if metric.endswith("(%)") or abs(mean) < 100 else f"{mean:.3g}{spread}"

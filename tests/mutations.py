@@ -1,0 +1,296 @@
+"""Do the tests test? Each mutation plants one bug in a copy of the package; the tests it names must then fail.
+
+    python tests/mutations.py                 all of them
+    python tests/mutations.py NAME ...        some
+    python tests/mutations.py --shard 0/4     every fourth, from the first
+    python tests/mutations.py control         none: the same tests must pass
+
+A mutation is a replacement of source text, which must occur exactly once. What should catch it runs in a process
+forked from this one, so that torch is imported once.
+"""
+
+import argparse
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+SECONDS = 120  # that a mutation's tests may take
+
+
+@dataclass(frozen=True)
+class Mutation:
+    name: str
+    file: str
+    edits: tuple[tuple[str, str], ...]
+    caught_by: str  # what pytest is given
+
+
+def law(law: str, case: str) -> str:
+    return f"tests/test_laws.py::test_law[{case}-{law}]"
+
+
+def paper(name: str, test: str) -> str:
+    return f"tests/papers/test_{name}.py::{test}"
+
+
+MAML, REPTILE = "learners/maml.py", "learners/reptile.py"
+PROTONET, PRETRAIN = "learners/protonet.py", "learners/pretrain.py"
+QUERY, DESCENT, NORMS, FUNCTIONAL = "objectives/query.py", "nn/descent.py", "nn/norms.py", "nn/functional.py"
+BATCH, TRAIN, EVALUATE = "engine/batch.py", "engine/train.py", "engine/evaluate.py"
+SEEDS, CHECKPOINT, POOL = "engine/seeds.py", "engine/checkpoint.py", "tasks/pool.py"
+NN, META, ENGINE, TASKS = (f"tests/test_{name}.py::" for name in ("nn", "meta_gradient", "engine", "tasks"))
+
+MUTATIONS = [
+    Mutation(name, file, edits if isinstance(edits[0], tuple) else (edits,), caught_by)
+    for name, file, edits, caught_by in (
+        # Learners
+        ("maml loses its second order", MAML, ("if first_order:", "if True:"),
+         law("meta_gradient_is_the_derivative", "maml")),
+        ("first-order maml is of second order", MAML, ("if first_order:", "if False:"),
+         paper("maml", "test_first_order_is_the_gradient_at_phi")),
+        ("first-order maml keeps its waiver without need", MAML, ("if first_order:", "if False:"),
+         law("meta_gradient_is_the_derivative", "fomaml")),
+        ("maml takes one step too few", MAML, ("in range(inner_steps):", "in range(max(1, inner_steps - 1)):"),
+         paper("maml", "test_f_is_the_network_after_the_steps")),
+        ("maml starts every step from theta", MAML, ("phi = {**phi, **fast}\n            yield", "yield"),
+         paper("maml", "test_f_is_the_network_after_the_steps")),
+        ("maml sums its inner loss", MAML, ("S.x), S.y))(fast)", "S.x), S.y) * len(S.y))(fast)"),
+         paper("maml", "test_f_is_the_network_after_the_steps")),
+        ("maml moves theta in place", MAML, ("fast, state = method.update", "phi[n0 := next(iter(fast))].sub_(g[n0])\n"
+         "            fast, state = method.update"), law("adapt_is_pure", "maml")),
+        ("anil moves the body too", MAML, ("for n, p in phi.items() if moves(n)}", "for n, p in phi.items()}"),
+         paper("maml", "test_anil_moves_the_head_and_learns_the_body")),
+        ("meta-sgd does not learn its rates", MAML, ('(theta["net"], theta["inner_lr"])', '(theta["net"], None)'),
+         paper("maml", "test_meta_sgd_learns_a_rate_for_each_parameter")),
+        ("maml++ has one rate for all steps", MAML, ("{n: a[k] for", "{n: a[0] for"),
+         paper("maml", "test_maml_plus_plus_learns_a_rate_for_each_tensor_and_step_and_scores_every_step")),
+        ("maml++ weighs its steps alike", MAML, ("[w * loss(", "[loss("),
+         paper("maml", "test_maml_plus_plus_learns_a_rate_for_each_tensor_and_step_and_scores_every_step")),
+        ("maml++ logs the accuracy of its first step", MAML, ("scalars(each[-1]", "scalars(each[0]"),
+         paper("maml", "test_maml_plus_plus_learns_a_rate_for_each_tensor_and_step_and_scores_every_step")),
+        ("maml's queries have norms of their own", MAML,
+         ("query_net, phi = condition(net, phi, S.x)", "query_net = net"),
+         law("queries_do_not_see_each_other", "maml-conv4-support")),
+        ("reptile's gradient flows through phi", REPTILE,
+         (("{n: p.detach() for n, p in theta.items()}", "theta"), ("f.phi[n].detach()", "f.phi[n]")),
+         paper("reptile", "test_the_gradient_is_theta_minus_phi")),
+        ("reptile steps twice as far", REPTILE, (".sum() / 2 ", ".sum() "),
+         paper("reptile", "test_a_step_of_sgd_at_rate_eps_is_the_papers_update")),
+        ("reptile sees its first minibatch only", REPTILE, ("range(k * batch, (k + 1) * batch)", "range(batch)"),
+         paper("reptile", "test_phi_is_adam_without_momentum_on_consecutive_minibatches")),
+        ("reptile's last minibatch does not wrap around", REPTILE, ("[i % n for i in", "[min(i, n - 1) for i in"),
+         paper("reptile", "test_phi_is_adam_without_momentum_on_consecutive_minibatches")),
+        ("reptile's inner adam has momentum", REPTILE, ("adam(beta1=0.0)", "adam()"),
+         paper("reptile", "test_phi_is_adam_without_momentum_on_consecutive_minibatches")),
+        ("reptile adapts to the queries", REPTILE, ("theta.items()}, task.support)", "theta.items()}, task.query)"),
+         paper("reptile", "test_the_queries_do_not_teach")),
+        ("prototypes are sums", PROTONET, (" / member.sum(0)[:, None]", ""),
+         paper("protonet", "test_scores_loss_and_gradient")),
+        ("prototypes hold back the gradient", PROTONET, ("(member.mT @ z)", "(member.mT @ z.detach())"),
+         law("meta_gradient_is_the_derivative", "protonet")),
+        ("prototypes depend on the order", PROTONET, ("(member.mT @ z)", "(member.mT @ z.cumsum(0))"),
+         law("support_order_is_irrelevant", "protonet")),
+        ("distances are not squared", PROTONET, (".square().sum(-1)", ".abs().sum(-1)"),
+         paper("protonet", "test_scores_loss_and_gradient")),
+        ("queries are centred together", PROTONET,
+         ("z = self.embed(self.theta, x)", "z = self.embed(self.theta, x)\n        z = z - z.mean(0)"),
+         law("queries_do_not_see_each_other", "protonet")),
+        ("cosines are not scaled", PROTONET, (".mT * self.temperature", ".mT"),
+         paper("protonet", "test_scores_loss_and_gradient")),
+        ("pretraining takes the support set", PRETRAIN, ("x, y = task.query", "x, y = task.support"),
+         paper("pretrain", "test_the_support_set_has_no_part_in_training")),
+        ("a linear head takes one step", PRETRAIN, ("range(inner_steps)", "range(1)"),
+         paper("pretrain", "test_a_linear_head_by_adam_from_zero_on_frozen_features")),
+        ("a linear head has no bias", PRETRAIN, (".mT + self.v", ".mT"),
+         paper("pretrain", "test_a_linear_head_by_adam_from_zero_on_frozen_features")),
+        # Objectives
+        ("the objective adapts to the queries", QUERY, ("adapt(theta, task.support)", "adapt(theta, task.query)"),
+         paper("maml", "test_the_meta_gradient_goes_through_every_step")),
+        ("accuracy counts the worst guess", QUERY, ("argmax", "argmin"),
+         paper("protonet", "test_scores_loss_and_gradient")),
+        # Parts of networks
+        ("adam does not correct its bias", DESCENT, ("(v[n] / (1 - beta2**t))", "(v[n])"),
+         f"{NN}test_descent_is_torchs"),
+        ("rmsprop forgets its momentum", DESCENT, ("momentum * m[n] + g[n] / (", "g[n] / ("),
+         f"{NN}test_descent_is_torchs"),
+        ("adam's derivative is infinite at zero", DESCENT,
+         ("torch.where(v > tiny, v.clamp_min(tiny).sqrt(), torch.zeros_like(v))", "v.sqrt()"),
+         f"{NN}test_a_gradient_that_was_always_zero_has_a_finite_derivative"),
+        ("support variance is the unbiased one", NORMS, ("x.var(over, correction=0)", "x.var(over)"),
+         f"{NN}test_support_norm_takes_the_support_sets_statistics"),
+        ("support statistics are held constant", NORMS,
+         (("(self.running_var + self.eps)", "(self.running_var.detach() + self.eps)"),
+          ("self.running_mean * scale", "self.running_mean.detach() * scale")),
+         law("meta_gradient_is_the_derivative", "maml-conv4-support")),
+        ("support norms forget eps", NORMS, ("(self.running_var + self.eps).rsqrt()", "self.running_var.rsqrt()"),
+         f"{NN}test_support_norm_takes_the_support_sets_statistics"),
+        ("layer norm is instance norm", NORMS, ("nn.GroupNorm(1, channels", "nn.GroupNorm(channels, channels"),
+         f"{NN}test_each_policy_normalises_by_its_own_statistics"),
+        ("running norms use the batch at test", FUNCTIONAL, ("else not training", "else False"),
+         f"{NN}test_at_test_running_norms_use_the_population_and_at_training_the_batch"),
+        ("init does not heed its seed", FUNCTIONAL, ("torch.manual_seed(seed)", "torch.manual_seed(0)"),
+         f"{NN}test_init_is_drawn_from_its_seed_alone"),
+        ("init draws from everyone's numbers", FUNCTIONAL, ("with torch.random.fork_rng():", "if True:"),
+         f"{NN}test_init_is_drawn_from_its_seed_alone"),
+        ("a network's modes are copied within a transform", FUNCTIONAL,
+         ("self._recorder = _skeleton(self.module)", "self._recorder = copy.deepcopy(self.module)"),
+         f"{NN}test_resnet12_has_exact_meta_gradients"),
+        # Engine
+        ("the meta-gradient is a sum", BATCH, ("lambda t: t / n, total", "lambda t: t, total"),
+         law("many_tasks_are_each_task", "maml")),
+        ("chunks weigh the same, whatever is in them", BATCH,
+         ("part_sum = of_chunk(theta, part)",
+          "part_sum = pytree.tree_map(lambda t: t * (chunk or 1) / count(part), of_chunk(theta, part))"),
+         law("chunks_change_nothing", "maml")),
+        ("the last chunk is dropped", BATCH,
+         ("range(0, count(tasks), size)", "range(0, count(tasks) - size + 1, size)"),
+         law("chunks_change_nothing", "protonet")),
+        ("the pooled form is taken for maml", BATCH, ("if learner.differentiates:", "if False:"),
+         law("many_tasks_are_each_task", "maml-conv4-transductive")),
+        ("the pooled form is taken for maml, stock layers", BATCH, ("if learner.differentiates:", "if False:"),
+         f"{META}test_exact_for_stock_norm_layers"),
+        ("tasks share their noise", BATCH,
+         ('randomness="different")(theta, tasks)', 'randomness="same")(theta, tasks)'),
+         f"{META}test_each_task_meets_its_own_noise"),
+        ("every step draws the same tasks", TRAIN, ('generator(seed, "train", step)', 'generator(seed, "train", 0)'),
+         f"{ENGINE}test_fit_is_the_loop_one_would_write"),
+        ("the schedule stands still", TRAIN, ("        scheduler.step()", "        pass"),
+         f"{ENGINE}test_fit_is_the_loop_one_would_write"),
+        ("nothing is clipped", TRAIN, ("if clip is not None:", "if False:"),
+         f"{ENGINE}test_fit_is_the_loop_one_would_write"),
+        ("a resumed optimizer has forgotten its moments", TRAIN,
+         ('checkpoint.restore_optimizer(descent, tensors, meta["optimizer"])', "pass"),
+         f"{ENGINE}test_any_torch_optimizer_trains_and_resumes"),
+        ("a resumed schedule begins anew", TRAIN, ('scheduler.load_state_dict(meta["scheduler"])', "pass"),
+         f"{ENGINE}test_a_resumed_run_repeats_its_noise_schedule_and_log"),
+        ("noise depends on what came before", TRAIN,
+         ('torch.manual_seed(generator(seed, "noise", step).initial_seed())', "pass"),
+         f"{ENGINE}test_a_resumed_run_repeats_its_noise_schedule_and_log"),
+        ("population statistics are of the first chunk", TRAIN, ("torch.cat(values).mean(0)", "values[0].mean(0)"),
+         f"{NN}test_population_statistics_are_the_mean_over_tasks_of_the_batchs"),
+        ("validation judges the training learner", TRAIN, ("evaluate(run.learner, theta", "evaluate(learner, theta"),
+         f"{ENGINE}test_validation_judges_the_learner_of_meta_test_on_validation_tasks"),
+        ("what is not finite goes unseen", TRAIN, ("if math.isfinite(norms.sum().item()):", "if True:"),
+         f"{ENGINE}test_a_loss_that_is_not_finite_names_step_task_and_parameter"),
+        ("the interval is of a single task", EVALUATE, ("1.96 * spread / n**0.5", "1.96 * spread"),
+         f"{ENGINE}test_score_is_the_mean_with_its_interval"),
+        ("the interval takes the biased spread", EVALUATE, (".std().item()", ".std(correction=0).item()"),
+         f"{ENGINE}test_score_is_the_mean_with_its_interval"),
+        ("every block of test tasks is the same", EVALUATE, ('"test", block)', '"test", 0)'),
+         f"{ENGINE}test_every_learner_meets_the_same_tasks"),
+        ("evaluation ignores the split", EVALUATE, ("getattr(pool, split)", "pool.test"),
+         f"{ENGINE}test_evaluate_deals_from_the_split_that_is_asked_for"),
+        ("streams of one seed are one", SEEDS, ("{seed}/{stream}/{index}", "{seed}/{index}"),
+         f"{ENGINE}test_each_place_of_each_stream_of_each_seed_has_its_own_numbers"),
+        ("places run into each other", SEEDS, ("{seed}/{stream}/{index}", "{stream}{seed}{index}"),
+         f"{ENGINE}test_each_place_of_each_stream_of_each_seed_has_its_own_numbers"),
+        ("files are written in place", CHECKPOINT,
+         (('open(temporary, "wb")', 'open(path, "wb")'), ("os.replace(temporary, path)", "pass")),
+         f"{ENGINE}test_a_full_disk_leaves_what_was_there"),
+        ("shapes are not compared", CHECKPOINT, ("if tensors[name].shape != leaf.shape:", "if False:"),
+         f"{ENGINE}test_what_does_not_fit_is_named"),
+        # Tasks
+        ("queries are shown in the support set", POOL, ("index[..., shots:]", "index[..., :queries]"),
+         f"{TASKS}test_a_task_is_a_consistent_relabelling_of_distinct_classes_and_never_shows_a_query_in_its_support"),
+        ("a class is drawn twice", POOL,
+         ("rand(tasks, len(eligible)).topk(ways).indices", "(rand(tasks, ways) * len(eligible)).long()"),
+         f"{TASKS}test_a_task_is_a_consistent_relabelling_of_distinct_classes_and_never_shows_a_query_in_its_support"),
+        ("support labels do not follow their examples", POOL, ("order // shots", "order.sort(1).values // shots"),
+         f"{TASKS}test_a_task_is_a_consistent_relabelling_of_distinct_classes_and_never_shows_a_query_in_its_support"),
+        ("a small class borrows from the next", POOL,
+         (">= counts[..., None]] = -1.0", ">= counts.amax().expand_as(counts)[..., None]] = -1.0"),
+         f"{TASKS}test_draws_are_even"),
+        ("each example is turned by itself", POOL, ("(tasks, ways, 1)", "(tasks, ways, shots + queries)"),
+         f"{TASKS}test_rotations_per_task_turn_each_class_as_a_whole"),
+    )
+]  # fmt: skip
+
+# A change that is no bug: every test above must pass with it, or what they catch would mean nothing.
+CONTROL = Mutation(
+    "control", "core.py", (("The vocabulary:", "The words:"),), " ".join(sorted({m.caught_by for m in MUTATIONS}))
+)
+
+
+def plant(mutation: Mutation, folder: Path) -> None:
+    """Copy the package to folder, with the bug."""
+    shutil.copytree(ROOT / "metaloop", folder / "metaloop", ignore=shutil.ignore_patterns("__pycache__"))
+    file = folder / "metaloop" / mutation.file
+    for old, new in mutation.edits:
+        source = file.read_text()
+        if source.count(old) != 1:
+            raise ValueError(f"{mutation.name}: {mutation.file} has {old!r} {source.count(old)} times, expected once.")
+        file.write_text(source.replace(old, new))
+
+
+def try_out(mutation: Mutation) -> str:
+    """ "" if the tests caught the bug, otherwise what happened instead."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        plant(mutation, folder)
+        child = os.fork()
+        if child == 0:
+            _run_tests(mutation, folder)
+        signal.alarm(SECONDS)
+        signal.signal(signal.SIGALRM, lambda *_: os.kill(child, signal.SIGKILL))
+        _, status = os.waitpid(child, 0)
+        signal.alarm(0)
+        output = (folder / "output").read_text()
+    code = os.waitstatus_to_exitcode(status)
+    if code == 1:
+        return ""
+    return "SURVIVES" if code == 0 else f"the tests did not run (exit {code}):\n{output}"
+
+
+def _run_tests(mutation: Mutation, folder: Path) -> None:
+    """In the child: pytest on the copy. Never returns."""
+    code = 70
+    try:
+        output = os.open(folder / "output", os.O_WRONLY | os.O_CREAT)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        os.chdir(ROOT)
+        sys.path.insert(0, str(folder))
+        sys.dont_write_bytecode = True
+        import metaloop
+
+        assert Path(metaloop.__file__).is_relative_to(folder), metaloop.__file__
+        import pytest
+
+        options = ["-x", "--tb=line", "-p", "no:cacheprovider", "-p", "no:xdist"]
+        code = int(pytest.main([*options, *mutation.caught_by.split()]))
+    finally:
+        sys.stdout.flush()
+        os._exit(code)
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*")
+    parser.add_argument("--shard", default="0/1")
+    options = parser.parse_args(arguments)
+    first, every = map(int, options.shard.split("/"))
+    chosen = [m for m in (*MUTATIONS, CONTROL) if m.name in options.names] or MUTATIONS[first::every]
+
+    import pytest  # noqa: F401  (imported here once, for all children)
+    import safetensors.torch  # noqa: F401
+    import torch
+
+    torch.set_num_threads(1)
+    wrong = 0
+    for mutation in chosen:
+        began = time.monotonic()
+        outcome = try_out(mutation)
+        wrong += bool(outcome)
+        print(f"{time.monotonic() - began:5.1f} s  {mutation.name}: {outcome or 'caught'}", flush=True)
+    print(f"{len(chosen) - wrong} of {len(chosen)} caught")
+    return int(wrong > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,133 @@
+"""The meta-gradient of many tasks: exact where the obvious form is not, in chunks, and clear about bad input."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+import torch.utils._pytree as pytree
+from torch import nn
+from torch.func import grad, vmap
+from torch.testing import assert_close
+from zoo import WAYS, ZOO, one, pictures
+
+from metaloop import Data, Learner, Task, functional, maml, meta_gradient, protonet
+from metaloop.engine.batch import chunks, predict
+from metaloop.nn import BatchNorm
+
+STOCK = {
+    "batch": lambda: nn.BatchNorm2d(3, track_running_stats=False),
+    "instance": lambda: nn.InstanceNorm2d(3, affine=True),
+    "layer": lambda: nn.LayerNorm([3, 7, 7]),
+    "group": lambda: nn.GroupNorm(1, 3),
+    "ours": lambda: BatchNorm(3),
+}
+
+
+def network(layer: nn.Module):
+    return functional(nn.Sequential(nn.Conv2d(1, 3, 3, 2), layer, nn.Softplus(), nn.Flatten(), nn.Linear(147, WAYS)))
+
+
+def double(tree):
+    return pytree.tree_map(lambda t: t.double() if t.is_floating_point() else t, tree)
+
+
+def in_a_loop(learner: Learner, theta, tasks: Task):
+    """The meta-gradient by plain autograd, one task after the other."""
+    leaves = {n: p.clone().requires_grad_() for n, p in theta.items()}
+    losses = [learner.objective(learner.adapt, leaves, one(tasks, i))[0] for i in range(len(tasks.query.x))]
+    return dict(zip(leaves, torch.autograd.grad(sum(losses) / len(losses), leaves.values()), strict=True))
+
+
+def obvious(learner: Learner, theta, tasks: Task):
+    """The form one writes first: the gradient of the mean over a batch of tasks."""
+    each = vmap(lambda theta, task: learner.objective(learner.adapt, theta, task)[0], in_dims=(None, 0))
+    return grad(lambda theta: each(theta, tasks).mean())(theta)
+
+
+def error(got, want) -> float:
+    """The largest relative error of a parameter's gradient."""
+    return max(((got[n] - want[n]).norm() / want[n].norm()).item() for n in want if want[n].norm() > 1e-9)
+
+
+@pytest.mark.parametrize("layer", STOCK)
+def test_exact_for_stock_norm_layers(layer):
+    net, init = network(STOCK[layer]())
+    learner, theta, tasks = maml(net, init, inner_lr=0.5, inner_steps=2), double(init(0)), double(pictures(4, 0))
+    assert error(meta_gradient(learner)(theta, tasks)[0], in_a_loop(learner, theta, tasks)) < 1e-10
+
+
+@pytest.mark.parametrize("layer", ["batch", "instance", "layer"])
+def test_the_obvious_form_is_wrong_for_native_norms_with_an_inner_gradient(layer):
+    """Why the outer gradient is taken inside vmap. Should torch mend this, the pooled form may serve all learners."""
+    net, init = network(STOCK[layer]())
+    learner, theta, tasks = maml(net, init, inner_lr=0.5), double(init(0)), double(pictures(4, 0))
+    assert error(obvious(learner, theta, tasks), in_a_loop(learner, theta, tasks)) > 1e-3
+
+
+@pytest.mark.parametrize("layer", STOCK)
+def test_the_obvious_form_is_exact_without_an_inner_gradient(layer):
+    """Why a learner that takes no gradient may have the cheaper form."""
+    net, init = network(STOCK[layer]())
+    learner, theta, tasks = protonet(net, init, ways=WAYS), double(init(0)), double(pictures(4, 0))
+    want = in_a_loop(learner, theta, tasks)
+    assert error(obvious(learner, theta, tasks), want) < 1e-10
+    assert error(meta_gradient(learner)(theta, tasks)[0], want) < 1e-10
+
+
+@pytest.mark.parametrize("differentiates", [True, False])
+@pytest.mark.parametrize(("chunk", "parts"), [(1, 5), (2, 3), (5, 1), (100, 1)])
+def test_chunks_are_taken_one_after_the_other_and_weigh_each_task_the_same(chunk, parts, differentiates):
+    calls = []
+
+    def objective(adapt, theta, task):
+        calls.append(task)
+        return (theta["w"] * task.query.x).sum(), {"sum": task.query.x.sum()}
+
+    learner = Learner(lambda seed: {}, lambda theta, S: F.relu, objective, differentiates=differentiates)
+    x = torch.arange(15.0).reshape(5, 3)
+    tasks, theta = Task(Data(x, x), Data(x, x)), {"w": torch.tensor(2.0)}
+    grads, loss, info = meta_gradient(learner, chunk=chunk)(theta, tasks)
+    assert len(calls) == parts
+    assert (grads["w"], loss, info["sum"]) == (105 / 5, 2 * 105 / 5, 105 / 5)
+
+
+def test_one_task_needs_a_task_axis():
+    learner = ZOO["maml"].learner
+    x, y = torch.zeros(3, 4), torch.zeros(2)
+    with pytest.raises(ValueError, match=r"leading axes are \[2, 3\], expected one number .* add an axis"):
+        meta_gradient(learner)(learner.init(0), Task(Data(x, x), Data(x, y)))
+    with pytest.raises(ValueError, match=r"leading axes are \[0\]"):
+        meta_gradient(learner)(learner.init(0), pytree.tree_map(lambda t: t[:0], ZOO["maml"].tasks(3, 0)))
+
+
+def test_chunks_cut_a_batch_in_order():
+    tasks = ZOO["maml"].tasks(5, 0)
+    parts = list(chunks(tasks, 2))
+    assert [len(part.support.y) for part in parts] == [2, 2, 1]
+    assert_close(torch.cat([part.query.x for part in parts]), tasks.query.x)
+
+
+def test_a_tensor_of_theta_that_plays_no_part_has_a_zero_gradient():
+    case = ZOO["maml-conv4-running"]
+    theta = case.theta()
+    grads, *_ = meta_gradient(case.learner)(theta, case.batch(2))
+    assert grads.keys() == theta.keys()
+    assert not grads["body.0.norm.running_var"].any()
+
+
+def test_each_task_meets_its_own_noise():
+    net, init = functional(nn.Sequential(nn.Dropout(0.5), nn.Linear(8, WAYS)))
+    x, y = torch.ones(1, 6, 8).expand(2, -1, -1), torch.zeros(2, 6, dtype=torch.long)
+    tasks = Task(Data(x, y), Data(x, y))
+    learner, theta = maml(net, init, inner_lr=0.1), init(0)
+    a, b = predict(learner, theta, tasks)
+    assert not torch.equal(a, b)
+    assert meta_gradient(learner)(theta, tasks)[1].isfinite()
+
+
+def test_predict_is_each_predictors_answer():
+    case = ZOO["maml-3-steps"]
+    theta, tasks = case.theta(), case.batch(3)
+    want = [case.learner.adapt(theta, t.support)(t.query.x) for t in (one(tasks, i) for i in range(3))]
+    got = predict(case.learner, theta, tasks)
+    assert_close(got, torch.stack(want))
+    assert not got.requires_grad
