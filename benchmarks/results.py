@@ -15,6 +15,8 @@ from collections import defaultdict
 from pathlib import Path
 from statistics import mean, stdev
 
+from metaloop.recipes import find
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS, MARK = ROOT / "results", re.compile(r"(<!-- results -->\n).*(<!-- /results -->)", re.S)
 
@@ -27,7 +29,7 @@ def collect(folder: Path) -> None:
 
 
 def figure(value: float, metric: str) -> str:
-    return f"{100 * value:.2f}" if metric == "accuracy" else f"{value:.3f}"
+    return f"{value:.3f}" if metric == "mse" else f"{value:.2f}"
 
 
 def rows() -> list[dict]:
@@ -56,27 +58,32 @@ def verdict(row: dict) -> str:
     """How far from the paper: nothing where it is reached, else the shortfall."""
     if row["published"] is None:
         return ""
-    ours = 100 * row["mean"] if row["metric"] == "accuracy" else row["mean"]
-    short = row["published"] - ours if row["metric"] == "accuracy" else ours - row["published"]
-    if short <= 0:
-        return "reached"
-    return f"short by {short:.2f}" if row["metric"] == "accuracy" else f"above by {short:.3f}"
+    short = row["mean"] - row["published"] if row["metric"] == "mse" else row["published"] - row["mean"]
+    return "reached" if short <= 0 else f"short by {figure(short, row['metric'])}"
 
 
 def full_table(table: list[dict]) -> str:
     lines = [
-        "| recipe | row | ours ± 95 % | paper | | seeds | over seeds | meta-steps | training time | tasks/s |",
+        "| row | ours ± 95 % | paper | | over seeds | norm | meta-steps | training | tasks/s | command, its file |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
+    machines = set()
     for r in table:
         published = "–" if r["published"] is None else f"{r['published']:g}"
-        seconds, e = r["row"]["seconds"], r["row"]
-        lines.append(
-            f"| `{r['recipe']}` | {r['label']} | {r['ours']} | {published} | {verdict(r)} | "
-            f"{', '.join(map(str, r['seeds']))} | {r['spread']} | {e['step']} | {seconds / 60:.0f} min | "
-            f"{e['tasks_per_second']:.0f} |"
-        )
-    return "\n".join(lines) + "\n"
+        e = r["row"]
+        machines.add(f"{describe(e['machine'])}; " + ", ".join(f"{k} {v}" for k, v in e["versions"].items()))
+        files = ", ".join(f"[seed {s}](../results/{r['recipe']}-seed{s}.json)" for s in r["seeds"])
+        cells = [
+            f"{r['recipe'].rsplit('-', 1)[0]}, {r['label']}", r["ours"], published, verdict(r), r["spread"], e["norm"],
+            str(e["step"]), f"{e['training_seconds'] / 60:.0f} min", f"{e['training_tasks_per_second']:.0f}",
+            f"`{e['command'].replace(' --resume', '')}` {files}",
+        ]  # fmt: skip
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, "", *(f"Machine and versions: {m}." for m in sorted(machines))]) + "\n"
+
+
+def describe(machine: dict) -> str:
+    return f"{machine['cpu']}, {machine['threads']} of {machine['cores']} cores, GPUs: {machine['gpus'] or 'none'}"
 
 
 def short_table(table: list[dict]) -> str:
@@ -84,11 +91,11 @@ def short_table(table: list[dict]) -> str:
     for r in table:
         learner = next(n for n in ("maml", "metasgd", "reptile", "protonet", "pretrain") if n in r["recipe"])
         file = "maml" if learner == "metasgd" else learner
-        paper = r["run"].get("paper", "")
+        paper = find(r["recipe"]).paper
         published = "–" if r["published"] is None else f"{r['published']:g}"
         lines.append(
-            f"| {paper} | [`{file}.py`](metaloop/learners/{file}.py) | {r['recipe'].rsplit('-', 1)[0]}, {r['label']} | "
-            f"{r['ours']} | {published} |"
+            f"| {paper} | [`{file}.py`](metaloop/learners/{file}.py) | {r['recipe'].rsplit('-', 1)[0]}, {r['label']} "
+            f"| {r['ours']} | {published} |"
         )
     return "\n".join(lines) + "\n"
 

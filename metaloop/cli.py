@@ -101,14 +101,16 @@ def _train(args) -> None:
 def _evaluate(args) -> None:
     from .recipes.stored import open_run
     from .report import write_report
-    from .report.results import keep, measure
+    from .report.results import check, keep, measure
 
     run = open_run(args.run)
     folder, own = Path(args.run), run.info.get("data")
     data, pool = _pool_of(run, args.data)
     _to(run, args.device)
-    entries = []
-    for row in _rows_asked(run, args):
+    rows, entries = _rows_asked(run, args), []
+    for row in rows:
+        check(run, row, pool, args.split)
+    for row in rows:
         _note(f"testing {row.label} on {args.tasks} tasks")
         entries.append(measure(run, row, pool, tasks=args.tasks, seed=args.seed, split=args.split, data=data))
     keep(folder, [{**entry, "command": args.command} for entry in entries])
@@ -124,7 +126,7 @@ def _compare(args) -> None:
     from .engine import evaluate
     from .recipes.stored import open_run
     from .report.compare import write_plot
-    from .report.results import in_units, text
+    from .report.results import check, in_units, text
 
     if Path(args.out).suffix not in (".png", ".html"):
         raise ValueError(f"--out {args.out}: expected a name that ends in .png or .html.")
@@ -137,12 +139,13 @@ def _compare(args) -> None:
     _, pool = _pool_of(runs[0], args.data)
     row = _rows_asked(runs[0], args)[0]
     episode: dict[str, Any] = {"ways": row.ways, "shots": row.shots, "queries": row.queries}
-    scores = []
-    for folder, run in zip(args.runs, runs, strict=True):
+    rows, scores = [row, *(_rows_asked(run, args, like=row)[0] for run in runs[1:])], []
+    for run, theirs in zip(runs, rows, strict=True):
         _to(run, args.device)
-        _note(f"testing {folder} on {args.tasks} tasks")
-        learner = row.learner if run is runs[0] else _rows_asked(run, args, row)[0].learner
-        scores.append(evaluate(learner, run.theta, pool, tasks=args.tasks, seed=args.seed, **episode))
+        check(run, theirs, pool)
+    for run, theirs in zip(runs, rows, strict=True):
+        _note(f"testing {run.folder} on {args.tasks} tasks")
+        scores.append(evaluate(theirs.learner, run.theta, pool, tasks=args.tasks, seed=args.seed, **episode))
     gaps = [None, *(score - scores[0] for score in scores[1:])]
     metric = in_units(scores[0])[2]
     rows = []

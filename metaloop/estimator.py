@@ -62,7 +62,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
 
     def predict(self, X) -> np.ndarray:
         """The most probable label of each example: [n]."""
-        return self.classes_[self.predict_proba(X).argmax(1)]
+        p = self.predict_proba(X)
+        return self.classes_[p.argmax(1)]
 
     def _resolve(self, ways: int) -> tuple[Learner, Theta, tuple[int, ...] | None]:
         """The learner for that many classes, its theta on the CPU, and the shape of its examples where known."""

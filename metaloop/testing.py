@@ -1,7 +1,7 @@
 """Laws that every learner keeps, whatever its paper: check your own with `check(learner, tasks)`.
 
-A learner is given as a `Case`: the learner, and a function that deals tasks. All is computed in float64 on the CPU,
-so take small networks and small tasks; a law then takes a fraction of a second.
+A learner is given as a `Case`: the learner, and a function that deals tasks. All is computed in float64, so take
+small networks and small tasks; a law then takes a fraction of a second.
 
 A learner that breaks a law on purpose (first-order MAML's meta-gradient is no derivative) waives it by name and says
 why. A waived law must be broken: a waiver that is no longer needed is reported like a broken law.
@@ -9,6 +9,7 @@ why. A waived law must be broken: a waiver that is no longer needed is reported 
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from inspect import getdoc
 from math import isclose
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -32,18 +33,19 @@ class Case:
     """A learner under test.
 
     tasks: (n, seed) -> n tasks on a leading axis, the same for the same seed; each with at least four queries.
-    waived: law -> why this learner breaks it.
+    waived: law -> why this learner breaks it. device: where the laws are tried.
     """
 
     learner: Learner
     tasks: Callable[[int, int], Task]
     waived: Mapping[str, str] = field(default_factory=dict)
+    device: str = "cpu"
 
     def theta(self, seed: int = 0) -> Theta:
-        return _double(self.learner.init(seed))
+        return _double(self.learner.init(seed), self.device)
 
     def batch(self, n: int, seed: int = 0) -> Task:
-        return _double(self.tasks(n, seed))
+        return _double(self.tasks(n, seed), self.device)
 
     def task(self, seed: int = 0) -> Task:
         return _each(self.batch(1, seed))[0]
@@ -121,7 +123,7 @@ def meta_gradient_is_the_derivative(case: Case) -> None:
 
     generator = torch.Generator().manual_seed(0)
     for i, (name, g) in enumerate(flatten(grads, "theta").items()):
-        v = torch.randn(g.shape, generator=generator, dtype=g.dtype)
+        v = torch.randn(g.shape, generator=generator, dtype=g.dtype).to(g.device)
         said, found = (g * v).sum().item(), []
         for h in (1e-6, 1e-7, 1e-8):
             found.append((loss(i, leaves[i] + h * v) - loss(i, leaves[i] - h * v)) / (2 * h))
@@ -138,14 +140,17 @@ def chunks_change_nothing(case: Case) -> None:
 
 
 def pooled_is_per_task(case: Case) -> None:
-    """A learner that says it takes no gradient of its own has the same meta-gradient in either form."""
+    """A learner that says it takes no gradient of its own has the same meta-gradient in either form.
+
+    Where torch refuses the other form, F.one_hot is the usual reason: write y[:, None] == torch.arange(ways).
+    """
     theta, tasks = case.theta(), case.batch(3)
     per_task = replace(case.learner, differentiates=True)
     assert_close(meta_gradient(case.learner)(theta, tasks), meta_gradient(per_task)(theta, tasks))
 
 
 def meta_training_helps(case: Case) -> None:
-    """Forty steps of Adam on theta lower the query loss of f on unseen tasks by at least a tenth."""
+    """Forty steps of Adam on theta lower the query loss of f on unseen tasks, by a hundredth at least."""
     learner, theta, unseen = case.learner, case.theta(), case.batch(32, seed=999)
     before, gradient = _query_loss(learner, theta, unseen), meta_gradient(learner)
     leaves = pytree.tree_leaves(theta)
@@ -156,7 +161,7 @@ def meta_training_helps(case: Case) -> None:
             leaf.grad = g
         optimizer.step()
     after = _query_loss(learner, theta, unseen)
-    assert after < 0.9 * before, f"the query loss on unseen tasks went from {before:.4f} to {after:.4f}"
+    assert after < 0.99 * before, f"the query loss on unseen tasks went from {before:.4f} to {after:.4f}"
 
 
 def predictor_survives_saving(case: Case) -> None:
@@ -202,9 +207,9 @@ def judge(law: str, case: Case) -> None:
     """Try one law on a case. Raises AssertionError if it is broken without a waiver, or waived without need."""
     try:
         LAWS[law](case)
-    except AssertionError as broken:
+    except (AssertionError, RuntimeError) as broken:  # RuntimeError: torch refuses, in vmap or compile
         if law not in case.waived:
-            raise AssertionError(f"{law}: {broken}") from broken
+            raise AssertionError(f"{law}: {broken}\n    The law: {getdoc(LAWS[law])}") from broken
     else:
         if law in case.waived:
             raise AssertionError(f"{law}: holds, though waived ({case.waived[law]!r}). Remove the waiver.")
@@ -240,8 +245,8 @@ def check(
         raise AssertionError("\n\n".join(broken))
 
 
-def _double(tree):
-    return pytree.tree_map(lambda t: t.detach().double() if t.is_floating_point() else t, tree)
+def _double(tree, device: str):
+    return pytree.tree_map(lambda t: t.detach().to(device, torch.float64 if t.is_floating_point() else None), tree)
 
 
 def _each(tasks: Task) -> list[Task]:

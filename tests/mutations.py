@@ -139,7 +139,7 @@ MUTATIONS = [
         ("init draws from everyone's numbers", FUNCTIONAL, ("with torch.random.fork_rng():", "if True:"),
          f"{NN}test_init_is_drawn_from_its_seed_alone"),
         ("a network's modes are copied within a transform", FUNCTIONAL,
-         ("self._recorder = _skeleton(self.module)", "self._recorder = copy.deepcopy(self.module)"),
+         (("_skeleton(module).train", "copy.deepcopy(module).train"), ("_skeleton(self.", "copy.deepcopy(self.")),
          f"{NN}test_resnet12_has_exact_meta_gradients"),
         # Engine
         ("the meta-gradient is a sum", BATCH, ("lambda t: t / n, total", "lambda t: t, total"),

@@ -6,6 +6,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -26,9 +27,10 @@ def commands() -> list[str]:
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "python")], ids=lambda p: p.stem)
 def test_snippets_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    namespace = {"__name__": f"snippets_{page.stem}"}
+    module = ModuleType(f"snippets_{page.stem}")
+    monkeypatch.setitem(sys.modules, module.__name__, module)  # torch.compile looks classes up there
     for text in blocks(page, "python"):
-        exec(compile(text, str(page), "exec"), namespace)
+        exec(compile(text, str(page), "exec"), vars(module))
 
 
 @pytest.fixture(scope="module")

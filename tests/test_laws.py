@@ -1,6 +1,9 @@
 """Each law on each line of the zoo."""
 
+from dataclasses import replace
+
 import pytest
+import torch
 from zoo import WAYS, ZOO, blobs, features
 
 from metaloop import Learner, protonet
@@ -13,6 +16,13 @@ QUICK = [law for law in LAWS if law != "compiles_whole_and_once"]
 @pytest.mark.parametrize("name", ZOO)
 def test_law(name, law):
     judge(law, ZOO[name])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("law", ["keeps_the_contract", "many_tasks_are_each_task", "predictor_survives_saving"])
+def test_law_on_cuda(law):
+    for case in ZOO.values():
+        judge(law, replace(case, device="cuda"))
 
 
 @pytest.mark.compile

@@ -124,8 +124,9 @@ ZOO: dict[str, Case] = {
 
 for policy in POLICIES:
     waived = TOGETHER if policy in ("transductive", "running") else {}
-    net = functional(conv4((1, 16, 16), width=4, norm_policy=policy, out=WAYS))
-    embed = functional(conv4((1, 16, 16), width=4, norm_policy=policy))
+    width = 10 if policy == "group" else 4  # five groups of two channels
+    net = functional(conv4((1, 16, 16), width=width, norm_policy=policy, out=WAYS))
+    embed = functional(conv4((1, 16, 16), width=width, norm_policy=policy))
     ZOO[f"maml-conv4-{policy}"] = Case(maml(*net, inner_lr=0.5), pictures, waived)
     ZOO[f"protonet-conv4-{policy}"] = Case(protonet(*embed, ways=WAYS), pictures, waived)
     if policy == "running":

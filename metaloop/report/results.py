@@ -11,7 +11,7 @@ import torch.utils._pytree as pytree
 from ..core import Data
 from ..engine import Run, Score, evaluate
 from ..engine.checkpoint import write_bytes
-from ..engine.evaluate import first_task
+from ..engine.evaluate import check_outputs, first_task
 from ..engine.predictor import policies
 from ..engine.run import machine, versions
 from ..engine.seeds import generator
@@ -43,6 +43,15 @@ def measure(run: Run, row: Row, pool: Pool, *, tasks: int, seed: int, split: str
         "test_tasks_per_second": rate(tasks, seconds),
         "machine": machine(), "versions": versions(),
     }  # fmt: skip
+
+
+def check(run: Run, row: Row, pool: Pool, split: str = "test") -> None:
+    """Raise ValueError, before anything takes long, unless the pool deals a row's tasks and its learner fits them."""
+    episode = {"ways": row.ways, "shots": row.shots, "queries": row.queries}
+    task = getattr(pool, split).sample(tasks=1, **episode, generator=generator(0, "check", 0))
+    where = pytree.tree_leaves(run.theta)[0].device
+    task = pytree.tree_map(lambda t: t.to(where), task)
+    check_outputs("evaluate", row.learner, run.theta, task, row.ways)
 
 
 def in_units(score: Score) -> tuple[float, float | None, str]:

@@ -1,0 +1,112 @@
+"""report.html: one file that says what was trained, how well, and on what."""
+
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+from tiny import image_folder, make_run
+
+from metaloop import tasks
+from metaloop.cli import main
+from metaloop.recipes import find
+from metaloop.report import findings, write_report
+from metaloop.report.results import keep, kept, measure
+from metaloop.report.svg import Line, chart
+
+
+@pytest.fixture(autouse=True)
+def few_tasks(monkeypatch):
+    monkeypatch.setattr(findings, "TASKS", 4)
+
+
+class Tags(HTMLParser):
+    """Checks that tags close in order; collects their text and the addresses they load."""
+
+    void = ("meta", "img", "br")
+
+    def __init__(self, html: str):
+        super().__init__()
+        self.open, self.text, self.loads = [], [], []
+        self.feed(html)
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.loads += [value for name, value in attrs if name in ("src", "href")]
+        if tag not in self.void:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        pass
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def read(path) -> tuple[str, str, list[str]]:
+    html = path.read_text()
+    page = Tags(html)
+    return html, " ".join(" ".join(page.text).split()), page.loads
+
+
+def test_a_report_of_a_classifier(tmp_path):
+    pool = tasks.folder(image_folder(tmp_path / "images", 25, 20))
+    run = make_run(tmp_path / "run", "maml-glyphs", pool, steps=3)
+    score = measure(run, run.plan.rows[0], pool, tasks=6, seed=0, split="test", data="images")
+    keep(run.folder, [score | {"command": ""}])
+    html, text, loads = read(write_report(run, pool))
+    for told in (
+        "maml-glyphs", "Finn et al. 2017", "5 ways, 1 support and 5 query examples per class", "3 of 3, 16 tasks each",
+        "transductive", "1x28x28, 15 training classes", "seed 0", "number of shots", "inner steps", "Task 3",
+        "peak memory", "per second", "torch 2.",
+    ):  # fmt: skip
+        assert told in text, told
+    (entry,) = kept(run.folder)
+    assert f"{entry['mean']:.2f} ± {entry['ci95']:.2f}" in text
+    assert all(address.startswith("data:image/png;base64,") for address in loads)
+    assert len(loads) == 3 * 5 * (1 + 3)
+    assert "http" not in re.sub(r"data:[^\"]*", "", html)
+    assert "<script" not in html
+    assert str(tmp_path) not in html
+    found = json.loads((run.folder / "report.json").read_text())
+    assert [p[0] for p in found["shots"]] == [1, 2, 3, 5, 10]
+    assert [p[0] for p in found["inner_steps"]] == [1, 2, 3, 5, 10]
+    shown = sum(guess != k for t in found["examples"] for k, c in enumerate(t["classes"]) for _, guess in c["queries"])
+    assert html.count('class="query wrong"') == shown
+    assert html.count('class="query"') == 45 - shown
+
+
+def test_a_report_of_a_regression_beside_the_paper(tmp_path, capsys):
+    out = tmp_path / "run"
+    words = ["train", "maml-sinusoid-5shot", "--steps", "12", "--out", str(out), "--tasks", "5"]
+    assert main(words) == 0
+    html, text, loads = read(out / "report.html")
+    assert not loads
+    assert "1.13 ± 0.18" in text
+    assert "paper" in text
+    assert text.count("prediction") == 3
+    assert html.count("<svg") == 2 + 2 + 3
+    capsys.readouterr()
+
+
+def test_findings_are_kept_until_the_weights_change(tmp_path, monkeypatch):
+    pool = find("maml-sinusoid-5shot").data()
+    run = make_run(tmp_path / "run", "maml-sinusoid-5shot")
+    first = findings.find_out(run, pool)
+    monkeypatch.setattr(findings, "TASKS", 3)
+    assert findings.find_out(run, pool) == json.loads(json.dumps(first))
+    run.step += 1
+    assert findings.find_out(run, pool)["tasks"] == 3
+
+
+def test_charts_stay_inside_their_frame():
+    drawn = chart([Line("a<b", [[1, 3.0, 0.5], [10_000, -2.0, 4.0]], dots=True), Line("", [[5, 1.0]], 1)], x="x", y="y")
+    assert "a&lt;b" in drawn
+    assert "5k" in drawn or "10k" in drawn
+    numbers = [float(n) for n in re.findall(r'c[xy]="([-\d.]+)"', drawn)]
+    assert numbers
+    assert all(0 <= n <= 420 for n in numbers)
+    chart([Line("", [[1, 2.0]])], x="x", y="y")  # one point, no range
