@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> int:
                 os.environ["METALOOP_DATA"] = args.data_root
             args.run_command(args)
     except KeyboardInterrupt as stop:
-        _note(f"metaloop: stopped{stop}.")
+        _note(f"metaloop: stopped{stop}")
         return 130
     except BrokenPipeError:  # `metaloop recipes | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -67,7 +67,6 @@ def _train(args) -> None:
         options |= {name: value for name, value in read_info(folder).items() if name in given}
     options |= {name: value for name, value in given.items() if value is not None}
 
-    again = f"metaloop train {recipe.name} --out {shlex.quote(str(folder))} --resume"
     try:
         pool = _pool(recipe, options["data"])
         plan = recipe.plan(pool, steps=options["steps"])
@@ -85,8 +84,9 @@ def _train(args) -> None:
             entries.append(measure(run, row, pool, tasks=args.tasks, seed=0, split="test", data=options["data"]))
         keep(folder, [{**entry, "command": args.command} for entry in entries])
         _scores(entries)
-        print(f"report: {write_report(run, pool)}")
+        print(f"report: {write_report(run, lambda: pool)}")
     except KeyboardInterrupt:
+        again = args.command + ("" if args.resume else " --resume")
         raise KeyboardInterrupt(f"; go on with: {again}" if (folder / "run.json").exists() else "") from None
     if pool.kind == "regression":
         _next(f"metaloop evaluate {folder} --shots 10", f"tensorboard --logdir {folder}")
@@ -115,7 +115,7 @@ def _evaluate(args) -> None:
         entries.append(measure(run, row, pool, tasks=args.tasks, seed=args.seed, split=args.split, data=data))
     keep(folder, [{**entry, "command": args.command} for entry in entries])
     _scores(entries)
-    print(f"report: {write_report(run, pool if data == own else _pool_of(run, None)[1])}")
+    print(f"report: {write_report(run, lambda: pool if data == own else _pool_of(run, None)[1])}")
     if pool.kind == "regression":
         _next(f"metaloop compare {args.run} RUN")
     else:
@@ -150,7 +150,8 @@ def _compare(args) -> None:
     metric = in_units(scores[0])[2]
     rows = []
     for folder, run, score, gap in zip(args.runs, runs, scores, gaps, strict=True):
-        rows.append([folder, run.info["recipe"], text(*in_units(score)), text(*in_units(gap)) if gap else "–"])
+        more = "" if gap is None else ("+" if gap.mean > 0 else "") + text(*in_units(gap))
+        rows.append([folder, run.info["recipe"], text(*in_units(score)), more or "–"])
     head = ["run", "recipe", metric, f"difference to {args.runs[0]}"]
     print(f"{row.label}, {args.tasks} tasks of {pool.name}, seed {args.seed}; ± 95 % interval, differences in pairs")
     _table(head, rows)
@@ -240,16 +241,16 @@ def _pool_of(run, asked: str | None) -> tuple[str | None, Any]:
 
 
 def _rows_for(pool, rows):
-    """The rows that the data can hold; if none, the reason."""
-    fit, why = [], None
+    """The rows that the data can hold. The first must be among them: validation and report stand on it."""
+    fit = []
     for row in rows:
         try:
             pool.test.sample(tasks=1, ways=row.ways, shots=row.shots, queries=row.queries)
             fit.append(row)
-        except ValueError as error:
-            why = error
-    if not fit and why:
-        raise why
+        except ValueError:
+            if not fit:
+                raise
+            _note(f"metaloop: {pool.name} cannot hold {row.label} tasks; left out")
     return fit
 
 

@@ -57,7 +57,7 @@ def test_a_report_of_a_classifier(tmp_path):
     run = make_run(tmp_path / "run", "maml-glyphs", pool, steps=3)
     score = measure(run, run.plan.rows[0], pool, tasks=6, seed=0, split="test", data="images")
     keep(run.folder, [score | {"command": ""}])
-    html, text, loads = read(write_report(run, pool))
+    html, text, loads = read(write_report(run, lambda: pool))
     for told in (
         "maml-glyphs", "Finn et al. 2017", "5 ways, 1 support and 5 query examples per class", "3 of 3, 16 tasks each",
         "transductive", "1x28x28, 15 training classes", "seed 0", "number of shots", "inner steps", "Task 3",
@@ -93,7 +93,7 @@ def test_a_report_of_a_regression_beside_the_paper(tmp_path, capsys):
 
 
 def test_findings_are_kept_until_the_weights_change(tmp_path, monkeypatch):
-    pool = find("maml-sinusoid-5shot").data()
+    pool = find("maml-sinusoid-5shot").data
     run = make_run(tmp_path / "run", "maml-sinusoid-5shot")
     first = findings.find_out(run, pool)
     monkeypatch.setattr(findings, "TASKS", 3)

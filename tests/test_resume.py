@@ -105,7 +105,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(unbroken, tmp_path):
     process.send_signal(signal.SIGINT)
     code, told = finish(process)
     assert code == 130
-    assert told.splitlines()[-1].startswith("metaloop: stopped; go on with: metaloop train maml-sinusoid-5shot --out")
+    assert told.splitlines()[-1].startswith("metaloop: stopped; go on with: metaloop train maml-sinusoid-5shot --steps")
     assert "Traceback" not in told
     stopped = state(out)["step"]
     assert stopped == reached(out) >= EVERY + 5
@@ -195,6 +195,18 @@ def test_no_room_for_the_metrics(tmp_path, monkeypatch):
             train(tmp_path / "run")
     train(tmp_path / "run", resume=True)
     assert state(tmp_path / "run") == state(train(tmp_path / "whole").folder)
+
+
+def test_tensorboard_shows_each_step_once(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train(tmp_path)
+    checkpoints(tmp_path)[-1].unlink()  # as if killed after step 6 was kept and step 7 logged
+    train(tmp_path, resume=True)
+    events = EventAccumulator(str(tmp_path)).Reload()
+    assert [e.step for e in events.Scalars("loss")] == list(range(1, 8))
+    lines = [line["loss"] for line in read_metrics(tmp_path) if "loss" in line]
+    assert [e.value for e in events.Scalars("loss")] == pytest.approx(lines)
 
 
 def test_what_a_killed_process_left_is_cleared(tmp_path):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..core import Data, Learner, Task, Theta
 from .batch import chunks, predict
-from .seeds import generator
+from .seeds import generator, noise
 
 if TYPE_CHECKING:
     from ..tasks.pool import Pool
@@ -91,11 +91,11 @@ def evaluate(
         check_labels("evaluate", batch, ways)
         if block == 0:
             check_outputs("evaluate", learner, theta, batch, ways)
-        for part in chunks(batch, chunk):
-            torch.manual_seed(generator(seed, "test", start).initial_seed())
-            predicted, y = predict(learner, theta, part), part.query.y
-            scores.append((metric or score_tasks)(predicted, y).cpu())
-            name = name or ("mse" if y.is_floating_point() else "accuracy")
+        with noise(seed, "test noise", block):
+            for part in chunks(batch, chunk):
+                predicted, y = predict(learner, theta, part), part.query.y
+                scores.append((metric or score_tasks)(predicted, y).cpu())
+                name = name or ("mse" if y.is_floating_point() else "accuracy")
     return Score.of(torch.cat(scores), name)
 
 

@@ -4,6 +4,8 @@ That is what makes a resumed run equal an unbroken one, and every learner see th
 """
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -12,3 +14,11 @@ def generator(seed: int, stream: str, index: int) -> torch.Generator:
     """A CPU generator for one place of one stream of one seed."""
     digest = hashlib.blake2b(f"{seed}/{stream}/{index}".encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest) >> 1)
+
+
+@contextmanager
+def noise(seed: int, stream: str, index: int) -> Iterator[None]:
+    """Torch's own random numbers (dropout, say) come from that place; afterwards they go on where they were."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(generator(seed, stream, index).initial_seed())
+        yield

@@ -21,7 +21,7 @@ from .evaluate import check_labels, check_outputs, evaluate
 from .interrupt import Interrupt
 from .log import Log
 from .run import Run, checkpoints, newest_whole, peak_memory, prepare
-from .seeds import generator
+from .seeds import generator, noise
 
 if TYPE_CHECKING:
     from ..tasks.pool import Pool
@@ -117,8 +117,8 @@ def fit(
     with log, Interrupt() as interrupt:
         for step in range(start, steps):
             batch = pool.train.sample(tasks=tasks, **episode, generator=generator(seed, "train", step))
-            torch.manual_seed(generator(seed, "noise", step).initial_seed())
-            grads, loss, scalars = compiled(theta, batch)
+            with noise(seed, "noise", step):
+                grads, loss, scalars = compiled(theta, batch)
             _check_finite(gradient, theta, batch, grads, loss, step)
             _descend(leaves, pytree.tree_leaves(grads), descent, scheduler, clip)
             run.step = step + 1

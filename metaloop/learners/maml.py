@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.func import grad
 
 from ..core import Data, Learner, Params, Task, predictor, static
-from ..nn import Descent, condition, sgd
+from ..nn import Descent, condition, population, sgd
 from ..objectives.query import query_loss, scalars
 
 
@@ -115,4 +115,5 @@ def maml(
         losses = [w * loss(predicted, Q.y) for w, predicted in zip(step_weights or (), each, strict=True)]
         return torch.stack(losses).sum(), scalars(each[-1], Q.y)                        # (6)
 
-    return Learner(start, adapt, multi_step if step_weights else query_loss(loss))      # (3)
+    objective = multi_step if step_weights else query_loss(loss)                        # (3)
+    return Learner(start, adapt, objective, statistics=population(net, "net" if learn_lr else None))

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.func import grad
 
 from ..core import Data, Learner, Params, Task, predictor, static
-from ..nn import adam, condition
+from ..nn import adam, condition, population
 from ..objectives.query import scalars
 from .protonet import NearestPrototype, prototypes
 
@@ -79,10 +79,4 @@ def pretrain(
         logits = embed(theta["embed"], x) @ theta["W"].mT + theta["b"]
         return F.cross_entropy(logits, y), scalars(logits, y)                              # (1)
 
-    def statistics(theta, S: Data):
-        return {"embed": embed.statistics(theta["embed"], S.x)}  # type: ignore[attr-defined]
-
-    return Learner(
-        start, adapt, objective,
-        differentiates=False, statistics=statistics if hasattr(embed, "statistics") else None,
-    )
+    return Learner(start, adapt, objective, differentiates=False, statistics=population(embed, "embed"))

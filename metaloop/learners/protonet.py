@@ -20,7 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..core import Data, Learner, Params, predictor, static
-from ..nn import condition
+from ..nn import condition, population
 from ..objectives.query import query_loss
 
 
@@ -69,10 +69,5 @@ def protonet(
 
     return Learner(
         init, adapt, query_loss(F.cross_entropy),                                         # (3, 4)
-        differentiates=False, statistics=getattr(embed, "statistics", None) and by_input(embed),
+        differentiates=False, statistics=population(embed),
     )
-
-
-def by_input(embed):
-    """Population statistics of an embedding, from a task's support inputs."""
-    return lambda theta, S: embed.statistics(theta, S.x)

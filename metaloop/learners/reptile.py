@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.func import grad
 
 from ..core import Data, Learner, Params, Task
-from ..nn import Descent, adam, condition
+from ..nn import Descent, adam, condition, population
 from ..objectives.query import scalars
 from .maml import FineTuned
 
@@ -60,4 +60,4 @@ def reptile(
         query_net, phi = condition(net, phi, S.x)
         return FineTuned(phi, query_net)                                                 # (3)
 
-    return Learner(init, adapt, distance_to_solution)
+    return Learner(init, adapt, distance_to_solution, statistics=population(net))

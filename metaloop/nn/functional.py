@@ -110,6 +110,16 @@ def condition(net: Callable, params: Params, x: Tensor) -> tuple[Callable, Param
     return net.condition(params, x) if isinstance(net, Net) else (net, params)
 
 
+def population(net: Callable, key: str | None = None) -> Callable | None:
+    """`Learner.statistics` of a learner on net: what its `running` norms see of the support inputs, or None if it
+    has no such norms. theta is net's parameters, or holds them at `key`."""
+    if not isinstance(net, Net) or "running" not in net.policies:
+        return None
+    if key is None:
+        return lambda theta, S: net.statistics(theta, S.x)
+    return lambda theta, S: {key: net.statistics(theta[key], S.x)}
+
+
 def _skeleton(module: nn.Module) -> nn.Module:
     """A copy of the module that shares its tensors, which a call replaces by those it is given."""
     return copy.deepcopy(module, {id(t): t for t in (*module.parameters(), *module.buffers())})

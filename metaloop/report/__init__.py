@@ -1,6 +1,7 @@
 """A run's report: report.html, one self-contained file."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,14 @@ BINS = 100  # points of a training curve
 __all__ = ["write_report"]
 
 
-def write_report(run: Run, pool: Pool) -> Path:
-    """Write RUN/report.html from what the folder holds and, for the pictures, tasks of the run's own pool."""
+def write_report(run: Run, pool: Callable[[], Pool]) -> Path:
+    """Write RUN/report.html from what the folder holds; if pictures are missing, from tasks of the run's own pool()."""
     assert run.folder is not None
     entries, findings, recipe = kept(run.folder), find_out(run, pool), find(run.info["recipe"])
-    metric = "accuracy (%)" if pool.kind == "classification" else "mean squared error"
+    metric = "accuracy (%)" if run.info["pool"]["kind"] == "classification" else "mean squared error"
     html = page(
         recipe.name, f"{recipe.summary[0].upper()}{recipe.summary[1:]}: {recipe.paper}.",
-        scores=[_score(e) for e in entries], facts=_facts(run, pool, entries), curves=_curves(run, metric),
+        scores=[_score(e) for e in entries], facts=_facts(run, entries), curves=_curves(run, metric),
         findings=findings, published=_published(run, entries), metric=metric, costs=_costs(run),
     )  # fmt: skip
     path = run.folder / "report.html"
@@ -55,14 +56,14 @@ def _published(run: Run, entries: list[Entry]) -> list[list[float]]:
     return [[row.shots, told[0]]] if told else []
 
 
-def _facts(run: Run, pool: Pool, entries: list[Entry]) -> list[tuple[str, str]]:
+def _facts(run: Run, entries: list[Entry]) -> list[tuple[str, str]]:
     plan, info = run.plan, run.info
-    recipe = find(info["recipe"])
+    recipe, pool = find(info["recipe"]), info["pool"]
     parameters = sum(t.numel() for t in pytree.tree_leaves(run.theta))
-    data, episode = info.get("data") or pool.name, f"{plan.shots} support and {plan.queries} query"
-    if pool.kind == "classification":
-        classes = f", {pool.train.classes} training classes" if pool.train.classes else ""
-        data = f"{data}: examples of {'x'.join(map(str, pool.shape))}{classes}"
+    data, episode = info.get("data") or pool["name"], f"{plan.shots} support and {plan.queries} query"
+    if pool["kind"] == "classification":
+        classes = f", {pool['classes']} training classes" if pool["classes"] else ""
+        data = f"{data}: examples of {'x'.join(map(str, pool['shape']))}{classes}"
         episode = f"{plan.ways} ways, {episode} examples per class"
     else:
         episode = f"{episode} points"

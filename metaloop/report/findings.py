@@ -2,6 +2,7 @@
 
 import base64
 import json
+from collections.abc import Callable
 from io import BytesIO
 from typing import Any
 
@@ -22,16 +23,16 @@ TASKS = 200  # for each point of a curve
 SHOWN = 3  # tasks, and queries of a class
 
 
-def find_out(run: Run, pool: Pool) -> dict[str, Any]:
-    """The findings on a run's own test tasks, kept in RUN/report.json as long as the weights stay."""
+def find_out(run: Run, own: Callable[[], Pool]) -> dict[str, Any]:
+    """The findings on test tasks of a run's own pool, kept in RUN/report.json as long as the weights stay."""
     path = run.folder / "report.json" if run.folder else None
     if path is not None and path.exists():
         kept = json.loads(path.read_text())
         if kept["step"] == run.step:
             return kept
-    row, at_test = run.plan.rows[0], run.plan.at_test
+    row, at_test, pool = run.plan.rows[0], run.plan.at_test, own()
     queries = min(row.queries, 5) if pool.kind == "classification" else row.queries
-    shots = [_point(run, at_test(ways=row.ways), row, pool, k, queries) for k in SHOTS]
+    shots = [_point(run, at_test(ways=row.ways), row, pool, k, queries) for k in sorted({*SHOTS, row.shots})]
     steps = [
         _point(run, at_test(ways=row.ways, inner_steps=k), row, pool, row.shots, queries, x=k)
         for k in run.plan.inner_steps

@@ -23,10 +23,12 @@ KEY = ("label", "metric", "ways", "shots", "queries", "tasks", "seed", "split", 
 
 
 def measure(run: Run, row: Row, pool: Pool, *, tasks: int, seed: int, split: str, data: str | None) -> Entry:
-    """A row's score on tasks from a split of the pool, beside the published one if `data` is None: the recipe's own.
+    """A row's score on tasks from a split of the pool; accuracies are in per cent.
 
-    Accuracies are in per cent.
+    data: a name for the pool, None for the recipe's own. The published score stands beside it if the run was trained
+    on those, too.
     """
+    own = data is None and run.info.get("data") is None
     began = time.monotonic()
     episode: dict[str, Any] = {"ways": row.ways, "shots": row.shots, "queries": row.queries}
     score = evaluate(row.learner, run.theta, pool, tasks=tasks, seed=seed, split=split, **episode)
@@ -34,8 +36,8 @@ def measure(run: Run, row: Row, pool: Pool, *, tasks: int, seed: int, split: str
     mean, ci95, metric = in_units(score)
     return {
         "label": row.label, "metric": metric, "mean": mean, "ci95": ci95,
-        "published": row.published if data is None else None,
-        "published_ci95": row.published_ci if data is None else None,
+        "published": row.published if own else None,
+        "published_ci95": row.published_ci if own else None,
         **episode, "tasks": tasks, "seed": seed, "split": split, "data": data or pool.name,
         "norm": norm(run, row, pool),
         "step": run.step, "training_seconds": round(run.seconds, 1),
