@@ -8,7 +8,7 @@ from torch.func import grad, vmap
 from torch.testing import assert_close
 from zoo import WAYS, one, pictures
 
-from metaloop import Data, Task, functional, maml, meta_gradient, protonet
+from metaloop import Data, Task, functional, maml, meta_gradient, pretrain, protonet, reptile
 from metaloop.engine.train import calibrate
 from metaloop.nn import POLICIES, BatchNorm, adam, conv4, mlp, norm, resnet12, rmsprop, sgd
 
@@ -250,6 +250,25 @@ def test_population_statistics_are_the_mean_over_tasks_of_the_batchs():
     others = init(0)
     assert all(torch.equal(theta[n], others[n]) for n in theta if "running" not in n)
     assert not any(torch.equal(theta[n], others[n]) for n in theta if "running" in n)
+
+
+def test_every_learner_on_running_norms_is_calibrated_and_no_other_is():
+    def learners(policy):
+        net, init = functional(conv4((1, 16, 16), width=2, out=WAYS, norm_policy=policy))
+        return [
+            maml(net, init, inner_lr=0.1),
+            maml(net, init, inner_lr=0.1, learn_lr="parameter"),
+            reptile(net, init),
+            protonet(net, init, ways=WAYS),
+            pretrain(net, init, classes=9, dim=WAYS, ways=WAYS),
+        ]
+
+    for learner in learners("running"):
+        theta = learner.init(0)
+        calibrate(learner, theta, Fixed(pictures(3, 0)), tasks=3, ways=WAYS, shots=2, queries=2)
+        params = theta if "body.0.conv.weight" in theta else theta.get("net", theta.get("embed"))
+        assert params["body.0.norm.running_mean"].abs().min() > 0
+    assert all(learner.statistics is None for learner in learners("support"))
 
 
 def test_at_test_running_norms_use_the_population_and_at_training_the_batch(x):
