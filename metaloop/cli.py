@@ -84,7 +84,7 @@ def _train(args) -> None:
             entries.append(measure(run, row, pool, tasks=args.tasks, seed=0, split="test", data=options["data"]))
         keep(folder, [{**entry, "command": args.command} for entry in entries])
         _scores(entries)
-        print(f"report: {write_report(run, lambda: pool)}")
+        print(f"report: {write_report(run, lambda: pool, tasks=args.tasks)}")
     except KeyboardInterrupt:
         again = args.command + ("" if args.resume else " --resume")
         raise KeyboardInterrupt(f"; go on with: {again}" if (folder / "run.json").exists() else "") from None
@@ -115,7 +115,8 @@ def _evaluate(args) -> None:
         entries.append(measure(run, row, pool, tasks=args.tasks, seed=args.seed, split=args.split, data=data))
     keep(folder, [{**entry, "command": args.command} for entry in entries])
     _scores(entries)
-    print(f"report: {write_report(run, lambda: pool if data == own else _pool_of(run, None)[1])}")
+    home = lambda: pool if data == own else _pool_of(run, None)[1]
+    print(f"report: {write_report(run, home, tasks=args.tasks)}")
     if pool.kind == "regression":
         _next(f"metaloop compare {args.run} RUN")
     else:

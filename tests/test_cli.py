@@ -18,16 +18,14 @@ from metaloop.cli import main
 from metaloop.engine.run import checkpoints
 from metaloop.recipes import RECIPES
 from metaloop.recipes.stored import load_predictor, open_run
-from metaloop.report import findings
 
 ROOT = Path(__file__).resolve().parent.parent
 QUICK = ["--tasks", "5"]
 
 
 @pytest.fixture(autouse=True)
-def quickly(monkeypatch):
-    """Few tasks for each point of a report; and `--data-root`, which sets METALOOP_DATA, for one test alone."""
-    monkeypatch.setattr(findings, "TASKS", 3)
+def own_data_root(monkeypatch):
+    """`--data-root` sets METALOOP_DATA for the process; here, for one test alone."""
     monkeypatch.setenv("METALOOP_DATA", "")
 
 

@@ -4,20 +4,15 @@ import json
 import re
 from html.parser import HTMLParser
 
-import pytest
 from tiny import image_folder, make_run
 
 from metaloop import tasks
 from metaloop.cli import main
 from metaloop.recipes import find
-from metaloop.report import findings, write_report
+from metaloop.report import write_report
+from metaloop.report.findings import find_out
 from metaloop.report.results import keep, kept, measure
 from metaloop.report.svg import Line, chart
-
-
-@pytest.fixture(autouse=True)
-def few_tasks(monkeypatch):
-    monkeypatch.setattr(findings, "TASKS", 4)
 
 
 class Tags(HTMLParser):
@@ -57,7 +52,7 @@ def test_a_report_of_a_classifier(tmp_path):
     run = make_run(tmp_path / "run", "maml-glyphs", pool, steps=3)
     score = measure(run, run.plan.rows[0], pool, tasks=6, seed=0, split="test", data="images")
     keep(run.folder, [score | {"command": ""}])
-    html, text, loads = read(write_report(run, lambda: pool))
+    html, text, loads = read(write_report(run, lambda: pool, tasks=4))
     for told in (
         "maml-glyphs", "Finn et al. 2017", "5 ways, 1 support and 5 query examples per class", "3 of 3, 16 tasks each",
         "transductive", "1x28x28, 15 training classes", "seed 0", "number of shots", "inner steps", "Task 3",
@@ -92,14 +87,13 @@ def test_a_report_of_a_regression_beside_the_paper(tmp_path, capsys):
     capsys.readouterr()
 
 
-def test_findings_are_kept_until_the_weights_change(tmp_path, monkeypatch):
+def test_findings_are_kept_until_the_weights_change(tmp_path):
     pool = find("maml-sinusoid-5shot").data
     run = make_run(tmp_path / "run", "maml-sinusoid-5shot")
-    first = findings.find_out(run, pool)
-    monkeypatch.setattr(findings, "TASKS", 3)
-    assert findings.find_out(run, pool) == json.loads(json.dumps(first))
+    first = find_out(run, pool, 4)
+    assert find_out(run, pool, 3) == json.loads(json.dumps(first))
     run.step += 1
-    assert findings.find_out(run, pool)["tasks"] == 3
+    assert find_out(run, pool, 3)["tasks"] == 3
 
 
 def test_charts_stay_inside_their_frame():

@@ -41,7 +41,10 @@ def meta_gradient(learner: Learner, *, chunk: int | None = None, compile: bool =
         return losses.sum(), logs
 
     def summed(theta: Theta, tasks: Task):
-        """Gradient, loss and info, summed over tasks."""
+        """Gradient, loss and info, summed over tasks. A single task needs no batching, whose copies cost time."""
+        if count(tasks) == 1:
+            grads, (_, logs) = grad_and_value(one, has_aux=True)(theta, pytree.tree_map(lambda t: t[0], tasks))
+            return grads, logs
         if learner.differentiates:
             per_task = vmap(grad_and_value(one, has_aux=True), in_dims=(None, 0), randomness="different")
             grads, (_, logs) = per_task(theta, tasks)
@@ -54,7 +57,7 @@ def meta_gradient(learner: Learner, *, chunk: int | None = None, compile: bool =
     def mean(theta: Theta, tasks: Task) -> tuple[Theta, Tensor, Info]:
         n = count(tasks)
         total = None
-        for part in chunks(tasks, chunk or chunk_size(tasks)):
+        for part in chunks(tasks, chunk or chunk_size(learner, tasks)):
             part_sum = of_chunk(theta, part)
             total = part_sum if total is None else pytree.tree_map(torch.add, total, part_sum)
         grads, (loss, info) = pytree.tree_map(lambda t: t / n, total)
@@ -70,6 +73,8 @@ def predict(learner: Learner, theta: Theta, tasks: Task) -> Tensor:
         return learner.adapt(theta, task.support)(task.query.x)
 
     with torch.no_grad():
+        if count(tasks) == 1:
+            return one(theta, pytree.tree_map(lambda t: t[0], tasks))[None]
         return vmap(one, in_dims=(None, 0), randomness="different")(theta, tasks)
 
 
@@ -84,17 +89,20 @@ def count(tasks: Task) -> int:
     return sizes.pop()
 
 
-def chunk_size(tasks: Task) -> int:
+def chunk_size(learner: Learner, tasks: Task) -> int:
     """How many tasks to compute at once: all on a GPU; on a CPU as many as keep the working set in its cache.
 
     Activations grow with the input, so what is bounded is the numbers of task data in a chunk. The largest divisor of
-    the number of tasks within the bound is taken: chunks of one shape are compiled once.
+    the number of tasks within the bound is taken: chunks of one shape are compiled once. Large tasks without an inner
+    gradient are computed one by one: each keeps the cores busy alone, and batching would only add copies.
     """
     leaf, n = tasks.support.x, count(tasks)
     if leaf.device.type != "cpu":
         return n
     numbers = sum(part.x[0].numel() for part in tasks)
     most = max(1, WORKING_SET // numbers)
+    if most < 8 and not learner.differentiates:
+        return 1
     return max(size for size in range(1, n + 1) if n % size == 0 and size <= most)
 
 

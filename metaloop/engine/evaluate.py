@@ -9,7 +9,7 @@ import torch.utils._pytree as pytree
 from torch import Tensor
 
 from ..core import Data, Learner, Task, Theta
-from .batch import chunks, predict
+from .batch import chunk_size, chunks, predict
 from .seeds import generator, noise
 
 if TYPE_CHECKING:
@@ -67,14 +67,15 @@ def evaluate(
     seed: int = 0,
     split: str = "test",
     metric: Callable[[Tensor, Tensor], Tensor] | None = None,
-    chunk: int = 10,
+    chunk: int | None = None,
     device: str | torch.device | None = None,
 ) -> Score:
     """Score f = F_theta(S) on the queries of `tasks` tasks from a split of the pool.
 
     The same seed and episode give the same tasks to every learner, so scores can be compared in pairs.
     metric: (predictions [tasks, n, ...], y [tasks, n, ...]) -> [tasks]; unless given, accuracy for classes and mean
-    squared error for numbers. chunk: how many tasks are adapted at once.
+    squared error for numbers. chunk: how many tasks are adapted at once; None lets
+        `engine.batch.chunk_size` choose.
     Raises ValueError if the pool cannot deal such tasks or the predictor does not fit their labels.
     """
     if tasks < 1:
@@ -92,7 +93,7 @@ def evaluate(
         if block == 0:
             check_outputs("evaluate", learner, theta, batch, ways)
         with noise(seed, "test noise", block):
-            for part in chunks(batch, chunk):
+            for part in chunks(batch, chunk or chunk_size(learner, batch)):
                 predicted, y = predict(learner, theta, part), part.query.y
                 scores.append((metric or score_tasks)(predicted, y).cpu())
                 name = name or ("mse" if y.is_floating_point() else "accuracy")

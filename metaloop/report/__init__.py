@@ -23,10 +23,13 @@ BINS = 100  # points of a training curve
 __all__ = ["write_report"]
 
 
-def write_report(run: Run, pool: Callable[[], Pool]) -> Path:
-    """Write RUN/report.html from what the folder holds; if pictures are missing, from tasks of the run's own pool()."""
+def write_report(run: Run, pool: Callable[[], Pool], *, tasks: int) -> Path:
+    """Write RUN/report.html from what the folder holds; where that is missing, from tasks of its own pool().
+
+    tasks: how many are tested for each point of a curve; 200 at most.
+    """
     assert run.folder is not None
-    entries, findings, recipe = kept(run.folder), find_out(run, pool), find(run.info["recipe"])
+    entries, findings, recipe = kept(run.folder), find_out(run, pool, tasks), find(run.info["recipe"])
     metric = "accuracy (%)" if run.info["pool"]["kind"] == "classification" else "mean squared error"
     html = page(
         recipe.name, f"{recipe.summary[0].upper()}{recipe.summary[1:]}: {recipe.paper}.",

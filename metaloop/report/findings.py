@@ -19,26 +19,27 @@ from ..tasks.pool import Pool
 from .results import in_units
 
 SHOTS = (1, 2, 3, 5, 10)
-TASKS = 200  # for each point of a curve
+TASKS = 200  # at most, for each point of a curve
 SHOWN = 3  # tasks, and queries of a class
 
 
-def find_out(run: Run, own: Callable[[], Pool]) -> dict[str, Any]:
+def find_out(run: Run, own: Callable[[], Pool], tasks: int) -> dict[str, Any]:
     """The findings on test tasks of a run's own pool, kept in RUN/report.json as long as the weights stay."""
     path = run.folder / "report.json" if run.folder else None
     if path is not None and path.exists():
         kept = json.loads(path.read_text())
         if kept["step"] == run.step:
             return kept
+    tasks = min(tasks, TASKS)
     row, at_test, pool = run.plan.rows[0], run.plan.at_test, own()
     queries = min(row.queries, 5) if pool.kind == "classification" else row.queries
-    shots = [_point(run, at_test(ways=row.ways), row, pool, k, queries) for k in sorted({*SHOTS, row.shots})]
+    shots = [_point(run, at_test(ways=row.ways), row, pool, tasks, k, queries) for k in sorted({*SHOTS, row.shots})]
     steps = [
-        _point(run, at_test(ways=row.ways, inner_steps=k), row, pool, row.shots, queries, x=k)
+        _point(run, at_test(ways=row.ways, inner_steps=k), row, pool, tasks, row.shots, queries, x=k)
         for k in run.plan.inner_steps
     ]
     found = {
-        "step": run.step, "label": row.label, "queries": queries, "tasks": TASKS,
+        "step": run.step, "label": row.label, "queries": queries, "tasks": tasks,
         "shots": [p for p in shots if p], "inner_steps": [p for p in steps if p],
         "examples": _examples(run, row, pool),
     }  # fmt: skip
@@ -47,14 +48,14 @@ def find_out(run: Run, own: Callable[[], Pool]) -> dict[str, Any]:
     return found
 
 
-def _point(run: Run, learner: Learner, row: Row, pool: Pool, shots: int, queries: int, x: int | None = None):
+def _point(run: Run, learner: Learner, row: Row, pool: Pool, tasks: int, shots: int, queries: int, x: int = 0):
     """[x, mean, ci95], or None where the data hold no such tasks."""
     episode: dict[str, Any] = {"ways": row.ways, "shots": shots, "queries": queries}
     try:
         pool.test.sample(tasks=1, **episode, generator=generator(0, "check", 0))
     except ValueError:
         return None
-    mean, ci95, _ = in_units(evaluate(learner, run.theta, pool, tasks=TASKS, **episode))
+    mean, ci95, _ = in_units(evaluate(learner, run.theta, pool, tasks=tasks, **episode))
     return [x or shots, mean, ci95]
 
 

@@ -1,0 +1,263 @@
+"""Time the meta-gradient of MAML, and ProtoNet's, beside other libraries: same weights, same tasks, same arithmetic.
+
+    python benchmarks/bench.py [--quick] [--device cpu|cuda] [--out results/bench-cpu.json]
+
+First every implementation's meta-gradient is compared with a plain loop's in float64; one that differs is not timed.
+Then the repeats are interleaved, so that whatever else the machine does falls on all alike. Peers that are not
+installed are left out with the reason. `make bench` installs them in an environment of their own.
+"""
+
+import argparse
+import importlib.metadata
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import metaloop as ml
+from metaloop.engine.run import machine, versions
+
+Step = Callable[[], list[torch.Tensor]]  # -> the meta-gradient, in the order of the network's parameters
+
+
+def network(ways: int) -> nn.Module:
+    return ml.nn.conv4((1, 28, 28), out=ways, downsample="stride", features="mean")
+
+
+def deal(tasks: int, ways: int, shots: int, queries: int, device: str) -> ml.Task:
+    """Random pictures and balanced labels: what is timed does not depend on what the pictures show."""
+    g = torch.Generator().manual_seed(0)
+
+    def data(n: int) -> ml.Data:
+        y = torch.arange(ways).repeat(n).expand(tasks, -1).contiguous()
+        return ml.Data(torch.rand(tasks, ways * n, 1, 28, 28, generator=g).to(device), y.to(device))
+
+    return ml.Task(data(shots), data(queries))
+
+
+def ours(module: nn.Module, theta, tasks: ml.Task, lr: float, compile: bool) -> Step:
+    net, init = ml.functional(module)
+    gradient = ml.meta_gradient(ml.maml(net, init, inner_lr=lr), compile=compile)
+    return lambda: list(gradient(theta, tasks)[0].values())
+
+
+def plain_loop(module: nn.Module, theta, tasks: ml.Task, lr: float) -> Step:
+    """A Python loop over tasks: torch.autograd.grad with create_graph, native batch norm."""
+
+    def step():
+        total = None
+        for i in range(len(tasks.support.x)):
+            leaves = {n: p.detach().requires_grad_() for n, p in theta.items()}
+            s, q = (ml.Data(d.x[i], d.y[i]) for d in tasks)
+            inner = F.cross_entropy(torch.func.functional_call(module, leaves, s.x), s.y)
+            g = torch.autograd.grad(inner, list(leaves.values()), create_graph=True)
+            fast = {n: p - lr * d for (n, p), d in zip(leaves.items(), g, strict=True)}
+            outer = F.cross_entropy(torch.func.functional_call(module, fast, q.x), q.y)
+            g = torch.autograd.grad(outer, list(leaves.values()))
+            total = g if total is None else [a + b for a, b in zip(total, g, strict=True)]
+        return [t / len(tasks.support.x) for t in total]
+
+    return step
+
+
+def with_higher(module: nn.Module, theta, tasks: ml.Task, lr: float) -> Step:
+    import higher  # type: ignore[import-not-found]
+
+    def step():
+        module.zero_grad()
+        descent = torch.optim.SGD(module.parameters(), lr=lr)
+        for i in range(len(tasks.support.x)):
+            with higher.innerloop_ctx(module, descent, copy_initial_weights=False) as (fast, inner):
+                inner.step(F.cross_entropy(fast(tasks.support.x[i]), tasks.support.y[i]))
+                loss = F.cross_entropy(fast(tasks.query.x[i]), tasks.query.y[i])
+                (loss / len(tasks.support.x)).backward()
+        return [p.grad for p in module.parameters()]
+
+    return step
+
+
+def with_torchopt(module: nn.Module, theta, tasks: ml.Task, lr: float) -> Step:
+    import torchopt  # type: ignore[import-not-found]
+
+    def step():
+        module.zero_grad()
+        inner = torchopt.MetaSGD(module, lr=lr)
+        start, state = torchopt.extract_state_dict(module), torchopt.extract_state_dict(inner)
+        for i in range(len(tasks.support.x)):
+            inner.step(F.cross_entropy(module(tasks.support.x[i]), tasks.support.y[i]))
+            loss = F.cross_entropy(module(tasks.query.x[i]), tasks.query.y[i])
+            (loss / len(tasks.support.x)).backward()
+            torchopt.recover_state_dict(module, start)
+            torchopt.recover_state_dict(inner, state)
+        return [p.grad for p in module.parameters()]
+
+    return step
+
+
+def with_learn2learn(module: nn.Module, theta, tasks: ml.Task, lr: float) -> Step:
+    import learn2learn  # type: ignore[import-not-found]
+
+    def step():
+        module.zero_grad()
+        maml = learn2learn.algorithms.MAML(module, lr=lr, first_order=False)
+        for i in range(len(tasks.support.x)):
+            fast = maml.clone()
+            fast.adapt(F.cross_entropy(fast(tasks.support.x[i]), tasks.support.y[i]))
+            loss = F.cross_entropy(fast(tasks.query.x[i]), tasks.query.y[i])
+            (loss / len(tasks.support.x)).backward()
+        return [p.grad for p in module.parameters()]
+
+    return step
+
+
+PEERS = {"higher": with_higher, "torchopt": with_torchopt, "learn2learn": with_learn2learn}
+
+
+def difference(a: list[torch.Tensor], b: list[torch.Tensor]) -> float:
+    """|a - b| / |b| over all parameters."""
+    a64, b64 = (torch.cat([t.detach().double().flatten() for t in ts]) for ts in (a, b))
+    return ((a64 - b64).norm() / b64.norm()).item()
+
+
+def maml_case(queries: int, device: str, repeats: int, compile: bool) -> dict:
+    """MAML, 5-way 1-shot, conv4-64 of stride 2, 32 tasks, one inner step, second order, float32."""
+    ways, lr = 5, 0.4
+    torch.manual_seed(0)
+    module = network(ways).to(device)
+    for name, p in module.named_parameters():
+        if "conv" in name:
+            nn.init.xavier_uniform_(p)
+    theta = {n: p.detach().clone() for n, p in module.named_parameters()}
+    tasks = deal(32, ways, 1, queries, device)
+    exact = plain_loop(
+        network(ways).to(device).double(), {n: p.double() for n, p in theta.items()},
+        ml.Task(*(ml.Data(d.x.double(), d.y) for d in tasks)), lr,
+    )()  # fmt: skip
+    steps = {"metaloop": ours(module, theta, tasks, lr, False), "plain loop": plain_loop(module, theta, tasks, lr)}
+    if compile:
+        steps["metaloop, compiled"] = ours(module, theta, tasks, lr, True)
+    left_out = {}
+    for name, build in PEERS.items():
+        try:
+            steps[name] = build(network_like(module, ways, device), theta, tasks, lr)
+        except ImportError as error:
+            left_out[name] = str(error)
+    return {"case": f"MAML 5-way 1-shot, {queries} queries per class", **race(steps, exact, repeats, device, left_out)}
+
+
+def network_like(module: nn.Module, ways: int, device: str) -> nn.Module:
+    twin = network(ways).to(device)
+    twin.load_state_dict(module.state_dict())
+    return twin
+
+
+def protonet_case(device: str, repeats: int, compile: bool) -> dict:
+    """ProtoNet, 20 tasks of 5-way 5-shot with 15 queries: all at once, or a Python loop over episodes."""
+    ways = 5
+    torch.manual_seed(0)
+    module = ml.nn.conv4((1, 28, 28)).to(device)
+    net, init = ml.functional(module)
+    theta = {n: p.detach().clone() for n, p in module.named_parameters()}
+    tasks = deal(20, ways, 5, 15, device)
+
+    def of(theta, tasks, compile=False) -> Step:
+        gradient = ml.meta_gradient(ml.protonet(net, init, ways=ways), compile=compile)
+        return lambda: list(gradient(theta, tasks)[0].values())
+
+    def loop(theta, tasks) -> Step:
+        def step():
+            leaves = {n: p.detach().requires_grad_() for n, p in theta.items()}
+            for i in range(len(tasks.support.x)):
+                s, q = (ml.Data(d.x[i], d.y[i]) for d in tasks)
+                z, zq = (torch.func.functional_call(module, leaves, d.x) for d in (s, q))
+                c = torch.stack([z[s.y == k].mean(0) for k in range(ways)])
+                loss = F.cross_entropy(-torch.cdist(zq, c).square(), q.y)
+                (loss / len(tasks.support.x)).backward()
+            return [p.grad for p in leaves.values()]
+
+        return step
+
+    exact = of({n: p.double() for n, p in theta.items()}, ml.Task(*(ml.Data(d.x.double(), d.y) for d in tasks)))()
+    steps = {"metaloop": of(theta, tasks), "plain loop over episodes": loop(theta, tasks)}
+    if compile:
+        steps["metaloop, compiled"] = of(theta, tasks, True)
+    return {"case": "ProtoNet 5-way 5-shot, 15 queries per class", **race(steps, exact, repeats, device, {})}
+
+
+def race(steps: dict[str, Step], exact, repeats: int, device: str, left_out: dict[str, str]) -> dict:
+    """Check the gradients, warm up, then time the implementations in turn."""
+    errors = {name: difference(step(), exact) for name, step in steps.items()}
+    for name, error in list(errors.items()):
+        if not error < 1e-3:
+            left_out[name] = f"its meta-gradient differs by {error:.1e}"
+            del steps[name]
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(repeats):
+        for name, step in steps.items():
+            if device == "cuda":
+                torch.cuda.synchronize()
+            began = time.perf_counter()
+            step()
+            if device == "cuda":
+                torch.cuda.synchronize()
+            times[name].append(1e3 * (time.perf_counter() - began))
+    rows = {}
+    for name, ms in times.items():
+        low, median, high = statistics.quantiles(ms, n=4)
+        rows[name] = {"median_ms": median, "quartiles_ms": [low, high], "gradient_error": errors[name]}
+    fastest_other = min(row["median_ms"] for name, row in rows.items() if not name.startswith("metaloop"))
+    for row in rows.values():
+        row["times_faster_than_the_best_other"] = fastest_other / row["median_ms"]
+    return {"rows": rows, "left_out": left_out, "repeats": repeats}
+
+
+def sgemm_gflops(device: str) -> float:
+    """The machine's own rate on a large float32 matrix product."""
+    a, b = (torch.randn(2048, 2048, device=device) for _ in range(2))
+    a @ b
+    times = []
+    for _ in range(5):
+        began = time.perf_counter()
+        (a @ b).sum().item()
+        times.append(time.perf_counter() - began)
+    return 2 * 2048**3 / statistics.median(times) / 1e9
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="few repeats, nothing compiled: to see that it runs")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--out", default="bench.json")
+    args = parser.parse_args()
+    repeats, compile = (3, False) if args.quick else (15, True)
+    cases = [maml_case(1, args.device, repeats, compile), maml_case(15, args.device, repeats, compile)]
+    cases.append(protonet_case(args.device, repeats, compile))
+    installed = {}
+    for name in PEERS:
+        try:
+            installed[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            installed[name] = None
+    result = {
+        "command": "python benchmarks/bench.py", "device": args.device, "sgemm_gflops": sgemm_gflops(args.device),
+        "machine": machine(), "versions": {**versions(), **installed}, "cases": cases,
+    }  # fmt: skip
+    Path(args.out).write_text(json.dumps(result, indent=2) + "\n")
+    for case in cases:
+        print(case["case"])
+        for name, row in sorted(case["rows"].items(), key=lambda item: item[1]["median_ms"]):
+            low, high = row["quartiles_ms"]
+            ratio = row["times_faster_than_the_best_other"]
+            print(f"  {name:26} {row['median_ms']:8.1f} ms  ({low:.1f} to {high:.1f})  {ratio:5.2f}x")
+        for name, reason in case["left_out"].items():
+            print(f"  {name:26} left out: {reason}")
+    print(f"sgemm {result['sgemm_gflops']:.0f} GFLOP/s; written to {args.out}")
+
+
+if __name__ == "__main__":
+    main()
