@@ -436,11 +436,14 @@ def test_streams_are_the_same_everywhere_and_for_ever():
 
 
 @pytest.mark.parametrize(
-    ("n", "numbers", "size"), [(32, 1, 32), (32, 2**12, 32), (32, 2**13, 16), (30, 2**15, 3), (7, 2**20, 1)]
+    ("n", "numbers", "size", "alone"),
+    [(32, 1, 32, 32), (32, 2**12, 32, 32), (32, 2**13, 16, 16), (30, 2**15, 3, 1), (7, 2**20, 1, 1)],
 )
-def test_chunks_divide_the_batch_within_the_working_set(n, numbers, size):
+def test_chunks_divide_the_batch_within_the_working_set(n, numbers, size, alone):
     data = Data(torch.zeros(1, 1).expand(n, numbers), torch.zeros(n, 1))
-    assert batch.chunk_size(Task(data, data)) == size
+    for differentiates, want in ((True, size), (False, alone)):
+        learner = Learner(print, print, print, differentiates=differentiates)
+        assert batch.chunk_size(learner, Task(data, data)) == want
 
 
 # Files
