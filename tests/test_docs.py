@@ -56,7 +56,7 @@ def quick(words: list[str]) -> list[str]:
     if words[0] in ("train", "evaluate", "compare"):
         words = [*words, "--tasks", "4"]
     if words[0] == "train":
-        words = [*words[:2], *(w for w in words[2:] if w != "--compile"), "--steps", "2"]
+        words = [*words[:2], *(w for w in words[2:] if w != "--compile"), "--steps", "1"]
     return words
 
 

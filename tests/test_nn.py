@@ -327,9 +327,9 @@ def test_conv4_is_the_papers_network():
     """Four 3x3 convolutions of 64 filters, each with a scale and a shift; a bias only where it is not void."""
     weights = 9 * 64 * (1 + 3 * 64)
     counts = {p: sum(w.numel() for w in conv4(norm_policy=p).parameters()) for p in POLICIES}
-    for policy in ("transductive", "support", "running"):
+    for policy in ("transductive", "support", "running", "instance"):
         assert counts[policy] == weights + 4 * 128
-    for policy in ("group", "layer", "instance"):
+    for policy in ("group", "layer"):
         assert counts[policy] == weights + 4 * 128 + 4 * 64
     kinds = [type(layer).__name__ for block in list(conv4().body)[:4] for layer in block]
     assert kinds == ["Conv2d", "BatchNorm", "ReLU", "MaxPool2d"] * 4
@@ -449,3 +449,44 @@ def test_a_gradient_that_was_always_zero_has_a_finite_derivative(method):
     slope = grad(after_two_steps)(torch.tensor([1.0, 1.0]))
     assert slope.isfinite().all()
     assert slope[1] == 1
+
+
+# Modes of a network
+
+
+def test_a_theta_without_statistics_serves_support_norms_and_is_refused_by_running_ones(x):
+    net, init = functional(conv4((1, 16, 16), width=2))
+    theta = init(0)
+    support, support_init = functional(conv4((1, 16, 16), width=2, norm_policy="support"))
+    with_statistics = {**support_init(0), **theta}
+    for params in (theta, with_statistics):
+        query_net, conditioned = support.condition(params, x)
+        assert_close(query_net(conditioned, x), net(theta, x))
+    running, _ = functional(conv4((1, 16, 16), width=2, norm_policy="running"))
+    with pytest.raises(ValueError, match=r"theta has no 'body\.0\.norm\.running_mean'"):
+        running.eval()(theta, x)
+
+
+def test_a_conditioned_network_can_be_conditioned_again(x):
+    net, init = functional(conv4((1, 16, 16), width=2, norm_policy="support"))
+    theta = init(0)
+    first = net.condition(theta, x)
+    again = first[0].eval().condition(first[1], 2 * x + 1)
+    assert_close(again[1], net.condition(theta, 2 * x + 1)[1])
+
+
+def test_statistics_are_estimated_under_dropout():
+    module = nn.Sequential(nn.Conv2d(1, 3, 3), nn.Dropout(0.5), norm(3, "running"), nn.Flatten())
+    net, init = functional(module)
+    learner = protonet(net, init, ways=WAYS)
+    first, second = init(0), init(0)
+    for theta in (first, second):
+        calibrate(learner, theta, Fixed(pictures(3, 0)), tasks=3, ways=WAYS, shots=2, queries=2)
+    assert_close(first, second)
+    assert first["2.running_mean"].abs().min() > 0
+
+
+def test_norm_statistics_are_no_parameters_to_descend(x):
+    net, init = functional(conv4((1, 16, 16), width=2, out=WAYS, norm_policy="support"))
+    theta = maml(net, init, inner_lr=0.1, learn_lr="parameter").init(0)
+    assert set(theta["net"]) - set(theta["inner_lr"]) == {n for n in theta["net"] if "running" in n}

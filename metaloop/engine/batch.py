@@ -32,6 +32,9 @@ def meta_gradient(learner: Learner, *, chunk: int | None = None, compile: bool =
     Raises ValueError if the tensors of `tasks` disagree on the number of tasks, or there are none.
     """
 
+    if chunk is not None and chunk < 1:
+        raise ValueError(f"meta_gradient: chunk={chunk}, expected at least 1, or None.")
+
     def one(theta: Theta, task: Task) -> tuple[Tensor, tuple[Tensor, Info]]:
         loss, info = learner.objective(learner.adapt, theta, task)
         return loss, (loss.detach(), {n: v.detach() for n, v in info.items()})

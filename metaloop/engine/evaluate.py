@@ -80,7 +80,7 @@ def evaluate(
     """
     if tasks < 1:
         raise ValueError(f"evaluate: tasks={tasks}, expected at least 1.")
-    source, scores, name = getattr(pool, split), [], metric.__name__ if metric else ""
+    source, scores, name = getattr(pool, split), [], getattr(metric, "__name__", "metric") if metric else ""
     where = device or pytree.tree_leaves(theta)[0].device
     for block, start in enumerate(range(0, tasks, BLOCK)):
         batch = source.sample(

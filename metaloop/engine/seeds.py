@@ -18,7 +18,7 @@ def generator(seed: int, stream: str, index: int) -> torch.Generator:
 
 @contextmanager
 def noise(seed: int, stream: str, index: int) -> Iterator[None]:
-    """Torch's own random numbers (dropout, say) come from that place; afterwards they go on where they were."""
+    """Torch's own random numbers (dropout, say) come from that place; the CPU's then go on where they were."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(generator(seed, stream, index).initial_seed())
         yield

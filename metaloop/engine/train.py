@@ -98,8 +98,7 @@ def fit(
     log = Log(folder, steps=steps, start=start, seconds=run.seconds, tasks=tasks, show=progress)
 
     def save() -> None:
-        """Estimate the population statistics, then keep everything."""
-        calibrate(learner, theta, pool, seed=seed, **episode)
+        """Keep everything."""
         for name, leaf in checkpoint.flatten(theta, "theta").items():
             if not leaf.isfinite().all():
                 raise NonFinite(f"step {run.step}: {name} is not finite after it. Lower the learning rates, or clip.")
@@ -113,6 +112,8 @@ def fit(
             for old in checkpoints(folder)[:-2]:
                 old.unlink()
 
+    if steps == 0:
+        save()
     every = checkpoint_every or max(1, min(1000, steps // 10))
     with log, Interrupt() as interrupt:
         for step in range(start, steps):
@@ -123,13 +124,17 @@ def fit(
             _descend(leaves, pytree.tree_leaves(grads), descent, scheduler, clip)
             run.step = step + 1
             log.step(run.step, {"loss": loss, **scalars})
-            if validate_every and (run.step % validate_every == 0 or run.step == steps):
+            last = run.step == steps
+            judging = validate_every and (run.step % validate_every == 0 or last)
+            saving = interrupt.asked or run.step % every == 0 or last
+            if judging or saving:
                 calibrate(learner, theta, pool, seed=seed, **episode)
+            if judging:
                 score = evaluate(run.learner, theta, pool, split="val", **judged)  # type: ignore[arg-type]
                 log.score(run.step, score)
-            if interrupt.asked or run.step % every == 0 or run.step == steps:
+            if saving:
                 save()
-            if interrupt.asked:
+            if saving and interrupt.asked:
                 raise KeyboardInterrupt
     return run
 
@@ -143,9 +148,10 @@ def calibrate(learner: Learner, theta: Theta, pool: "Pool", *, seed: int = 0, ta
         return
     batch = pool.train.sample(tasks=tasks, **episode, generator=generator(seed, "statistics", 0))
     parts = []
-    with torch.no_grad():
+    with torch.no_grad(), noise(seed, "statistics", 1):
         for part in chunks(batch, 8):
-            parts.append(vmap(learner.statistics, in_dims=(None, 0))(theta, part.support))
+            statistics = vmap(learner.statistics, in_dims=(None, 0), randomness="different")
+            parts.append(statistics(theta, part.support))
     _overwrite(theta, pytree.tree_map(lambda *values: torch.cat(values).mean(0), *parts))
 
 

@@ -1,7 +1,7 @@
 """Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks
 Finn, Abbeel & Levine, ICML 2017, arXiv:1703.03400
 
-Learn an initialisation theta from which a few gradient steps solve a new task.
+Learn an initialisation theta from which a few gradient steps solve a new task:
 
     phi_0     = theta
     phi_{k+1} = phi_k - alpha * grad_phi L(phi_k; S)        k = 0 .. K-1        (1)
@@ -9,18 +9,17 @@ Learn an initialisation theta from which a few gradient steps solve a new task.
     theta     = argmin  E_task  L(phi_K; Q)                                     (3)
 
 and what has been made of it since, each an option:
-
     first-order MAML (same paper)      the gradient in (1) is held constant in (3)
     ANIL   (Raghu et al. 2020, arXiv:1909.09157)      (1) moves the head only
     Meta-SGD (Li et al. 2017, arXiv:1707.09835)       alpha learned, one per parameter       (4)
     MAML++ (Antoniou et al. 2019, arXiv:1810.09502)   alpha learned, per tensor and step     (5)
                                                       L = sum_k w_k L(phi_k; Q) in (3)       (6)
 
-Departs: L is the mean cross-entropy. The authors' code sums it over the classes, so their alpha = 0.4 for
-5 ways and 0.1 for 20 ways are both alpha = 2 here.
+Departs: L is the mean cross-entropy; the authors' sums over classes, so their 0.4 for 5 ways and 0.1 for 20 are 2 here.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -29,7 +28,7 @@ from torch import Tensor
 from torch.func import grad
 
 from ..core import Data, Learner, Params, Task, predictor, static
-from ..nn import Descent, condition, population, sgd
+from ..nn import Descent, condition, learned, population, sgd
 from ..objectives.query import query_loss, scalars
 
 
@@ -51,18 +50,20 @@ def maml(
     inner_lr: float,
     inner_steps: int = 1,
     first_order: bool = False,
-    adapts: str | Callable[[str], bool] | None = None,
+    adapts: str | Callable[[str], bool] = "",
     learn_lr: str | None = None,
     step_weights: Sequence[float] | None = None,
+    batch: int | None = None,
     optimizer: Descent | None = None,
     loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
 ) -> Learner:
     """MAML: theta is net's initialisation, f is net after inner_steps steps of descent on the support loss.
 
     adapts: which parameters (1) moves: a prefix of their names ("head" is ANIL) or a test of the name.
-    learn_lr: None, "parameter" (4), or "layer-step" (5). Then theta = {"net": ..., "inner_lr": ...}, with
-        every rate starting at inner_lr.
+    learn_lr: None, "parameter" (4), or "layer-step" (5), whose last rate serves any further steps at meta-test. Then
+        theta = {"net": ..., "inner_lr": ...}, with every rate starting at inner_lr.
     step_weights: w_1 .. w_K of (6); their sum should be 1. None scores phi_K alone.
+    batch: examples per inner step, taken in order and cyclically from S; None takes all of S.
     optimizer: the inner method of (1), `metaloop.nn.sgd()` unless given.
     Raises ValueError if no parameter is adapted, or on an unknown learn_lr, or on weights not one per step.
     """
@@ -70,32 +71,35 @@ def maml(
         raise ValueError(f'maml: learn_lr is {learn_lr!r}, expected None, "parameter" or "layer-step".')
     if step_weights is not None and len(step_weights) != inner_steps:
         raise ValueError(f"maml: {len(step_weights)} step_weights for inner_steps={inner_steps}. Give one each.")
-    moves = adapts if callable(adapts) else lambda name: name.startswith(adapts or "")
     method = optimizer or sgd()
+
+    def moved(phi: Params) -> Params:
+        moves = adapts if callable(adapts) else lambda name: name.startswith(adapts)
+        return {n: p for n, p in learned(phi).items() if moves(n)}
 
     def start(seed: int):
         theta = init(seed)
-        moved = {n: p for n, p in theta.items() if moves(n)}
-        if not moved:
+        fast = moved(theta)
+        if not fast:
             raise ValueError(f"maml: adapts={adapts!r} names no parameter. There are: {', '.join(theta)}.")
-        if learn_lr == "parameter":                                                     # (4)
-            return {"net": theta, "inner_lr": {n: p.new_full(p.shape, inner_lr) for n, p in moved.items()}}
-        if learn_lr == "layer-step":                                                    # (5)
-            rates = {n: p.new_full((inner_steps,), inner_lr) for n, p in moved.items()}
-            return {"net": theta, "inner_lr": rates}
-        return theta
+        if learn_lr is None:
+            return theta
+        size = {"parameter": lambda p: p.shape, "layer-step": lambda p: (inner_steps,)}[learn_lr]  # (4), (5)
+        return {"net": theta, "inner_lr": {n: p.new_full(size(p), inner_lr) for n, p in fast.items()}}
 
     def path(theta, S: Data):
-        """phi_1 .. phi_K."""
-        phi, alpha = (theta["net"], theta["inner_lr"]) if learn_lr else (theta, None)
-        fast = {n: p for n, p in phi.items() if moves(n)}
-        state = method.init(fast)
+        """phi_0, phi_1 .. phi_K."""
+        phi = theta["net"] if learn_lr else theta
+        alpha: Any = theta["inner_lr"] if learn_lr else inner_lr
+        fast, n, state = moved(phi), len(S.x), method.init(moved(phi))
+        yield phi
         for k in range(inner_steps):
-            g = grad(lambda fast: loss(net({**phi, **fast}, S.x), S.y))(fast)  # noqa: B023
+            B = [i % n for i in range(k * batch, (k + 1) * batch)] if batch and batch < n else slice(None)
+            g = grad(lambda fast: loss(net({**phi, **fast}, S.x[B]), S.y[B]))(fast)  # noqa: B023
             if first_order:
                 g = {n: g_n.detach() for n, g_n in g.items()}
-            lr = {n: a[k] for n, a in alpha.items()} if alpha and learn_lr == "layer-step" else alpha
-            fast, state = method.update(lr or inner_lr, g, fast, state)                 # (1)
+            lr = {n: a[min(k, len(a) - 1)] for n, a in alpha.items()} if learn_lr == "layer-step" else alpha
+            fast, state = method.update(lr, g, fast, state)                             # (1)
             phi = {**phi, **fast}
             yield phi
 
@@ -104,14 +108,11 @@ def maml(
         return FineTuned(phi, query_net)                                                # (2)
 
     def adapt(theta, S: Data) -> FineTuned:
-        phi = theta["net"] if learn_lr else theta
-        for phi in path(theta, S):  # noqa: B007
-            pass
-        return predictor_of(phi, S)
+        return predictor_of(list(path(theta, S))[-1], S)
 
     def multi_step(adapt, theta, task: Task):
         S, Q = task
-        each = [predictor_of(phi, S)(Q.x) for phi in path(theta, S)]
+        _, *each = [predictor_of(phi, S)(Q.x) for phi in path(theta, S)]
         losses = [w * loss(predicted, Q.y) for w, predicted in zip(step_weights or (), each, strict=True)]
         return torch.stack(losses).sum(), scalars(each[-1], Q.y)                        # (6)
 

@@ -66,7 +66,7 @@ def pretrain(
         z = embed(theta["embed"], S.x)
         query_embed, params = condition(embed, theta["embed"], S.x)
         if head == "prototypes":
-            return NearestPrototype(params, prototypes(z, S.y, ways), query_embed, None)   # (2)
+            return NearestPrototype(params, *prototypes(z, S.y, ways), query_embed, None)  # (2)
         phi = {"V": z.new_zeros(ways, dim), "v": z.new_zeros(ways)}
         state = method.init(phi)
         for _ in range(inner_steps):
@@ -79,4 +79,4 @@ def pretrain(
         logits = embed(theta["embed"], x) @ theta["W"].mT + theta["b"]
         return F.cross_entropy(logits, y), scalars(logits, y)                              # (1)
 
-    return Learner(start, adapt, objective, differentiates=False, statistics=population(embed, "embed"))
+    return Learner(start, adapt, objective, differentiates=head == "linear", statistics=population(embed, "embed"))

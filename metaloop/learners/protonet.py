@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..core import Data, Learner, Params, predictor, static
@@ -30,20 +30,25 @@ class NearestPrototype:
 
     theta: Params
     c: Float[Tensor, "ways dim"]
+    present: Bool[Tensor, " ways"]  # a class without examples is never chosen
     embed: Callable[[Params, Tensor], Tensor] = static()
     temperature: float | None = static()
 
     def __call__(self, x: Float[Tensor, "n ..."]) -> Float[Tensor, "n ways"]:
         z = self.embed(self.theta, x)
+        score = -(z[:, None] - self.c).square().sum(-1)                                   # (2)
         if self.temperature is not None:
-            return F.normalize(z, dim=-1) @ F.normalize(self.c, dim=-1).mT * self.temperature
-        return -(z[:, None] - self.c).square().sum(-1)                                    # (2)
+            score = F.normalize(z, dim=-1) @ F.normalize(self.c, dim=-1).mT * self.temperature
+        return torch.where(self.present, score, -torch.inf)
 
 
-def prototypes(z: Float[Tensor, "n dim"], y: Int[Tensor, " n"], ways: int) -> Float[Tensor, "ways dim"]:
-    """The mean of z over each class of y."""
+def prototypes(
+    z: Float[Tensor, "n dim"], y: Int[Tensor, " n"], ways: int
+) -> tuple[Float[Tensor, "ways dim"], Bool[Tensor, " ways"]]:
+    """The mean of z over each class of y, and which classes there are."""
     member = (y[:, None] == torch.arange(ways, device=y.device)).to(z)
-    return (member.mT @ z) / member.sum(0)[:, None]                                       # (1)
+    count = member.sum(0)
+    return (member.mT @ z) / count.clamp_min(1)[:, None], count > 0                       # (1)
 
 
 def protonet(
@@ -63,9 +68,9 @@ def protonet(
     scale = temperature if metric == "cosine" else None
 
     def adapt(theta: Params, S: Data) -> NearestPrototype:
-        c = prototypes(embed(theta, S.x), S.y, ways)
+        c, present = prototypes(embed(theta, S.x), S.y, ways)
         query_embed, theta = condition(embed, theta, S.x)
-        return NearestPrototype(theta, c, query_embed, scale)
+        return NearestPrototype(theta, c, present, query_embed, scale)
 
     return Learner(
         init, adapt, query_loss(F.cross_entropy),                                         # (3, 4)

@@ -14,24 +14,22 @@ code carries them from task to task in meta-training.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.func import grad
 
-from ..core import Data, Learner, Params, Task
-from ..nn import Descent, adam, condition, population
-from ..objectives.query import scalars
-from .maml import FineTuned
+from ..core import Learner, Params, Task
+from ..nn import Descent, adam, learned
+from .maml import maml
 
 
 def distance_to_solution(adapt, theta: Params, task: Task):
-    """1/2 |theta - phi|^2 with phi held constant; its gradient is theta - phi."""
-    f = adapt({n: p.detach() for n, p in theta.items()}, task.support)
-    squares = [(p - f.phi[n].detach()).square().sum() for n, p in theta.items()]
-    loss = torch.stack(squares).sum() / 2                                                # (2)
-    return loss, scalars(f(task.query.x), task.query.y)
+    """1/2 |theta - phi|^2 with phi held constant; its gradient is theta - phi. The query set is not used."""
+    phi = adapt({n: p.detach() for n, p in theta.items()}, task.support).phi
+    squares = [(p - phi[n].detach()).square().sum() for n, p in learned(theta).items()]
+    return torch.stack(squares).sum() / 2, {}                                            # (2)
 
 
 def reptile(
@@ -46,18 +44,10 @@ def reptile(
 ) -> Learner:
     """Reptile: theta is net's initialisation, f is net after inner_steps minibatch steps on the support set.
 
-    batch: examples per inner step, taken in order and cyclically from S; None takes all of S.
+    batch: examples per inner step, taken in order and cyclically from S; None, or one not below its size, takes all.
     optimizer: the inner method; `metaloop.nn.adam(beta1=0)`, as published, unless given.
     """
     method = optimizer or adam(beta1=0.0)
-
-    def adapt(theta: Params, S: Data) -> FineTuned:
-        phi, state, n = theta, method.init(theta), len(S.x)
-        for k in range(inner_steps):
-            B = [i % n for i in range(k * batch, (k + 1) * batch)] if batch and batch < n else slice(None)
-            g = grad(lambda phi: loss(net(phi, S.x[B]), S.y[B]))(phi)  # noqa: B023
-            phi, state = method.update(inner_lr, g, phi, state)                          # (1)
-        query_net, phi = condition(net, phi, S.x)
-        return FineTuned(phi, query_net)                                                 # (3)
-
-    return Learner(init, adapt, distance_to_solution, statistics=population(net))
+    F_theta = maml(net, init, inner_lr=inner_lr, inner_steps=inner_steps, first_order=True,
+                   batch=batch, optimizer=method, loss=loss)  # fmt: skip               # (1, 3)
+    return replace(F_theta, objective=distance_to_solution)

@@ -2,10 +2,10 @@
 
 from .backbones import Backbone, Mean, conv4, mlp, resnet12
 from .descent import Descent, adam, rmsprop, sgd
-from .functional import Net, condition, functional, population
+from .functional import Net, condition, functional, learned, population
 from .norms import POLICIES, BatchNorm, norm
 
 __all__ = [
-    "POLICIES", "Backbone", "BatchNorm", "Descent", "Mean", "Net", "adam", "condition", "conv4", "functional", "mlp",
-    "norm", "population", "resnet12", "rmsprop", "sgd",
+    "POLICIES", "Backbone", "BatchNorm", "Descent", "Mean", "Net", "adam", "condition", "conv4", "functional",
+    "learned", "mlp", "norm", "population", "resnet12", "rmsprop", "sgd",
 ]

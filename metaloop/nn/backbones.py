@@ -31,18 +31,20 @@ def conv4(
     shape: (channels, height, width) of an input. out: size of the linear head, or None for the features.
     downsample: "max" (Vinyals et al. 2016: stride 1, then 2x2 max-pooling) or "stride" (MAML's Omniglot
     network: stride 2, no pooling). features: "flatten" all positions, or their "mean".
-    Convolutions are Xavier-initialised; a bias before a batch norm would be void, so only group, layer and
-    instance norms keep one.
+    Convolutions are Xavier-initialised; a bias before a norm of each channel would be void, so only group
+    and layer norms keep one.
     """
     if downsample not in ("max", "stride"):
         raise ValueError(f"conv4: downsample is {downsample!r}, expected 'max' or 'stride'.")
     if len(shape) != 3:
         raise ValueError(f"conv4: inputs have shape {tuple(shape)}, expected images (channels, height, width).")
+    if features not in ("flatten", "mean"):
+        raise ValueError(f"conv4: features is {features!r}, expected 'flatten' or 'mean'.")
     channels, *size = shape
     blocks = []
     for _ in range(4):
         stride = 2 if downsample == "stride" else 1
-        bias = norm_policy in ("group", "layer", "instance")
+        bias = norm_policy in ("group", "layer")
         layers = [
             ("conv", Conv2d(channels, width, 3, stride=stride, padding=1, bias=bias)),
             ("norm", norm(width, norm_policy)),
@@ -82,7 +84,8 @@ def resnet12(
     norm_policy: str = "transductive",
 ) -> Backbone:
     """ResNet-12 (Lee et al. 2019, arXiv:1904.03758): four residual blocks of three 3x3 convolutions, each
-    closed by 2x2 max-pooling, then the mean over positions. Their DropBlock is left out."""
+    closed by 2x2 max-pooling, then the mean over positions. Their DropBlock is left out, and convolutions are
+    Xavier-initialised."""
     channels, blocks = shape[0], []
     for width in widths:
         blocks.append(_Residual(channels, width, norm_policy))

@@ -10,6 +10,8 @@ from torch.func import functional_call
 from ..core import Params
 from .norms import BatchNorm
 
+STATISTICS = ("running_mean", "running_var")
+
 # Layers that torch.func cannot batch over tasks, or differentiate twice, and what to use instead.
 UNSAFE: dict[type[nn.Module], str] = {
     nn.SyncBatchNorm: 'metaloop.nn.norm(channels, "transductive")',
@@ -31,13 +33,16 @@ class Net:
         self.training, self.conditioned = training, conditioned
         self._recorder = _skeleton(self.module)
         for layer in _norms(self._recorder):
-            layer.record = True
+            layer.record, layer.stored = True, False
         for layer in _norms(self.module):
             layer.stored = conditioned if layer.policy == "support" else not training
         self._variants: dict[tuple[bool, bool], Net] = {(training, conditioned): self}
         self.policies = frozenset(layer.policy for layer in _norms(self.module))
+        self._needed = [n for p in self.policies if p != "transductive" for n in self._statistics(p, stored=True)]
 
     def __call__(self, params: Params, x: Tensor) -> Tensor:
+        if missing := [n for n in self._needed if n not in params]:
+            raise ValueError(f"net: theta has no '{missing[0]}', which its norm policy needs: it is another network's.")
         return functional_call(self.module, params, (x,))
 
     def _variant(self, training: bool, conditioned: bool) -> "Net":
@@ -63,11 +68,14 @@ class Net:
         return self._record(params, x, "running")
 
     def _record(self, params: Params, x: Tensor, policy: str) -> Params:
-        buffers = {k: v for k, v in params.items() if k.endswith(("running_mean", "running_var"))}
-        seen = dict(params)
+        seen = {**dict(self._recorder.named_buffers()), **params}
         functional_call(self._recorder, seen, (x,))  # leaves what each norm saw in `seen`
-        ours = [n for n, m in self.module.named_modules() if isinstance(m, BatchNorm) and m.policy == policy]
-        return {k: seen[k] for k in buffers if k.rpartition(".")[0] in ours}
+        return {n: seen[n] for n in self._statistics(policy)}
+
+    def _statistics(self, policy: str, stored: bool = False) -> list[str]:
+        """The names of the statistics of a policy's norms: of all, or of those that use stored ones."""
+        norms = [(n, m) for n, m in self.module.named_modules() if isinstance(m, BatchNorm) and m.policy == policy]
+        return [f"{n}.{s}".lstrip(".") for n, m in norms if m.stored or not stored for s in STATISTICS]
 
 
 def functional(module: nn.Module, *, reset: bool = True) -> tuple[Net, Callable[[int], Params]]:
@@ -108,6 +116,11 @@ def condition(net: Callable, params: Params, x: Tensor) -> tuple[Callable, Param
     This is where the `support` norm policy acts; for every other network it returns its arguments.
     """
     return net.condition(params, x) if isinstance(net, Net) else (net, params)
+
+
+def learned(params: Params) -> Params:
+    """What descent moves: the parameters without the norm statistics."""
+    return {n: p for n, p in params.items() if not n.endswith(STATISTICS)}
 
 
 def population(net: Callable, key: str | None = None) -> Callable | None:

@@ -49,14 +49,14 @@ def find_out(run: Run, own: Callable[[], Pool], tasks: int) -> dict[str, Any]:
 
 
 def _point(run: Run, learner: Learner, row: Row, pool: Pool, tasks: int, shots: int, queries: int, x: int = 0):
-    """[x, mean, ci95], or None where the data hold no such tasks."""
+    """[x, mean, ci95], or None where the data hold no such tasks, or the inner steps diverge."""
     episode: dict[str, Any] = {"ways": row.ways, "shots": shots, "queries": queries}
     try:
         pool.test.sample(tasks=1, **episode, generator=generator(0, "check", 0))
     except ValueError:
         return None
     mean, ci95, _ = in_units(evaluate(learner, run.theta, pool, tasks=tasks, **episode))
-    return [x or shots, mean, ci95]
+    return [x or shots, mean, ci95] if ci95 is not None else None
 
 
 def _examples(run: Run, row: Row, pool: Pool) -> list[dict[str, Any]]:

@@ -186,3 +186,12 @@ def test_regression_on_the_mean_squared_error():
 def test_bad_options_are_named(wrong, message):
     with pytest.raises(ValueError, match=message):
         maml(net, init, **{"inner_lr": LR, **wrong}).init(0)
+
+
+def test_the_last_learned_rate_serves_further_steps():
+    """MAML++ with more inner steps at meta-test than it has rates for."""
+    learner = maml(net, init, inner_lr=0.1, inner_steps=2, learn_lr="layer-step")
+    longer = maml(net, init, inner_lr=0.1, inner_steps=4, learn_lr="layer-step")
+    start, S = pytree.tree_map(torch.Tensor.double, learner.init(0)), one(blobs(1, 0), 0).support
+    spelled = {n: torch.cat([a, a[-1:], a[-1:]]) for n, a in start["inner_lr"].items()}
+    assert_close(longer.adapt(start, S).phi, longer.adapt({**start, "inner_lr": spelled}, S).phi)

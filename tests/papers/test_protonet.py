@@ -73,3 +73,13 @@ def test_the_temperature_scales_cosines(theta, task):
 def test_an_unknown_metric_is_refused():
     with pytest.raises(ValueError, match="metric is 'manhattan', expected 'euclidean' or 'cosine'"):
         protonet(embed, init, ways=WAYS, metric="manhattan")
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+def test_a_class_without_examples_is_never_chosen_and_changes_nothing(theta, task, metric):
+    few, many = (protonet(embed, init, ways=ways, metric=metric) for ways in (WAYS, WAYS + 2))
+    scores = many.adapt(theta, task.support)(task.query.x)
+    assert_close(scores[:, :WAYS], few.adapt(theta, task.support)(task.query.x))
+    assert (scores[:, WAYS:] == -torch.inf).all()
+    one_task = Task(*(Data(d.x[None], d.y[None]) for d in task))
+    assert_close(meta_gradient(many)(theta, one_task)[:2], meta_gradient(few)(theta, one_task)[:2])

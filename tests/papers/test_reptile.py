@@ -65,9 +65,7 @@ def test_the_gradient_is_theta_minus_phi(theta, tasks):
     phis = [solve(theta, one(tasks, i).support, MINIBATCHES, published) for i in range(3)]
     assert_close(grads, {n: theta[n] - sum(phi[n] for phi in phis) / 3 for n in theta})
     assert_close(loss, sum((theta[n] - phi[n]).pow(2).sum() for phi in phis for n in theta) / 2 / 3)
-    queries = [one(tasks, i).query for i in range(3)]
-    right = [(net(phi, x).argmax(1) == y).double() for phi, (x, y) in zip(phis, queries, strict=True)]
-    assert_close(info["accuracy"], torch.cat(right).mean())
+    assert info == {}
 
 
 def test_a_step_of_sgd_at_rate_eps_is_the_papers_update(theta, tasks):
@@ -83,9 +81,8 @@ def test_a_step_of_sgd_at_rate_eps_is_the_papers_update(theta, tasks):
 
 
 def test_the_queries_do_not_teach(theta, tasks):
-    """Other queries change what is logged, and nothing else."""
+    """Other queries change nothing."""
     learner = reptile(net, init, inner_steps=3, batch=4)
     other = tasks._replace(query=Data(tasks.query.x + 1, tasks.query.y.flip(1)))
-    (grads, loss, info), (same, as_well, changed) = (meta_gradient(learner)(theta, t) for t in (tasks, other))
-    assert_close((grads, loss), (same, as_well))
-    assert info["accuracy"] != changed["accuracy"]
+    given, changed = (meta_gradient(learner)(theta, t) for t in (tasks, other))
+    assert_close(given, changed)
