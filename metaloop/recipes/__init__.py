@@ -62,7 +62,8 @@ for ways, shots, figure, ci, first, first_ci in (
     _add(f"maml-omniglot-{ways}w{shots}s", MAML, f"MAML, {ways}-way {shots}-shot", _random, maml_plan,
          ways=ways, shots=shots, published=figure, published_ci=ci, **many)
     _add(f"fomaml-omniglot-{ways}w{shots}s", MAML, f"first-order MAML, {ways}-way {shots}-shot", _random,
-         maml_plan, ways=ways, shots=shots, published=first, published_ci=first_ci, first_order=True, **many)
+         maml_plan, ways=ways, shots=shots, published=first, published_ci=first_ci, first_order=True,
+         inner_lr=0.4, **many)
 
 for ways, shots, inductive, transductive in (
     (5, 1, 95.39, 97.68), (5, 5, 98.90, 99.48), (20, 1, 88.14, 89.43), (20, 5, 96.65, 97.12),

@@ -17,7 +17,7 @@ def label(ways: int, shots: int) -> str:
 
 def protonet_plan(pool: Pool, *, shots: int, published: dict[int, float], ways: int = 60, steps: int) -> Plan:
     """ProtoNet as published: many-way training episodes, matched shots, 5 queries in training and 15 at test,
-    Adam 1e-3 halved ten times over the run, population statistics at test (inductive)."""
+    Adam 1e-3 halved every tenth of the run, population statistics at test (inductive)."""
     ways = min(ways, pool.train.classes or ways)
     net, init = functional(conv4(pool.shape, norm_policy="running"))
     learner = protonet(net, init, ways=ways)

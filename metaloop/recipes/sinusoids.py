@@ -1,4 +1,4 @@
-"""Few-shot regression of sine curves, under the protocol of Meta-SGD's Table 1 (arXiv:1707.09835)."""
+"""Few-shot regression of the sine curves of Meta-SGD's Table 1 (arXiv:1707.09835), with MAML's meta-batch."""
 
 import torch.nn.functional as F
 
