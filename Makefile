@@ -1,10 +1,11 @@
 # make demo   meta-train on embedded data, evaluate, write a report        (about two minutes after installing)
 # make test   the whole test suite                                         (under ten minutes on two cores)
 # make check  ruff and pyright
+# make bench  the meta-gradient's speed beside other libraries, which are installed in an environment of their own
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check clean
+.PHONY: demo test check bench clean
 
 demo: .venv/installed
 	rm -rf runs/demo
@@ -19,6 +20,16 @@ check: .venv/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 
+bench: .venv-bench/installed
+	.venv-bench/bin/python benchmarks/bench.py --out results/bench-cpu.json
+
+.venv-bench/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/python -m pip install -q -c constraints.txt -e .
+	-.venv-bench/bin/python -m pip install -q -c constraints.txt higher==0.2.1
+	-.venv-bench/bin/python -m pip install -q -c constraints.txt torchopt==0.7.3
+	touch $@
+
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q -c constraints.txt -e .
@@ -29,4 +40,4 @@ check: .venv/installed-test
 	touch $@
 
 clean:
-	rm -rf .venv build *.egg-info
+	rm -rf .venv .venv-bench build *.egg-info
