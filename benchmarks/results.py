@@ -12,10 +12,11 @@ import json
 import re
 import sys
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import mean, stdev
 
-from metaloop.recipes import find
+from metaloop.recipes import RECIPES, Outline, Row, find
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS, MARK = ROOT / "results", re.compile(r"(<!-- results -->\n).*(<!-- /results -->)", re.S)
@@ -79,7 +80,22 @@ def full_table(table: list[dict]) -> str:
             f"`{e['command'].replace(' --resume', '')}` {files}",
         ]  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")
+    done = {(r["recipe"], r["label"]) for r in table}
+    for recipe, row in published_rows():
+        if (recipe, row.label) not in done:
+            name = f"{recipe.rsplit('-', 1)[0]}, {row.label}"
+            lines.append(f"| {name} | not run yet | {row.published:g} | | | | | | | `{recipe}` |")
     return "\n".join([*lines, "", *(f"Machine and versions: {m}." for m in sorted(machines))]) + "\n"
+
+
+def published_rows() -> Iterator[tuple[str, Row]]:
+    """Every row of every recipe that a paper's figure stands beside."""
+    for recipe in RECIPES.values():
+        regression = "sinusoid" in recipe.name
+        outline = Outline((1,), None, "regression") if regression else Outline((1, 28, 28), 1000)
+        for row in recipe.plan(outline).rows:
+            if row.published is not None:
+                yield recipe.name, row
 
 
 def describe(machine: dict) -> str:
