@@ -41,7 +41,7 @@ CHEN, METASGD = "baseline, after Chen et al. 2019", "Li et al. 2017"
 
 # On the embedded glyphs: no download, minutes on two cores.
 _add("protonet-glyphs", PROTO, "prototypical networks, 5-way 1-shot", tasks.glyphs,
-     protonet_plan, shots=1, published={5: None}, ways=20, steps=300)
+     protonet_plan, shots=1, published={5: None}, ways=30, steps=450)
 _add("maml-glyphs", MAML, "MAML, 5-way 1-shot", tasks.glyphs,
      maml_plan, ways=5, shots=1, published=None, steps=1500, tasks=16, width=32, queries=5)
 _add("reptile-glyphs", REPTILE, "Reptile, 5-way 1-shot", tasks.glyphs,
