@@ -1,4 +1,4 @@
-# make demo   meta-train on embedded data, evaluate, write a report        (about two minutes after installing)
+# make demo   meta-train on embedded data, evaluate, write a report        (under two minutes after installing)
 # make test   the whole test suite                                         (under ten minutes on two cores)
 # make check  ruff and pyright
 # make bench  the meta-gradient's speed beside other libraries, which are installed in an environment of their own
