@@ -46,7 +46,7 @@ def meta_gradient(learner: Learner, *, chunk: int | None = None, compile: bool =
     def summed(theta: Theta, tasks: Task):
         """Gradient, loss and info, summed over tasks. A single task needs no batching, whose copies cost time."""
         if count(tasks) == 1:
-            grads, (_, logs) = grad_and_value(one, has_aux=True)(theta, pytree.tree_map(lambda t: t[0], tasks))
+            grads, (_, logs) = grad_and_value(one, has_aux=True)(theta, first_task(tasks))
             return grads, logs
         if learner.differentiates:
             per_task = vmap(grad_and_value(one, has_aux=True), in_dims=(None, 0), randomness="different")
@@ -77,7 +77,7 @@ def predict(learner: Learner, theta: Theta, tasks: Task) -> Tensor:
 
     with torch.no_grad():
         if count(tasks) == 1:
-            return one(theta, pytree.tree_map(lambda t: t[0], tasks))[None]
+            return one(theta, first_task(tasks))[None]
         return vmap(one, in_dims=(None, 0), randomness="different")(theta, tasks)
 
 
@@ -90,6 +90,11 @@ def count(tasks: Task) -> int:
             "Stack the tasks; for a single one, add an axis with x[None]."
         )
     return sizes.pop()
+
+
+def first_task(tasks: Task) -> Task:
+    """The first of a batch of tasks, without its task axis."""
+    return pytree.tree_map(lambda t: t[0], tasks)
 
 
 def chunk_size(learner: Learner, tasks: Task) -> int:

@@ -9,7 +9,7 @@ import torch.utils._pytree as pytree
 from torch import Tensor
 
 from ..core import Data, Learner, Task, Theta
-from .batch import chunk_size, chunks, predict
+from .batch import chunk_size, chunks, first_task, predict
 from .seeds import generator, noise
 
 if TYPE_CHECKING:
@@ -129,8 +129,3 @@ def check_outputs(call: str, learner: Learner, theta: Theta, tasks: Task, ways: 
             f"{call}: the learner tells {known} classes apart, the tasks have {ways}. "
             f"Take ways={known}, or a learner made for ways={ways}."
         )
-
-
-def first_task(tasks: Task) -> Task:
-    """The first of a batch of tasks, without its task axis."""
-    return pytree.tree_map(lambda t: t[0], tasks)

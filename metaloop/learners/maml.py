@@ -112,7 +112,7 @@ def maml(
 
     def multi_step(adapt, theta, task: Task):
         S, Q = task
-        _, *each = [predictor_of(phi, S)(Q.x) for phi in path(theta, S)]
+        each = [predictor_of(phi, S)(Q.x) for phi in list(path(theta, S))[1:]]
         losses = [w * loss(predicted, Q.y) for w, predicted in zip(step_weights or (), each, strict=True)]
         return torch.stack(losses).sum(), scalars(each[-1], Q.y)                        # (6)
 

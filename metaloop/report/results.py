@@ -10,8 +10,9 @@ import torch.utils._pytree as pytree
 
 from ..core import Data
 from ..engine import Run, Score, evaluate
+from ..engine.batch import first_task
 from ..engine.checkpoint import write_bytes
-from ..engine.evaluate import check_outputs, first_task
+from ..engine.evaluate import check_outputs
 from ..engine.predictor import policies
 from ..engine.run import machine, versions
 from ..engine.seeds import generator
