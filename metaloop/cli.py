@@ -38,19 +38,17 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _recipes(args) -> None:
-    from .recipes import RECIPES, Outline
+    from .recipes import RECIPES
 
     rows = []
     for r in RECIPES.values():
-        plan = r.plan(r.data() if r.data_name == "sinusoid" else Outline((1, 28, 28), 1000))
-        published = [f"{row.published:g}" for row in plan.rows if row.published is not None]
+        published = [f"{row.published:g}" for row in r.rows() if row.published is not None]
         rows.append([r.name, r.summary, r.paper, r.data_name, " / ".join(published)])
     _table(["recipe", "trains", "paper", "data", "published"], rows)
     _next("metaloop train protonet-glyphs")
 
 
 def _train(args) -> None:
-    from .engine import fit
     from .engine.run import read_info
     from .recipes import Outline, find
     from .report import write_report
@@ -60,20 +58,20 @@ def _train(args) -> None:
     folder = Path(args.out or f"runs/{recipe.name}-seed{args.seed or 0}")
     given = {
         "recipe": recipe.name, "data": None if args.data == recipe.data_name else args.data,
-        "seed": args.seed, "steps": args.steps, "compile": args.compile,
+        "seed": args.seed, "budget": args.budget, "steps": args.steps, "compile": args.compile,
     }  # fmt: skip
-    options: dict[str, Any] = {"data": None, "seed": 0, "steps": None, "compile": False}
+    options: dict[str, Any] = {"data": None, "seed": 0, "budget": "full", "steps": None, "compile": False}
     if args.resume and (folder / "run.json").exists():
         options |= {name: value for name, value in read_info(folder).items() if name in given}
     options |= {name: value for name, value in given.items() if value is not None}
 
     try:
         pool = _pool(recipe, options["data"])
-        plan = recipe.plan(pool, steps=options["steps"])
-        rows = _rows_for(pool, plan.rows)
+        plan = recipe.plan(pool, steps=options["steps"], budget=options["budget"])
+        rows = _rows_for(pool, plan.rows, own=options["data"] is None)
         info = {**options, "steps": plan.steps, "pool": vars(Outline.of(pool))}
         extra = {"checkpoint_every": args.checkpoint_every} if args.checkpoint_every else {}
-        run = fit(
+        run = plan.outer(
             plan.learner, plan.pool, **plan.training(), **extra, seed=options["seed"], device=args.device,
             compile=options["compile"], out=folder, resume=args.resume, info=info,
         )  # fmt: skip
@@ -146,7 +144,8 @@ def _compare(args) -> None:
         check(run, theirs, pool)
     for run, theirs in zip(runs, rows, strict=True):
         _note(f"testing {run.folder} on {args.tasks} tasks")
-        scores.append(evaluate(theirs.learner, run.theta, pool, tasks=args.tasks, seed=args.seed, **episode))
+        protocol = {**episode, "tasks": args.tasks, "seed": args.seed, "metric": theirs.metric}
+        scores.append(evaluate(theirs.learner, run.theta, pool, **protocol))
     gaps = [None, *(score - scores[0] for score in scores[1:])]
     metric = in_units(scores[0])[2]
     rows = []
@@ -241,10 +240,14 @@ def _pool_of(run, asked: str | None) -> tuple[str | None, Any]:
     return data, pool
 
 
-def _rows_for(pool, rows):
-    """The rows that the data can hold. The first must be among them: validation and report stand on it."""
+def _rows_for(pool, rows, own: bool):
+    """The rows that the data can hold. The first must be among them: validation and report stand on it.
+    Rows on other data than the recipe's belong to its own data only."""
     fit = []
     for row in rows:
+        if row.data is not None:
+            fit += [row] if own else []
+            continue
         try:
             pool.test.sample(tasks=1, ways=row.ways, shots=row.shots, queries=row.queries)
             fit.append(row)
@@ -268,6 +271,7 @@ def _rows_asked(run, args, like=None):
         raise ValueError(f"--ways {args.ways}: {run.folder} is a regression, which has no classes.")
     rows = [
         row for row in plan.rows
+        if row.data is None or (like is None and args.data is None)
         if ways in (None, row.ways) and shots in (None, row.shots) and queries in (None, row.queries)
     ]  # fmt: skip
     if rows:
@@ -275,7 +279,7 @@ def _rows_asked(run, args, like=None):
     first = plan.rows[0]
     ways, shots, queries = ways or first.ways, shots or first.shots, queries or first.queries
     name = label(ways, shots) if run.info["pool"]["kind"] == "classification" else f"{shots}-shot"
-    return [Row(name, plan.at_test(ways=ways), ways, shots, queries)]
+    return [Row(name, plan.at_test(ways=ways), ways, shots, queries, metric=first.metric)]
 
 
 def _image_shape(pool: dict[str, Any], source: str) -> tuple[int, ...]:
@@ -372,7 +376,8 @@ def _parser() -> argparse.ArgumentParser:
         "train", _train, "Meta-train a recipe, test it, write a report.",
         option("recipe", metavar="RECIPE", help="see `metaloop recipes`"), data, root, device,
         option("--seed", type=int, help="of weights and tasks (0)"),
-        option("--steps", type=_count, metavar="N", help="meta-steps, if not as published"),
+        option("--budget", choices=("smoke", "quick", "full"), help="seconds, minutes, or as published (full)"),
+        option("--steps", type=_count, metavar="N", help="meta-steps, if not as the budget says"),
         option("--out", metavar="DIR", help="the run's folder (runs/RECIPE-seedN)"),
         option("--resume", action="store_true", help="go on where the run was stopped"),
         option("--compile", action="store_const", const=True, help="compile the meta-step; for long runs"),

@@ -10,7 +10,7 @@ from zoo import WAYS, one, pictures
 
 from metaloop import Data, Task, functional, maml, meta_gradient, pretrain, protonet, reptile
 from metaloop.engine.train import calibrate
-from metaloop.nn import POLICIES, BatchNorm, adam, conv4, mlp, norm, resnet12, rmsprop, sgd
+from metaloop.nn import LSTM, POLICIES, BatchNorm, adam, attend, conv4, mlp, norm, resnet12, rmsprop, sgd
 
 
 @pytest.fixture
@@ -490,3 +490,54 @@ def test_norm_statistics_are_no_parameters_to_descend(x):
     net, init = functional(conv4((1, 16, 16), width=2, out=WAYS, norm_policy="support"))
     theta = maml(net, init, inner_lr=0.1, learn_lr="parameter").init(0)
     assert set(theta["net"]) - set(theta["inner_lr"]) == {n for n in theta["net"] if "running" in n}
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_an_lstm_is_torchs(layers):
+    ours, theirs = LSTM(3, 5, layers).double(), torch.nn.LSTM(3, 5, layers).double()
+    with torch.no_grad():
+        for i, gates in enumerate(ours.cells):
+            w_x, w_h = gates.weight.split([gates.in_features - 5, 5], 1)
+            order = lambda w: torch.cat([w.chunk(4)[k] for k in (0, 1, 3, 2)])  # torch's is i, f, g, o
+            getattr(theirs, f"weight_ih_l{i}").copy_(order(w_x))
+            getattr(theirs, f"weight_hh_l{i}").copy_(order(w_h))
+            getattr(theirs, f"bias_ih_l{i}").copy_(order(gates.bias))
+            getattr(theirs, f"bias_hh_l{i}").zero_()
+    x = torch.randn(7, 2, 3, dtype=torch.double)
+    (h, state), (want, (h_n, c_n)) = ours(x), theirs(x)
+    assert_close(h, want)
+    assert_close(torch.stack([h for h, _ in state]), h_n)
+    assert_close(torch.stack([c for _, c in state]), c_n)
+    halves, middle = ours(x[:4])
+    assert_close(torch.cat([halves, ours(x[4:], middle)[0]]), want)
+
+
+def test_attention_is_torchs():
+    q, k, v = (torch.randn(2, n, 4, dtype=torch.double) for n in (3, 5, 5))
+    mask = torch.ones(3, 5, dtype=torch.bool).tril(1)
+    for m in (None, mask):
+        assert_close(attend(q, k, v, m), F.scaled_dot_product_attention(q, k, v, attn_mask=m))
+
+
+@pytest.mark.parametrize("part", ["lstm", "attention"])
+def test_recurrence_and_attention_batch_and_differentiate_twice(part):
+    net, init = functional(LSTM(3, 4, 2))
+    theta = {n: p.double() for n, p in init(0).items()}
+    causal = torch.ones(5, 5, dtype=torch.bool).tril()
+
+    def loss(theta, x):
+        h = net(theta, x)[0] if part == "lstm" else attend(x, x * theta["cells.0.bias"][0], x, causal)
+        return h.square().sum()
+
+    def curved(theta, x):
+        return sum(g.square().sum() for g in grad(loss)(theta, x).values())
+
+    x = torch.randn(2, 5, 3, dtype=torch.double)
+    many = vmap(grad(curved), in_dims=(None, 0))(theta, x)
+    for i in range(2):
+        assert_close({n: g[i] for n, g in many.items()}, grad(curved)(theta, x[i]))
+    name, h = "cells.0.bias", 1e-6
+    step = torch.zeros_like(theta[name])
+    step[0] = h
+    moved = [curved({**theta, name: theta[name] + s * step}, x[0]) for s in (1, -1)]
+    assert_close(many[name][0, 0], (moved[0] - moved[1]) / (2 * h), rtol=1e-4, atol=1e-6)

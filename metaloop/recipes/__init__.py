@@ -13,8 +13,8 @@ __all__ = ["RECIPES", "Outline", "Plan", "Recipe", "Row", "find"]
 RECIPES: dict[str, Recipe] = {}
 
 
-def _add(name, paper, summary, data, build, **settings) -> None:
-    RECIPES[name] = Recipe(name, paper, summary, data, partial(build, **settings))
+def _add(name, paper, summary, data, build, *, quick: dict, smoke: dict, **full) -> None:
+    RECIPES[name] = Recipe(name, paper, summary, data, build, {"smoke": smoke, "quick": quick, "full": full})
 
 
 def find(name: str) -> Recipe:
@@ -41,51 +41,60 @@ CHEN, METASGD = "baseline, after Chen et al. 2019", "Li et al. 2017"
 
 # On the embedded glyphs: no download, minutes on two cores.
 _add("protonet-glyphs", PROTO, "prototypical networks, 5-way 1-shot", tasks.glyphs,
-     protonet_plan, shots=1, published={5: None}, ways=30, steps=450)
+     protonet_plan, shots=1, published={5: None}, ways=30, steps=450, quick={}, smoke={"ways": 5, "steps": 3})
 _add("maml-glyphs", MAML, "MAML, 5-way 1-shot", tasks.glyphs,
-     maml_plan, ways=5, shots=1, published=None, steps=1500, tasks=16, width=32, queries=5)
+     maml_plan, ways=5, shots=1, published=None, steps=1500, tasks=16, width=32, queries=5,
+     quick={}, smoke={"steps": 3, "tasks": 2})
 _add("reptile-glyphs", REPTILE, "Reptile, 5-way 1-shot", tasks.glyphs,
-     reptile_plan, ways=5, shots=1, published=(None, None), steps=3000)
+     reptile_plan, ways=5, shots=1, published=(None, None), steps=3000, quick={}, smoke={"steps": 3})
 _add("pretrain-glyphs", CHEN, "softmax pretraining, nearest prototypes", tasks.glyphs,
-     pretrain_plan, steps=2000)
+     pretrain_plan, steps=2000, quick={}, smoke={"steps": 3})
 
 for shots, figures in ((1, {5: 98.8, 20: 96.0}), (5, {5: 99.7, 20: 98.9})):
     _add(f"protonet-omniglot-{shots}shot", PROTO, f"prototypical networks, {shots}-shot, 60-way training",
-         _vinyals, protonet_plan, shots=shots, published=figures, steps=20_000)
+         _vinyals, protonet_plan, shots=shots, published=figures, steps=20_000,
+         quick={"ways": 20, "steps": 1000}, smoke={"ways": 5, "steps": 3})
 
 for ways, shots, figure, ci, first, first_ci in (
     (5, 1, 98.7, 0.4, 98.3, 0.5), (5, 5, 99.9, 0.1, 99.2, 0.2),
     (20, 1, 95.8, 0.3, 89.4, 0.5), (20, 5, 98.9, 0.2, 97.9, 0.1),
 ):  # fmt: skip
+    budgets = {"quick": {"steps": 1000}, "smoke": {"steps": 3, "tasks": 2}}
     many = {"steps": 60_000, "tasks": 32} if ways == 5 else {
         "steps": 60_000, "tasks": 16, "inner_steps": 5, "test_steps": 5}  # fmt: skip
     _add(f"maml-omniglot-{ways}w{shots}s", MAML, f"MAML, {ways}-way {shots}-shot", _random, maml_plan,
-         ways=ways, shots=shots, published=figure, published_ci=ci, **many)
+         ways=ways, shots=shots, published=figure, published_ci=ci, **many, **budgets)
     _add(f"fomaml-omniglot-{ways}w{shots}s", MAML, f"first-order MAML, {ways}-way {shots}-shot", _random,
          maml_plan, ways=ways, shots=shots, published=first, published_ci=first_ci, first_order=True,
-         inner_lr=0.4, **many)
+         inner_lr=0.4, **many, **budgets)
 
 for ways, shots, inductive, transductive in (
     (5, 1, 95.39, 97.68), (5, 5, 98.90, 99.48), (20, 1, 88.14, 89.43), (20, 5, 96.65, 97.12),
 ):  # fmt: skip
     _add(f"reptile-omniglot-{ways}w{shots}s", REPTILE, f"Reptile, {ways}-way {shots}-shot", _reptile,
          reptile_plan, ways=ways, shots=shots, published=(inductive, transductive),
-         steps=100_000 if ways == 5 else 200_000)
+         steps=100_000 if ways == 5 else 200_000,
+         quick={"steps": 5000}, smoke={"steps": 3})
 
-_add("pretrain-omniglot", CHEN, "softmax pretraining, nearest prototypes", _vinyals, pretrain_plan, steps=10_000)
+_add("pretrain-omniglot", CHEN, "softmax pretraining, nearest prototypes", _vinyals, pretrain_plan, steps=10_000,
+     quick={"steps": 2000}, smoke={"steps": 3})
 
 
 for shots, (ours, ci), (sgd, sgd_ci) in (
     (5, (1.13, 0.18), (0.90, 0.16)), (10, (0.77, 0.11), (0.53, 0.09)), (20, (0.48, 0.08), (0.31, 0.05)),
 ):  # fmt: skip
     _add(f"maml-sinusoid-{shots}shot", MAML, f"MAML on sine curves, {shots} points", _sines,
-         sinusoid_plan, shots=shots, published=ours, published_ci=ci)
+         sinusoid_plan, shots=shots, published=ours, published_ci=ci,
+         quick={"steps": 10_000}, smoke={"steps": 3})
     _add(f"metasgd-sinusoid-{shots}shot", METASGD, f"Meta-SGD on sine curves, {shots} points", _sines,
-         sinusoid_plan, shots=shots, published=sgd, published_ci=sgd_ci, learn_lr="parameter")
+         sinusoid_plan, shots=shots, published=sgd, published_ci=sgd_ci, learn_lr="parameter",
+         quick={"steps": 10_000}, smoke={"steps": 3})
 
 # The data at hand are a sixth of mini-ImageNet, so no published figure stands beside these.
 _add("maml-mini-imagenet-5w1s", MAML, "MAML, 5-way 1-shot, on the subset at hand", tasks.mini_imagenet,
      maml_plan, ways=5, shots=1, published=None, steps=60_000, tasks=4, inner_lr=0.05,
-     inner_steps=5, test_steps=10, width=32, downsample="max", queries=15)
+     inner_steps=5, test_steps=10, width=32, downsample="max", queries=15,
+     quick={"steps": 300}, smoke={"steps": 2, "tasks": 1, "queries": 1})
 _add("protonet-mini-imagenet-1shot", PROTO, "prototypical networks on the subset at hand", tasks.mini_imagenet,
-     protonet_plan, shots=1, published={5: None}, ways=30, steps=20_000)
+     protonet_plan, shots=1, published={5: None}, ways=30, steps=20_000,
+     quick={"ways": 10, "steps": 500}, smoke={"ways": 5, "steps": 2})

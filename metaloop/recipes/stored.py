@@ -31,7 +31,7 @@ def save_predictor(path: str | Path, run: Run, x: Tensor, y: Tensor, classes: li
     """Adapt a recipe's run to x [n, C, H, W] with labels y [n], one of `classes` each; keep the predictor in a file."""
     learner = run.plan.at_test(ways=len(classes))
     f = predictor.adapt(learner, run.theta, x, y, ways=len(classes))
-    about = {name: run.info[name] for name in ("recipe", "steps", "pool", "seed")}
+    about = {name: run.info[name] for name in ("recipe", "budget", "steps", "pool", "seed")}
     predictor.save(path, f, {**about, "step": run.step, "classes": classes, "support": len(x), "versions": versions()})
     return f
 
@@ -56,4 +56,4 @@ def _structure(about: dict[str, Any]) -> Any:
 
 
 def _plan(info: dict[str, Any]) -> Plan:
-    return find(info["recipe"]).plan(Outline(**info["pool"]), steps=info["steps"])
+    return find(info["recipe"]).plan(Outline(**info["pool"]), steps=info["steps"], budget=info["budget"])

@@ -27,12 +27,13 @@ def measure(run: Run, row: Row, pool: Pool, *, tasks: int, seed: int, split: str
     """A row's score on tasks from a split of the pool; accuracies are in per cent.
 
     data: a name for the pool, None for the recipe's own. The published score stands beside it if the run was trained
-    on those, too.
+    on those, too. A row with data of its own is measured on those instead of the pool.
     """
+    pool = row.data() if row.data is not None else pool
     own = data is None and run.info.get("data") is None
     began = time.monotonic()
     episode: dict[str, Any] = {"ways": row.ways, "shots": row.shots, "queries": row.queries}
-    score = evaluate(row.learner, run.theta, pool, tasks=tasks, seed=seed, split=split, **episode)
+    score = evaluate(row.learner, run.theta, pool, tasks=tasks, seed=seed, split=split, metric=row.metric, **episode)
     seconds = time.monotonic() - began
     mean, ci95, metric = in_units(score)
     return {
@@ -40,7 +41,7 @@ def measure(run: Run, row: Row, pool: Pool, *, tasks: int, seed: int, split: str
         "published": row.published if own else None,
         "published_ci95": row.published_ci if own else None,
         **episode, "tasks": tasks, "seed": seed, "split": split, "data": data or pool.name,
-        "norm": norm(run, row, pool),
+        "norm": norm(run, row, pool), "budget": run.info.get("budget", "full"),
         "step": run.step, "training_seconds": round(run.seconds, 1),
         "training_tasks_per_second": rate(run.step * run.plan.tasks, run.seconds),
         "test_tasks_per_second": rate(tasks, seconds),
@@ -50,6 +51,7 @@ def measure(run: Run, row: Row, pool: Pool, *, tasks: int, seed: int, split: str
 
 def check(run: Run, row: Row, pool: Pool, split: str = "test") -> None:
     """Raise ValueError, before anything takes long, unless the pool deals a row's tasks and its learner fits them."""
+    pool = row.data() if row.data is not None else pool
     episode = {"ways": row.ways, "shots": row.shots, "queries": row.queries}
     task = getattr(pool, split).sample(tasks=1, **episode, generator=generator(0, "check", 0))
     where = pytree.tree_leaves(run.theta)[0].device

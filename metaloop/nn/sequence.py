@@ -1,0 +1,75 @@
+"""Recurrence and attention, written out: safe under task batching and second derivatives."""
+
+import math
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+State = tuple[tuple[Tensor, Tensor], ...]  # (h, c) of each layer
+
+
+class LSTM(nn.Module):
+    """Layers of long short-term memory (Hochreiter & Schmidhuber 1997, with the forget gate of Gers et al. 2000):
+
+        i, f, o = sigmoid(W_ifo [x, h]),   g = tanh(W_g [x, h])
+        c' = f c + i g,                    h' = o tanh(c')
+
+    Time is the first axis: `lstm(x [T, ..., input], state=None) -> (h [T, ..., hidden], state)`; `step` takes one x of
+    [..., input]. The initial state is zero unless given. Forget gates start open, at sigmoid(1).
+    """
+
+    def __init__(self, input: int, hidden: int, layers: int = 1):
+        super().__init__()
+        self.hidden = hidden
+        sizes = [input, *[hidden] * (layers - 1)]
+        self.cells = nn.ModuleList(_Gates(size + hidden, hidden) for size in sizes)
+
+    def start(self, x: Float[Tensor, "... input"]) -> State:
+        """The zero state for inputs like x."""
+        zero = x.new_zeros(*x.shape[:-1], self.hidden)
+        return tuple((zero, zero) for _ in self.cells)
+
+    def step(self, x: Float[Tensor, "... input"], state: State) -> tuple[Float[Tensor, "... hidden"], State]:
+        after = []
+        for gates, (h, c) in zip(self.cells, state, strict=True):
+            i, f, o, g = gates(torch.cat((x, h), -1)).chunk(4, -1)
+            c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+            x = o.sigmoid() * c.tanh()
+            after.append((x, c))
+        return x, tuple(after)
+
+    def forward(self, x: Float[Tensor, "time ... input"], state: State | None = None):
+        state = self.start(x[0]) if state is None else state
+        outputs = []
+        for x_t in x:
+            h, state = self.step(x_t, state)
+            outputs.append(h)
+        return torch.stack(outputs), state
+
+
+class _Gates(nn.Linear):
+    """The four gates of a layer in one matrix, drawn from U(-1/sqrt(hidden), 1/sqrt(hidden))."""
+
+    def __init__(self, size: int, hidden: int):
+        super().__init__(size, 4 * hidden)
+
+    def reset_parameters(self) -> None:
+        hidden = self.out_features // 4
+        for p in (self.weight, self.bias):
+            nn.init.uniform_(p, -1 / math.sqrt(hidden), 1 / math.sqrt(hidden))
+        with torch.no_grad():
+            self.bias[hidden : 2 * hidden] = 1.0
+
+
+def attend(
+    q: Float[Tensor, "... n d"],
+    k: Float[Tensor, "... m d"],
+    v: Float[Tensor, "... m e"],
+    mask: Bool[Tensor, "n m"] | None = None,
+) -> Float[Tensor, "... n e"]:
+    """softmax(q k^T / sqrt(d)) v (Vaswani et al. 2017). mask: True where row n may look at m; each row needs one."""
+    scores = q @ k.mT / math.sqrt(q.shape[-1])
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -torch.inf)
+    return scores.softmax(-1) @ v
