@@ -87,8 +87,9 @@ classifier = functional(Smooth())
 features = functional(mlp((4, 12, 6)))
 curve = functional(mlp((1, 16, 16, 1)))
 
-DERIVATIVE, QUERIES, ORDER = (
+DERIVATIVE, QUERIES, ORDER, HELPS = (
     "meta_gradient_is_the_derivative", "queries_do_not_see_each_other", "support_order_is_irrelevant",
+    "meta_training_helps",
 )  # fmt: skip
 TOGETHER = {QUERIES: "a batch of queries is normalised by its own statistics"}
 HELD = "the solution phi is held constant in the meta-gradient"
@@ -110,6 +111,10 @@ ZOO: dict[str, Case] = {
     "reptile": Case(
         reptile(*classifier, inner_lr=0.05, inner_steps=5, batch=4), blobs,
         {DERIVATIVE: HELD, ORDER: "inner steps take consecutive minibatches of S"},
+    ),
+    "reptile-carried": Case(
+        reptile(*classifier, inner_lr=0.05, inner_steps=3, batch=None, carry_moments=True), blobs,
+        {DERIVATIVE: HELD, HELPS: "moments that Adam has moved are no moments; its meta-training is plain SGD"},
     ),
     "reptile-sgd": Case(
         reptile(*classifier, inner_lr=0.3, inner_steps=4, batch=None, optimizer=sgd()), blobs, {DERIVATIVE: HELD}

@@ -53,7 +53,6 @@ def maml(
     adapts: str | Callable[[str], bool] = "",
     learn_lr: str | None = None,
     step_weights: Sequence[float] | None = None,
-    batch: int | None = None,
     optimizer: Descent | None = None,
     loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
 ) -> Learner:
@@ -63,7 +62,6 @@ def maml(
     learn_lr: None, "parameter" (4), or "layer-step" (5), whose last rate serves any further steps at meta-test. Then
         theta = {"net": ..., "inner_lr": ...}, with every rate starting at inner_lr.
     step_weights: w_1 .. w_K of (6); their sum should be 1. None scores phi_K alone.
-    batch: examples per inner step, taken in order and cyclically from S; None takes all of S.
     optimizer: the inner method of (1), `metaloop.nn.sgd()` unless given.
     Raises ValueError if no parameter is adapted, or on an unknown learn_lr, or on weights not one per step.
     """
@@ -91,11 +89,10 @@ def maml(
         """phi_0, phi_1 .. phi_K."""
         phi = theta["net"] if learn_lr else theta
         alpha: Any = theta["inner_lr"] if learn_lr else inner_lr
-        fast, n, state = moved(phi), len(S.x), method.init(moved(phi))
+        fast, state = moved(phi), method.init(moved(phi))
         yield phi
         for k in range(inner_steps):
-            B = [i % n for i in range(k * batch, (k + 1) * batch)] if batch and batch < n else slice(None)
-            g = grad(lambda fast: loss(net({**phi, **fast}, S.x[B]), S.y[B]))(fast)  # noqa: B023
+            g = grad(lambda fast: loss(net({**phi, **fast}, S.x), S.y))(fast)  # noqa: B023
             if first_order:
                 g = {n: g_n.detach() for n, g_n in g.items()}
             lr = {n: a[min(k, len(a) - 1)] for n, a in alpha.items()} if learn_lr == "layer-step" else alpha

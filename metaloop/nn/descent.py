@@ -7,6 +7,7 @@ phi and g are dicts of tensors; lr is a number or a dict with a rate for each en
 tensor of the entry's shape). All are differentiable to any order and finite where the gradient is zero.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -31,10 +32,10 @@ def sgd(*, momentum: float = 0.0) -> Descent:
     """m' = momentum m + g,   phi' = phi - lr m'   (m_0 = 0, as torch.optim.SGD)."""
 
     def init(phi):
-        return {n: torch.zeros_like(p) for n, p in phi.items()} if momentum else None
+        return {n: torch.zeros_like(p) for n, p in phi.items()} if momentum else {}
 
     def update(lr, g, phi, m):
-        m = {n: momentum * m[n] + g[n] for n in phi} if momentum else None
+        m = {n: momentum * m[n] + g[n] for n in phi} if momentum else {}
         return {n: phi[n] - _rate(lr, n) * (m or g)[n] for n in phi}, m
 
     return Descent(init, update)
@@ -50,14 +51,15 @@ def adam(*, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8, weight_
 
     def init(phi):
         zero = {n: torch.zeros_like(p) for n, p in phi.items()}
-        return 0, zero, zero
+        return next(iter(zero.values())).new_zeros(()), zero if beta1 else {}, zero
 
     def update(lr, g, phi, state):
         t, m, v = state
         t = t + 1
-        m = {n: beta1 * m[n] + (1 - beta1) * g[n] for n in phi}
+        m = {n: beta1 * m[n] + (1 - beta1) * g[n] for n in phi} if beta1 else {}
         v = {n: beta2 * v[n] + (1 - beta2) * g[n] ** 2 for n in phi}
-        step = {n: (m[n] / (1 - beta1**t)) / (_root(v[n] / (1 - beta2**t)) + eps) for n in phi}
+        m_scale, v_scale = (-torch.expm1(t * math.log(beta)) if beta else 1.0 for beta in (beta1, beta2))  # 1 - beta^t
+        step = {n: ((m or g)[n] / m_scale) / (_root(v[n] / v_scale) + eps) for n in phi}
         decayed = {n: phi[n] - _rate(lr, n) * weight_decay * phi[n] for n in phi} if weight_decay else phi
         return {n: decayed[n] - _rate(lr, n) * step[n] for n in phi}, (t, m, v)
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+import torch.utils._pytree as pytree
 from torch.testing import assert_close
 from zoo import Smooth, blobs, one
 
@@ -86,3 +87,28 @@ def test_the_queries_do_not_teach(theta, tasks):
     other = tasks._replace(query=Data(tasks.query.x + 1, tasks.query.y.flip(1)))
     given, changed = (meta_gradient(learner)(theta, t) for t in (tasks, other))
     assert_close(given, changed)
+
+
+def test_carried_moments_make_one_run_of_adam_over_the_tasks(theta, tasks):
+    """With one task per meta-step and eps = 1, theta is handed on whole: as if the tasks' minibatches were one run."""
+    learner = reptile(net, init, inner_lr=0.05, inner_steps=5, batch=4, carry_moments=True)
+    start = pytree.tree_map(lambda t: t.double(), learner.init(0))
+    assert_close(start["net"], theta)
+    moved, leaves = start, pytree.tree_leaves(start)
+    phi = {n: p.clone().requires_grad_() for n, p in theta.items()}
+    adam = published(list(phi.values()))
+    for i in range(3):
+        S, Q = one(tasks, i)
+        f = learner.adapt(moved, S)
+        grads, *_ = meta_gradient(learner)(moved, pytree.tree_map(lambda t: t[i : i + 1], tasks))  # noqa: B023
+        for leaf, g in zip(leaves, pytree.tree_leaves(grads), strict=True):
+            leaf.sub_(g)
+        for B in MINIBATCHES:
+            adam.zero_grad()
+            F.cross_entropy(net(phi, S.x[B]), S.y[B]).backward()
+            adam.step()
+        assert_close(moved["net"], {n: p.detach() for n, p in phi.items()})
+        assert_close(f(Q.x), net(moved["net"], Q.x))
+    t, _, v = moved["method"]
+    assert t == 15
+    assert_close(list(v.values()), [adam.state[p]["exp_avg_sq"] for p in phi.values()])
