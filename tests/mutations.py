@@ -97,7 +97,7 @@ MUTATIONS = [
         ("reptile's moments are not drawn", REPTILE,
          ("state) if carry_moments else learned(phi)", "state) if False else learned(phi)"),
          paper("reptile", "test_carried_moments_make_one_run_of_adam_over_the_tasks")),
-        ("adam's step count stands still", "metaloop/nn/descent.py", ("t = t + 1", "t = t + 0"),
+        ("adam's second moment is not rescaled", "metaloop/nn/descent.py", ("beta2 * v_scale + (1 - beta2)", "v_scale + 1"),
          paper("reptile", "test_carried_moments_make_one_run_of_adam_over_the_tasks")),
         ("prototypes are sums", PROTONET, (" / count.clamp_min(1)[:, None]", ""),
          paper("protonet", "test_scores_loss_and_gradient")),

@@ -7,7 +7,6 @@ phi and g are dicts of tensors; lr is a number or a dict with a rate for each en
 tensor of the entry's shape). All are differentiable to any order and finite where the gradient is zero.
 """
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -47,21 +46,23 @@ def adam(*, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8, weight_
 
         m' = beta1 m + (1 - beta1) g          v' = beta2 v + (1 - beta2) g^2
         phi' = phi - lr weight_decay phi - lr (m' / (1 - beta1^t)) / (sqrt(v' / (1 - beta2^t)) + eps)
+
+    The state holds m, v and the scales 1 - beta^t, which are the same averages of ones.
     """
 
     def init(phi):
         zero = {n: torch.zeros_like(p) for n, p in phi.items()}
-        return next(iter(zero.values())).new_zeros(()), zero if beta1 else {}, zero
+        none = next(iter(zero.values())).new_zeros(())
+        return zero if beta1 else {}, zero, none, none
 
     def update(lr, g, phi, state):
-        t, m, v = state
-        t = t + 1
+        m, v, m_scale, v_scale = state
         m = {n: beta1 * m[n] + (1 - beta1) * g[n] for n in phi} if beta1 else {}
         v = {n: beta2 * v[n] + (1 - beta2) * g[n] ** 2 for n in phi}
-        m_scale, v_scale = (-torch.expm1(t * math.log(beta)) if beta else 1.0 for beta in (beta1, beta2))  # 1 - beta^t
+        m_scale, v_scale = beta1 * m_scale + (1 - beta1), beta2 * v_scale + (1 - beta2)
         step = {n: ((m or g)[n] / m_scale) / (_root(v[n] / v_scale) + eps) for n in phi}
         decayed = {n: phi[n] - _rate(lr, n) * weight_decay * phi[n] for n in phi} if weight_decay else phi
-        return {n: decayed[n] - _rate(lr, n) * step[n] for n in phi}, (t, m, v)
+        return {n: decayed[n] - _rate(lr, n) * step[n] for n in phi}, (m, v, m_scale, v_scale)
 
     return Descent(init, update)
 
