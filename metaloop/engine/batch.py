@@ -6,7 +6,8 @@ With an inner gradient, torch's batching rules for the derivatives of norm layer
 gradient both are exact and the pooled form is cheaper, since weights shared by all tasks keep one gradient.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import torch
 import torch.utils._pytree as pytree
@@ -14,6 +15,7 @@ from torch import Tensor
 from torch.func import grad_and_value, vmap
 
 from ..core import Info, Learner, Task, Theta
+from .threads import Spread
 
 MetaGradient = Callable[[Theta, Task], tuple[Theta, Tensor, Info]]
 
@@ -26,8 +28,8 @@ def meta_gradient(learner: Learner, *, chunk: int | None = None, compile: bool =
 
     tasks: a Task whose tensors carry a leading task axis. grads: a pytree like theta. loss and the entries
     of info are means over tasks. chunk: how many tasks are held in memory at once; None lets `chunk_size` choose.
-    compile: trace the work of a chunk with torch.compile (half a minute or more, once).
-    The result depends on neither beyond rounding.
+    compile: trace the work of a chunk with torch.compile (half a minute or more, once); on a CPU, chunks are then
+    computed on all cores side by side. The result depends on neither beyond rounding.
 
     Raises ValueError if the tensors of `tasks` disagree on the number of tasks, or there are none.
     """
@@ -56,13 +58,19 @@ def meta_gradient(learner: Learner, *, chunk: int | None = None, compile: bool =
         return grads, pytree.tree_map(lambda t: t.sum(0), logs)
 
     of_chunk = torch.compile(summed, fullgraph=True) if compile else summed
+    spread = Spread(of_chunk) if compile else None
+
+    def sums(theta: Theta, tasks: Task) -> Iterable[Any]:
+        """The sums over each chunk."""
+        size = chunk or chunk_size(learner, tasks, torch.get_num_threads() if spread else 1)
+        if spread and tasks.support.x.device.type == "cpu":
+            return spread(theta, [*chunks(tasks, size)])
+        return (of_chunk(theta, part) for part in chunks(tasks, size))
 
     def mean(theta: Theta, tasks: Task) -> tuple[Theta, Tensor, Info]:
-        n = count(tasks)
-        total = None
-        for part in chunks(tasks, chunk or chunk_size(learner, tasks)):
-            part_sum = of_chunk(theta, part)
-            total = part_sum if total is None else pytree.tree_map(torch.add, total, part_sum)
+        n, total = count(tasks), None
+        for of_part in sums(theta, tasks):
+            total = of_part if total is None else pytree.tree_map(torch.add, total, of_part)
         grads, (loss, info) = pytree.tree_map(lambda t: t / n, total)
         return grads, loss, info
 
@@ -97,12 +105,13 @@ def first_task(tasks: Task) -> Task:
     return pytree.tree_map(lambda t: t[0], tasks)
 
 
-def chunk_size(learner: Learner, tasks: Task) -> int:
+def chunk_size(learner: Learner, tasks: Task, threads: int = 1) -> int:
     """How many tasks to compute at once: all on a GPU; on a CPU as many as keep the working set in its cache.
 
     Activations grow with the input, so what is bounded is the numbers of task data in a chunk. The largest divisor of
     the number of tasks within the bound is taken: chunks of one shape are compiled once. Large tasks without an inner
     gradient are computed one by one: each keeps the cores busy alone, and batching would only add copies.
+    threads: how many chunks are computed side by side; if possible, all of them then have as many to do.
     """
     leaf, n = tasks.support.x, count(tasks)
     if leaf.device.type != "cpu":
@@ -111,7 +120,8 @@ def chunk_size(learner: Learner, tasks: Task) -> int:
     most = max(1, WORKING_SET // numbers)
     if most < 8 and not learner.differentiates:
         return 1
-    return max(size for size in range(1, n + 1) if n % size == 0 and size <= most)
+    sizes = [size for size in range(1, n + 1) if n % size == 0 and size <= most]
+    return max(sizes, key=lambda size: (n // size % threads == 0, size))
 
 
 def chunks(tasks: Task, size: int) -> Iterator[Task]:
