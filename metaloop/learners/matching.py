@@ -73,9 +73,8 @@ def matching(
     if metric not in ("cosine", "euclidean"):
         raise ValueError(f"matching: metric is {metric!r}, expected 'cosine' or 'euclidean'.")
     scale = temperature if metric == "cosine" else None
-    (read_g, init_g), (read_f, init_f) = (
-        (functional(SupportContext(context)), functional(QueryContext(context, steps))) if context else ((None, None),) * 2
-    )
+    read_g, init_g = functional(SupportContext(context or 1))
+    read_f, init_f = functional(QueryContext(context or 1, steps))
 
     def start(seed: int):
         theta = {"embed": init(seed)}
@@ -83,10 +82,10 @@ def matching(
 
     def adapt(theta, S: Data) -> Matches:
         g = embed(theta["embed"], S.x)
-        if read_g is not None:
+        if context:
             g = read_g(theta["g"], g)                                                      # (4)
         query_embed, params = condition(embed, theta["embed"], S.x)
-        return Matches({**theta, "embed": params}, g, S.y, query_embed, read_f, ways, scale)
+        return Matches({**theta, "embed": params}, g, S.y, query_embed, read_f if context else None, ways, scale)
 
     return Learner(
         start, adapt, query_loss(F.cross_entropy),                                         # (3)

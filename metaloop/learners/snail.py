@@ -8,11 +8,10 @@ Learning is reading a sequence. With S = (x_1, y_1) .. (x_m, y_m) in this order 
     f(x)    = W h_{m+1} + b                                                               (3)
     theta   = argmin  E_task  -log softmax f(x)_y over Q                                  (4)
 
-f = F(S) is the memory of the layers after (x_m, y_m). Each query is the last element of a sequence of its own: queries do
-not see each other, and a task's queries share the work on S. One theta serves any number of shots up to `shots`;
-meta-train it on `pool.any_shots()`.
+f = F(S) is the memory of the layers after (x_m, y_m). Each query is the last element of a sequence of its own: queries
+do not see each other, and share the work on S. One theta serves any number of shots: train it on `pool.any_shots()`.
 
-Departs: a TC block's dilations are 1, 2, 4 .., where the paper's start at 2, and a sequence is asked about many queries.
+Departs: a TC block's dilations are 1, 2, 4 .., where the paper's begin with 2; one S is asked about several queries.
 """
 
 from collections.abc import Callable

@@ -5,8 +5,8 @@
     attention block    y_t = [x_t, sum over s <= t of a_ts v_s],   a_t = softmax_s (q_t . k_s / sqrt(keys))
 
 Each part has two forms. `part(x [T, channels]) -> (y [T, out], memory)` takes a whole sequence; memory is what the part
-must know of it to go on. `part(x [n, channels], memory) -> y [n, out]` is given n alternatives for the element T + 1, and
-answers each as if it alone came next. x is zero before the sequence.
+must know of it to go on. `part(x [n, channels], memory) -> y [n, out]` is given n alternatives for the element T + 1,
+and answers each as if it alone came next. x is zero before the sequence.
 """
 
 import math
@@ -89,8 +89,8 @@ def tc_block(channels: int, filters: int, length: int) -> Causal:
 class Reader(nn.Module):
     """SNAIL's network: attention blocks with a TC block between one and the next, and a linear head.
 
-    length: of the longest sequence that the TC blocks reach back over. keys, values: of each attention block, filters: of
-    each dense block; the defaults are the paper's for few-shot images.
+    length: of the longest sequence that the TC blocks reach back over. keys, values: sizes for each attention block,
+    filters: of each dense block; the defaults are the paper's for few-shot images.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Embeddings that know their context: the recurrent parts of Matching Networks (Vinyals et al. 2016, arXiv:1606.04080)."""
+"""Embeddings in context: the recurrent parts of Matching Networks (Vinyals et al. 2016, arXiv:1606.04080)."""
 
 import torch
 from jaxtyping import Float
