@@ -3,7 +3,8 @@
     the contract          Data  Task  Learner  functional
     what is learned about one task  (metaloop.learners)
         an initialisation   maml (FOMAML, ANIL, Meta-SGD, MAML++ by option)  reptile
-        a metric            protonet
+        a metric            protonet  matching
+        a sequence model    snail
         the baseline        pretrain
     what makes theta good (metaloop.objectives)   query_loss
     where tasks come from (metaloop.tasks)        omniglot  glyphs  folder  mini_imagenet  sinusoid  gaussians
@@ -20,9 +21,11 @@ if TYPE_CHECKING:
     from .engine import NonFinite, Run, Score, evaluate, fit, meta_gradient
     from .estimator import FewShotClassifier
     from .learners.maml import maml
+    from .learners.matching import matching
     from .learners.pretrain import pretrain
     from .learners.protonet import protonet
     from .learners.reptile import reptile
+    from .learners.snail import snail
     from .nn.functional import functional
     from .recipes.stored import open_run
 
@@ -30,8 +33,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Data", "FewShotClassifier", "Learner", "NonFinite", "Run", "Score", "Task",
-    "evaluate", "fit", "functional", "learners", "maml", "meta_gradient", "nn", "objectives", "open_run", "predictor",
-    "pretrain", "protonet", "recipes", "reptile", "static", "tasks", "testing",
+    "evaluate", "fit", "functional", "learners", "maml", "matching", "meta_gradient", "nn", "objectives", "open_run",
+    "predictor", "pretrain", "protonet", "recipes", "reptile", "snail", "static", "tasks", "testing",
 ]
 
 # Where each name lives. It is imported when first asked for, so that `metaloop --help` need not wait for torch.
@@ -41,10 +44,12 @@ _HOME = {
     "FewShotClassifier": "estimator",
     "functional": "nn.functional",
     "maml": "learners.maml",
+    "matching": "learners.matching",
     "open_run": "recipes.stored",
     "pretrain": "learners.pretrain",
     "protonet": "learners.protonet",
     "reptile": "learners.reptile",
+    "snail": "learners.snail",
 }
 
 

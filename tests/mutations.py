@@ -41,10 +41,13 @@ def paper(name: str, test: str) -> str:
 
 MAML, REPTILE = "learners/maml.py", "learners/reptile.py"
 PROTONET, PRETRAIN = "learners/protonet.py", "learners/pretrain.py"
+MATCHING, SNAIL = "learners/matching.py", "learners/snail.py"
+CAUSAL, CONTEXT = "nn/causal.py", "nn/context.py"
 QUERY, DESCENT, NORMS, FUNCTIONAL = "objectives/query.py", "nn/descent.py", "nn/norms.py", "nn/functional.py"
 BATCH, TRAIN, EVALUATE = "engine/batch.py", "engine/train.py", "engine/evaluate.py"
 SEEDS, CHECKPOINT, POOL = "engine/seeds.py", "engine/checkpoint.py", "tasks/pool.py"
 NN, META, ENGINE, TASKS = (f"tests/test_{name}.py::" for name in ("nn", "meta_gradient", "engine", "tasks"))
+SEQUENCE = "tests/test_causal.py::"
 
 MUTATIONS = [
     Mutation(name, file, edits if isinstance(edits[0], tuple) else (edits,), caught_by)
@@ -117,6 +120,48 @@ MUTATIONS = [
          law("queries_do_not_see_each_other", "protonet")),
         ("cosines are not scaled", PROTONET, (".mT * self.temperature", ".mT"),
          paper("protonet", "test_scores_loss_and_gradient")),
+        ("matching adds up logarithms", MATCHING,
+         ("torch.where(member, log_a[..., None], -torch.inf).logsumexp(-2)", "log_a @ member.to(log_a)"),
+         paper("matching", "test_scores_loss_and_gradient")),
+        ("matching's cosines are not scaled", MATCHING, (".mT * self.temperature", ".mT"),
+         paper("matching", "test_scores_loss_and_gradient")),
+        ("matching normalises over the queries", MATCHING, ("c.log_softmax(-1)", "c.log_softmax(0)"),
+         law("queries_do_not_see_each_other", "matching")),
+        ("queries match the support set out of context", MATCHING,
+         ('"embed": params}, g, S.y', '"embed": params}, embed(theta["embed"], S.x), S.y'),
+         paper("matching", "test_scores_loss_and_gradient[fce]")),
+        ("the context is learned by half", MATCHING, ('read_g(theta["g"], g) ', 'read_g(theta["g"], g).detach() '),
+         law("meta_gradient_is_the_derivative", "matching-fce")),
+        ("the backward LSTM answers in its own order", CONTEXT, ("back.flip(0)", "back"),
+         paper("matching", "test_scores_loss_and_gradient[fce]")),
+        ("the support context looks one way", CONTEXT,
+         ("self.backwards(z.flip(0))", "self.backwards(0 * z)"),
+         paper("matching", "test_context_sees_the_whole_support_set_from_both_ends")),
+        ("what was read is forgotten", CONTEXT, ("torch.cat([z, r], -1)", "torch.cat([z, 0 * r], -1)"),
+         paper("matching", "test_scores_loss_and_gradient[fce]")),
+        ("the attentive LSTM keeps no cell", CONTEXT, ("out, ((_, c),) =", "out, _ ="),
+         paper("matching", "test_scores_loss_and_gradient[fce]")),
+        ("snail is told nothing of labels", SNAIL, ("torch.cat([z, y], -1)", "torch.cat([z, 0 * y], -1)"),
+         paper("snail", "test_labels_matter_and_their_order_with_the_examples")),
+        ("snail's queries claim a class", SNAIL, ("z.new_zeros(len(z), self.ways)", "z.new_ones(len(z), self.ways)"),
+         paper("snail", "test_scores_loss_and_gradient")),
+        ("snail's labels follow another order", SNAIL, ("(S.y[:, None] ==", "(S.y.flip(0)[:, None] =="),
+         paper("snail", "test_scores_loss_and_gradient")),
+        ("snail's embedding is frozen in the support set", SNAIL,
+         ('z = embed(theta["embed"], S.x)', 'z = embed(theta["embed"], S.x).detach()'),
+         law("meta_gradient_is_the_derivative", "snail")),
+        ("snail's queries attend to each other", CAUSAL,
+         ("a[:, :-1] @ before_v + a[:, -1:] * v", "a[:, :-1] @ before_v + a[:, -1:] * v.mean(0)"),
+         law("queries_do_not_see_each_other", "snail")),
+        ("attention sees what comes later", CAUSAL, (".tril()", ""),
+         f"{SEQUENCE}test_what_comes_later_has_no_influence"),
+        ("a causal convolution remembers one step too few", CAUSAL, ("padded[len(x)]", "padded[len(x) - 1]"),
+         f"{SEQUENCE}test_memory_is_what_one_must_know_to_go_on"),
+        ("dilations do not grow", CAUSAL, ("2**i))", "1))"),
+         f"{SEQUENCE}test_a_tc_block_reaches_back_over_its_length_and_is_no_deeper_than_it_must"),
+        ("the number of shots is always the most", POOL,
+         ("ways, drawn, queries, generator)", "ways, shots, queries, generator)"),
+         f"{TASKS}test_any_number_of_shots_is_drawn_evenly_in_training_and_as_asked_elsewhere"),
         ("pretraining takes the support set", PRETRAIN, ("x, y = task.query", "x, y = task.support"),
          paper("pretrain", "test_the_support_set_has_no_part_in_training")),
         ("a linear head takes one step", PRETRAIN, ("range(inner_steps)", "range(1)"),

@@ -129,6 +129,27 @@ def test_sizes_of_a_task_are_positive_whole_numbers(make, wrong):
     one_line(lambda: make().sample(**wrong), rf"sample\({next(iter(wrong))}=.*at least 1")
 
 
+def test_any_number_of_shots_is_drawn_evenly_in_training_and_as_asked_elsewhere():
+    pool = Splits(*(marked_pool([20] * 6, split=split) for split in ("train", "val", "test"))).any_shots()
+    g, drawn = seeded(), []
+    for _ in range(400):
+        task = pool.train.sample(tasks=2, ways=3, shots=4, queries=2, generator=g)
+        shots = task.support.y.shape[1] // 3
+        assert (torch.nn.functional.one_hot(task.support.y).sum(1) == shots).all()
+        assert task.query.y.shape == (2, 6)
+        drawn.append(shots)
+    share = torch.tensor(drawn).bincount(minlength=5) / 400
+    assert share[0] == 0
+    assert (share[1:] - 0.25).abs().max() < 0.08
+    for part in (pool.val, pool.test):
+        assert all(part.sample(ways=3, shots=4, generator=g).support.y.shape == (1, 12) for _ in range(5))
+    same = [pool.train.sample(shots=4, ways=3, generator=seeded(3)).support.x for _ in range(2)]
+    assert torch.equal(*same)
+    assert (pool.name, pool.train.split, pool.train.classes, pool.shape) == ("marked", "train", 6, (1, 2, 2))
+    assert torch.equal(pool.to("cpu").train.sample(shots=4, ways=3, generator=seeded(3)).support.x, same[0])
+    one_line(lambda: pool.train.sample(shots=0), "at least 1")
+
+
 def test_flat_batches_are_labelled_by_class_over_the_whole_split():
     pool = marked_pool([4, 9, 6])
     flat = pool.flat(batch=500)

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from metaloop import Data, Task, functional, maml, pretrain, protonet, reptile
+from metaloop import Data, Task, functional, maml, matching, pretrain, protonet, reptile, snail
 from metaloop.nn import POLICIES, adam, conv4, mlp, sgd
 from metaloop.testing import Case
 
@@ -121,6 +121,16 @@ ZOO: dict[str, Case] = {
     ),
     "protonet": Case(protonet(*features, ways=WAYS), blobs),
     "protonet-cosine": Case(protonet(*features, ways=WAYS, metric="cosine"), blobs),
+    "matching": Case(matching(*features, ways=WAYS), blobs),
+    "matching-euclidean": Case(matching(*features, ways=WAYS, metric="euclidean"), blobs),
+    "matching-fce": Case(
+        matching(*features, ways=WAYS, context=6, steps=2), blobs,
+        {ORDER: "two LSTMs read the support set in its order"},
+    ),
+    "snail": Case(
+        snail(*features, ways=WAYS, dim=6, shots=3, filters=4, keys=(4, 4), values=(4, 4)), blobs,
+        {ORDER: "the support set is a sequence, which temporal convolutions read in its order"},
+    ),
     "pretrain": Case(pretrain(*features, classes=WAYS, dim=6, ways=WAYS), known_blobs),
     "pretrain-linear": Case(
         pretrain(*features, classes=WAYS, dim=6, ways=WAYS, head="linear", inner_lr=0.1, inner_steps=10), known_blobs

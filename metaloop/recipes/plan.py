@@ -76,6 +76,9 @@ class Outline(Pool):
     def flat(self, batch: int = 64) -> "Outline":
         return self
 
+    def any_shots(self) -> "Outline":
+        return self
+
 
 @dataclass(frozen=True)
 class Recipe:
