@@ -110,7 +110,8 @@ def test_a_closure_is_called_once_with_gradients(theta):
 
     assert optimizer.step(closure) is calls[0]
     assert len(calls) == 1
-    assert_close({n: p.detach() for n, p in net.named_parameters()}, train(alone, Learned(alone.parameters(), theta), 1))
+    moved = {n: p.detach() for n, p in net.named_parameters()}
+    assert_close(moved, train(alone, Learned(alone.parameters(), theta), 1))
 
 
 def test_parameters_without_a_gradient_stay(theta):
@@ -152,7 +153,7 @@ def test_theta_and_gradients_are_not_touched(theta):
 def test_what_is_no_learned_optimizer_is_refused(theta):
     net = model()
     for wrong in (net.state_dict(), ml.Run(learner(), {"inner_lr": torch.ones(())})):
-        with pytest.raises(ValueError, match=r"optim.Learned: this is of another learner. Give a run of lstm_optimizer"):
+        with pytest.raises(ValueError, match=r"Learned: this is of another learner. Give a run of lstm_optimizer"):
             Learned(net.parameters(), wrong)
     with pytest.raises(ValueError, match=r"optim.Learned: lr=-1"):
         Learned(net.parameters(), theta, lr=-1)

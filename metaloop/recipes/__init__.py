@@ -114,7 +114,7 @@ for pool, summary, shots, test_shots, hidden in (
 
 _add("lstm-optimizer-quadratic", ANDRYCHOWICZ, "an optimizer, learned on 10-d quadratic functions", quadratics,
      quadratic_plan, steps=10_000, tasks=128, lr=3e-3,
-     quick={"steps": 1000, "tasks": 64, "lr": 1e-2}, smoke={"steps": 2, "tasks": 2})
+     quick={"steps": 1500, "tasks": 64, "lr": 1e-2}, smoke={"steps": 2, "tasks": 2})
 _add("lstm-optimizer-mnist", ANDRYCHOWICZ, "an optimizer, learned on small networks for MNIST", mnist_problems,
      mnist_plan, steps=10_000, tasks=1, lr=3e-3,
      quick={"steps": 300, "lr": 1e-2, "pixels": 4, "transfer": False},
