@@ -79,7 +79,7 @@ def lstm_optimizer(
     def init(seed: int) -> Theta:
         return {"m": init_m(seed), "scale": torch.tensor(scale)}
 
-    def train(theta: Theta, S: Data) -> tuple[list[Tensor], Params]:
+    def train(theta: Theta, S: Data | Problem) -> tuple[list[Tensor], Params]:
         """f_0(phi_0) .. f_{T-1}(phi_{T-1}), each as a constant with its gradient; phi_T."""
         if not isinstance(S, Problem):
             raise ValueError("lstm_optimizer: the support set has no start. Deal it with tasks.problems(pool, init).")
@@ -96,7 +96,7 @@ def lstm_optimizer(
             phi = phi + g                                                                    # (1)
         return losses, shaped(phi, S.start)
 
-    def adapt(theta: Theta, S: Data) -> FineTuned:
+    def adapt(theta: Theta, S: Data | Problem) -> FineTuned:
         return FineTuned(train(theta, S)[1], net)                                            # (4)
 
     def objective(adapt, theta: Theta, task: Task):

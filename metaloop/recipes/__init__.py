@@ -117,5 +117,5 @@ _add("lstm-optimizer-quadratic", ANDRYCHOWICZ, "an optimizer, learned on 10-d qu
      quick={"steps": 1500, "tasks": 64, "lr": 1e-2}, smoke={"steps": 2, "tasks": 2})
 _add("lstm-optimizer-mnist", ANDRYCHOWICZ, "an optimizer, learned on small networks for MNIST", mnist_problems,
      mnist_plan, steps=10_000, tasks=1, lr=3e-3,
-     quick={"steps": 300, "lr": 1e-2, "pixels": 4, "transfer": False},
+     quick={"steps": 800, "lr": 1e-2, "pixels": 4, "transfer": False},
      smoke={"steps": 1, "pixels": 14, "transfer": False})
