@@ -15,12 +15,15 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.func import grad
 
 import metaloop as ml
 from metaloop.engine import Score
 from metaloop.engine.batch import predict
 from metaloop.engine.run import machine, versions
 from metaloop.engine.seeds import generator
+from metaloop.learners.maml import FineTuned
+from metaloop.objectives import query_loss
 
 EXAMPLES = (1, 2, 5, 10, 20, 30, 35, 50)
 CHOSEN_AT, QUERIES = 35, 20
@@ -37,7 +40,14 @@ def score(learner: ml.Learner, theta, task: ml.Task, examples: int) -> torch.Ten
 
 def online(inputs: int, units: int, lr: float, task: ml.Task, examples: int) -> torch.Tensor:
     net, init = ml.functional(nn.Sequential(nn.Linear(inputs, units), nn.Tanh(), nn.Linear(units, 1)))
-    learner = ml.maml(net, init, inner_lr=lr, inner_steps=examples, batch=1, first_order=True, loss=F.mse_loss)
+
+    def adapt(phi: dict[str, torch.Tensor], S: ml.Data) -> FineTuned:
+        for x, y in zip(S.x.split(1), S.y.split(1), strict=True):
+            g = grad(lambda phi: F.mse_loss(net(phi, x), y))(phi)  # noqa: B023
+            phi = {name: p - lr * g[name] for name, p in phi.items()}
+        return FineTuned(phi, net)
+
+    learner = ml.Learner(init, adapt, query_loss(F.mse_loss))
     return torch.stack([score(learner, init(seed), task, examples) for seed in range(STARTS)]).mean(0)
 
 
