@@ -43,6 +43,7 @@ MAML, REPTILE = "learners/maml.py", "learners/reptile.py"
 PROTONET, PRETRAIN = "learners/protonet.py", "learners/pretrain.py"
 MATCHING, SNAIL = "learners/matching.py", "learners/snail.py"
 CAUSAL, CONTEXT = "nn/causal.py", "nn/context.py"
+META_RNN, LSTM_OPTIMIZER, OPTIM = "learners/meta_rnn.py", "learners/lstm_optimizer.py", "optim.py"
 QUERY, DESCENT, NORMS, FUNCTIONAL = "objectives/query.py", "nn/descent.py", "nn/norms.py", "nn/functional.py"
 BATCH, TRAIN, EVALUATE = "engine/batch.py", "engine/train.py", "engine/evaluate.py"
 SEEDS, CHECKPOINT, POOL = "engine/seeds.py", "engine/checkpoint.py", "tasks/pool.py"
@@ -168,6 +169,42 @@ MUTATIONS = [
          paper("pretrain", "test_a_linear_head_by_adam_from_zero_on_frozen_features")),
         ("a linear head has no bias", PRETRAIN, (".mT + self.v", ".mT"),
          paper("pretrain", "test_a_linear_head_by_adam_from_zero_on_frozen_features")),
+        ("a recurrent network sees the target it predicts", META_RNN,
+         ("torch.cat([torch.zeros_like(S.y[:1]), S.y[:-1]])", "S.y"),
+         paper("meta_rnn", "test_a_prediction_is_made_before_its_target_is_seen")),
+        ("queries do not see the last target", META_RNN, ("self.y.expand(n, -1)", "0 * self.y.expand(n, -1)"),
+         paper("meta_rnn", "test_each_query_is_the_next_example")),
+        ("queries go on from each other's states", META_RNN, ("inputs[None], h)[0][0]", "inputs, self.h)[0]"),
+         law("queries_do_not_see_each_other", "meta_rnn")),
+        ("only the last step is scored", META_RNN,
+         ("(loss(p, S.y) * len(S.y) + last) / (len(S.y) + 1)", "last"),
+         paper("meta_rnn", "test_every_step_is_scored")),
+        ("the state forgets what it has read", META_RNN, ("read(net, theta, checked(S))[1], S.y[-1]",
+         "read(net, theta, checked(Data(S.x[-1:], S.y[-1:])))[1], S.y[-1]"),
+         paper("meta_rnn", "test_each_query_is_the_next_example")),
+        ("the learned optimizer's gradients are of second order", LSTM_OPTIMIZER,
+         (("(phi.detach())\n            d = d.detach()", "(phi)"),
+          ("value.detach() + d @ (phi - phi.detach())", "value")),
+         paper("lstm_optimizer", "test_phi_and_its_meta_gradient")),
+        ("back-propagation is not truncated", LSTM_OPTIMIZER, ("t % unroll == 0 and", "t < 0 and"),
+         paper("lstm_optimizer", "test_phi_and_its_meta_gradient")),
+        ("truncation cuts the loss it comes after", LSTM_OPTIMIZER,
+         ("            d, value =",
+          "            phi = phi.detach() if t % unroll == 0 else phi\n            d, value ="),
+         paper("lstm_optimizer", "test_phi_and_its_meta_gradient")),
+        ("coordinates lose their state", LSTM_OPTIMIZER,
+         ("g, h = step(m, theta, d, h)", "g, h = step(m, theta, d, None)"),
+         paper("lstm_optimizer", "test_phi_and_its_meta_gradient")),
+        ("small gradients are not told apart", LSTM_OPTIMIZER, ("torch.e**P * d, d.sign()", "0 * d, d.sign()"),
+         paper("lstm_optimizer", "test_preprocessing_at_every_size")),
+        ("the start is scored instead of the end", LSTM_OPTIMIZER, ("[*losses[1:], last]", "[*losses]"),
+         paper("lstm_optimizer", "test_phi_and_its_meta_gradient")),
+        ("a learned optimizer ignores its group's factor", OPTIM, ("p.add_(lr * g", "p.add_(g"),
+         "tests/test_optim.py::test_groups_have_their_own_factor"),
+        ("a learned optimizer keeps no state", OPTIM, ('kept[f"h{i}"], kept[f"c{i}"] = h_i, c_i', "pass"),
+         "tests/test_optim.py::test_a_loop_gives_what_the_learner_gives"),
+        ("a closure finds no gradients enabled", OPTIM, ("with torch.enable_grad():", "with torch.no_grad():"),
+         "tests/test_optim.py::test_a_closure_is_called_once_with_gradients"),
         # Objectives
         ("the objective adapts to the queries", QUERY, ("adapt(theta, task.support)", "adapt(theta, task.query)"),
          paper("maml", "test_the_meta_gradient_goes_through_every_step")),
@@ -255,6 +292,12 @@ MUTATIONS = [
         ("shapes are not compared", CHECKPOINT, ("if tensors[name].shape != leaf.shape:", "if False:"),
          f"{ENGINE}test_what_does_not_fit_is_named"),
         # Tasks
+        ("every problem starts at one place", "tasks/problems.py",
+         ("self.spread * torch.randn(tasks, *p.shape, ",
+          "self.spread * torch.ones(tasks, *[1] * p.dim()) * torch.randn(1, *p.shape, "),
+         f"{TASKS}test_problems_bring_a_start_for_each_task"),
+        ("quadratic functions are scaled by their corners", "tasks/functions.py", ("corners + level", "corners"),
+         f"{TASKS}test_quadratic"),
         ("queries are shown in the support set", POOL, ("index[..., shots:]", "index[..., :queries]"),
          f"{TASKS}test_a_task_is_a_consistent_relabelling_of_distinct_classes_and_never_shows_a_query_in_its_support"),
         ("a class is drawn twice", POOL,

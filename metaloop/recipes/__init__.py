@@ -5,7 +5,9 @@ from math import pi
 
 from .. import tasks
 from .few_shot import maml_plan, pretrain_plan, protonet_plan, reptile_plan
+from .optimizers import mnist_plan, mnist_problems, quadratic_plan, quadratics
 from .plan import Outline, Plan, Recipe, Row
+from .recurrent import meta_rnn_plan
 from .sequence import matching_plan, snail_plan
 from .sinusoids import sinusoid_plan
 
@@ -39,6 +41,7 @@ _rotated = partial(tasks.omniglot, split="random", rotations="classes", rotation
 _sines = partial(tasks.sinusoid, amplitude=(0.1, 5.0), phase=(0.0, pi), frequency=(0.8, 1.2))
 
 PROTO, MAML, REPTILE = "Snell et al. 2017", "Finn et al. 2017", "Nichol et al. 2018"
+HOCHREITER, ANDRYCHOWICZ = "Hochreiter et al. 2001", "Andrychowicz et al. 2016"
 CHEN, METASGD = "baseline, after Chen et al. 2019", "Li et al. 2017"
 VINYALS, MISHRA = "Vinyals et al. 2016", "Mishra et al. 2018"
 
@@ -116,3 +119,21 @@ _add("maml-mini-imagenet-5w1s", MAML, "MAML, 5-way 1-shot, on the subset at hand
 _add("protonet-mini-imagenet-1shot", PROTO, "prototypical networks on the subset at hand", tasks.mini_imagenet,
      protonet_plan, shots=1, published={5: None}, ways=30, steps=20_000,
      quick={"ways": 10, "steps": 500}, smoke={"ways": 5, "steps": 2})
+
+# These papers print curves, not figures.
+for pool, summary, shots, test_shots, hidden in (
+    (tasks.boolean, "Boolean functions of two bits", 20, (10, 20), 16),
+    (tasks.semilinear, "soft half-planes", 40, (10, 35), 32),
+    (tasks.quadratic, "quadratic functions of the plane", 40, (35, 30), 64),
+):
+    _add(f"meta-rnn-{pool.__name__}", HOCHREITER, f"a recurrent network that learns {summary}", pool, meta_rnn_plan,
+         shots=shots, test_shots=test_shots, hidden=hidden, steps=60_000,
+         quick={"steps": 10_000}, smoke={"steps": 3, "tasks": 2, "hidden": 4})
+
+_add("lstm-optimizer-quadratic", ANDRYCHOWICZ, "an optimizer, learned on 10-d quadratic functions", quadratics,
+     quadratic_plan, steps=10_000, tasks=128, lr=3e-3,
+     quick={"steps": 1500, "tasks": 64, "lr": 1e-2}, smoke={"steps": 2, "tasks": 2})
+_add("lstm-optimizer-mnist", ANDRYCHOWICZ, "an optimizer, learned on small networks for MNIST", mnist_problems,
+     mnist_plan, steps=10_000, tasks=1, lr=3e-3,
+     quick={"steps": 800, "lr": 1e-2, "pixels": 4, "transfer": False},
+     smoke={"steps": 1, "pixels": 14, "transfer": False})
