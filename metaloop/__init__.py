@@ -30,7 +30,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Data", "FewShotClassifier", "Learner", "NonFinite", "Run", "Score", "Task",
-    "evaluate", "fit", "functional", "learners", "maml", "meta_gradient", "nn", "objectives", "open_run", "predictor",
+    "evaluate", "fit", "functional", "learners", "maml", "meta_gradient", "neural_statistician", "nn", "objectives", "open_run", "predictor",
     "pretrain", "protonet", "recipes", "reptile", "static", "tasks", "testing",
 ]
 
@@ -42,6 +42,7 @@ _HOME = {
     "functional": "nn.functional",
     "maml": "learners.maml",
     "open_run": "recipes.stored",
+    "neural_statistician": "learners.neural_statistician",
     "pretrain": "learners.pretrain",
     "protonet": "learners.protonet",
     "reptile": "learners.reptile",

@@ -3,6 +3,7 @@
 # drawings and photographs
 from .glyphs import glyphs  # rendered characters, embedded
 from .images import folder, mini_imagenet, read_folder, read_image  # your own; mini-ImageNet
+from .mnist import mnist  # handwritten digits, downloaded
 from .omniglot import omniglot  # handwritten characters, downloaded
 
 # random functions
@@ -12,6 +13,6 @@ from .functions import gaussians, sinusoid  # isort: skip
 from .pool import ClassPool, Pool  # isort: skip
 
 __all__ = [
-    "ClassPool", "Pool", "folder", "gaussians", "glyphs", "mini_imagenet", "omniglot",
+    "ClassPool", "Pool", "folder", "gaussians", "glyphs", "mini_imagenet", "mnist", "omniglot",
     "read_folder", "read_image", "sinusoid",
 ]
