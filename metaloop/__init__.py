@@ -4,9 +4,11 @@
     what is learned about one task  (metaloop.learners)
         an initialisation   maml (FOMAML, ANIL, Meta-SGD, MAML++ by option)  reptile
         a metric            protonet
+        an inference net    neural_statistician
         the baseline        pretrain
     what makes theta good (metaloop.objectives)   query_loss
-    where tasks come from (metaloop.tasks)        omniglot  glyphs  folder  mini_imagenet  sinusoid  gaussians
+    where tasks come from (metaloop.tasks)        omniglot  glyphs  mnist  folder  mini_imagenet  sinusoid  gaussians
+                                                  distributions
     many tasks at once    (metaloop.engine)       fit  evaluate  meta_gradient
     for your own few examples                     FewShotClassifier  open_run
 """
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from .engine import NonFinite, Run, Score, evaluate, fit, meta_gradient
     from .estimator import FewShotClassifier
     from .learners.maml import maml
+    from .learners.neural_statistician import neural_statistician
     from .learners.pretrain import pretrain
     from .learners.protonet import protonet
     from .learners.reptile import reptile
@@ -30,8 +33,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Data", "FewShotClassifier", "Learner", "NonFinite", "Run", "Score", "Task",
-    "evaluate", "fit", "functional", "learners", "maml", "meta_gradient", "neural_statistician", "nn", "objectives", "open_run", "predictor",
-    "pretrain", "protonet", "recipes", "reptile", "static", "tasks", "testing",
+    "evaluate", "fit", "functional", "learners", "maml", "meta_gradient", "neural_statistician", "nn", "objectives",
+    "open_run", "predictor", "pretrain", "protonet", "recipes", "reptile", "static", "tasks", "testing",
 ]
 
 # Where each name lives. It is imported when first asked for, so that `metaloop --help` need not wait for torch.

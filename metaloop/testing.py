@@ -6,8 +6,8 @@ small networks and small tasks; a law then takes a fraction of a second.
 A learner that breaks a law on purpose (first-order MAML's meta-gradient is no derivative) waives it by name and says
 why. A waived law must be broken: a waiver that is no longer needed is reported like a broken law.
 
-Where a law compares two ways to compute one thing, noise (torch.rand, torch.randn, dropout) is held still: a draw of a
-size gives the same numbers every time, in every task. So a learner with a stochastic objective is judged like any other.
+Where a law compares two ways to compute one thing, noise (torch.rand, torch.randn, dropout) is held still: a draw of
+a size gives the same numbers every time, in every task. So a stochastic objective is judged like any other.
 """
 
 from collections.abc import Callable, Iterable, Mapping

@@ -12,8 +12,6 @@ A set of examples D has a statistic c, each of its examples x a latent z:
 
 D_k are the support examples labelled k; labels have no other use, and with ways=1 none. Training maximises (4) for
 each D_k, with q(c|D) inferred from a random part of D: the paper's sample dropout.
-
-Departs: one encoder serves (2) and (3); there is one layer of latents; see the learner's page.
 """
 
 import math
@@ -56,23 +54,16 @@ class SetDensities:
         """log p(x|D_k) by importance sampling: too low in expectation, by less the more draws."""
         h, c = self.encoder(self.theta["encoder"], x), self.c.expand(draws, len(x)).draw()
         x, h = (t.flatten(1)[:, None].expand(*c.shape[:-1], -1) for t in (x, h))
-        log_p, q_z, p_z, z = self._terms(x, h, c)
+        log_p, q_z, p_z, z = self.terms(x, h, c)
         return (log_p + p_z.log_prob(z) - q_z.log_prob(z)).logsumexp(0) - math.log(draws)         # (6)
 
     def sample(self, n: int) -> Float[Tensor, "n ways ..."]:
         """n draws from each p(x|D_k)."""
         c = self.c.expand(n).draw()
-        z = Gaussian.of(self._net("prior", c)).draw()
-        return self.likelihood.of(self._net("decoder", z, c)).draw()
+        return self.likelihood.of(self._net("decoder", Gaussian.of(self._net("prior", c)).draw(), c)).draw()
 
-    def bound(self, x: Float[Tensor, "n ..."], h: Float[Tensor, "n d"], member: Float[Tensor, "n ways"]):
-        """The terms of (4), each a mean over the sets: sums of log p(x|z,c) and of KL(q(z)|p(z)), and KL(q(c)|p(c))."""
-        log_p, q_z, p_z, _ = self._terms(x.flatten(1), h, member @ self.c.draw())
-        kl_c = torch.where(self.present, self.c.kl(), 0.0)
-        return [term.sum() / self.present.sum() for term in (log_p, q_z.kl(p_z), kl_c)]
-
-    def _terms(self, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Gaussian, Gaussian, Tensor]:
-        """log p(x|z,c) with z drawn from q(z|x,c), that q, p(z|c), and z; features of all on the last axis."""
+    def terms(self, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Gaussian, Gaussian, Tensor]:
+        """log p(x|z,c) for z drawn from q(z|x,c), that q, p(z|c), and z; x, h and c have their features last."""
         q_z, p_z = (Gaussian.of(out) for out in (self._net("posterior", h, c), self._net("prior", c)))  # (3)
         z = q_z.draw()
         out = self._net("decoder", z, c).flatten(c.ndim - 1)
@@ -90,10 +81,9 @@ def neural_statistician(
 ) -> Learner:  # fmt: skip
     """The Neural Statistician: theta holds five networks, f is a density for each class, and a classifier by them.
 
-    For d features, a statistic of size c and latents of size z the networks are: encoder x -> d, statistic
-    d + 1 -> 2 c, posterior d + c -> 2 z, prior c -> 2 z, decoder z + c -> what `likelihood.of` takes for x:
-    `nn.Bernoulli` logits shaped like x in [0, 1], `nn.Gaussian` 2 |x| numbers for x of [n, |x|].
-    by_density: f(x) is log p(x|D_k) in place of (5).
+    For d features, statistics of size c, latents of size z: encoder x -> d, statistic d + 1 -> 2 c, posterior
+    d + c -> 2 z, prior c -> 2 z, decoder z + c -> what likelihood.of takes: `nn.Bernoulli` logits shaped like x in
+    [0, 1], `nn.Gaussian` 2 |x| numbers for x of [n, |x|]. by_density: f(x) is log p(x|D_k) in place of (5).
     """
     parts = {"encoder": encoder, "statistic": statistic, "posterior": posterior, "prior": prior, "decoder": decoder}
     nets = {name: net for name, (net, _) in parts.items()}
@@ -112,8 +102,10 @@ def neural_statistician(
 
     def objective(adapt, theta, task: Task):
         f, h, member = infer(theta, task.support, dropout=sample_dropout)
-        log_p, kl_z, kl_c = f.bound(task.support.x, h, member)
-        return kl_z + kl_c - log_p, {"log_p": log_p, "kl_z": kl_z, "kl_c": kl_c}                  # (4)
+        log_p, q_z, p_z, _ = f.terms(task.support.x.flatten(1), h, member @ f.c.draw())
+        terms = {"log_p": log_p, "kl_z": q_z.kl(p_z), "kl_c": torch.where(f.present, f.c.kl(), 0.0)}
+        per_set = {name: term.sum() / f.present.sum() for name, term in terms.items()}
+        return per_set["kl_z"] + per_set["kl_c"] - per_set["log_p"], per_set                      # (4)
 
     return Learner(
         start, lambda theta, S: infer(theta, S, dropout=False)[0], objective,

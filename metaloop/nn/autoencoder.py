@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from torch import nn
+from torch import Tensor, nn
 
 from .norms import norm
 
@@ -40,7 +40,7 @@ def conv_decoder(
         sizes.append(tuple((s + 1) // 2 for s in sizes[-1]))
     channels = widths[-1]
     layers: list[nn.Module] = [
-        nn.Linear(inputs, channels * sizes[-1][0] * sizes[-1][1]), nn.Unflatten(1, (channels, *sizes[-1]))
+        nn.Linear(inputs, channels * sizes[-1][0] * sizes[-1][1]), Shaped(channels, *sizes[-1])
     ]  # fmt: skip
     for width, size in zip(widths[::-1], sizes[-2::-1], strict=True):
         for i in range(depth):
@@ -49,6 +49,17 @@ def conv_decoder(
             layers += [layer, norm(width, norm_policy), nn.ELU()]
             channels = width
     return nn.Sequential(*layers, nn.Conv2d(channels, shape[0], 1))
+
+
+class Shaped(nn.Module):
+    """[n, ...] to [n, *shape]."""
+
+    def __init__(self, *shape: int):
+        super().__init__()
+        self.shape = shape
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.reshape(len(x), *self.shape)
 
 
 def _doubling(a: int, b: int, size: tuple[int, ...]) -> nn.ConvTranspose2d:

@@ -4,6 +4,7 @@ from functools import partial
 from math import pi
 
 from .. import tasks
+from .densities import distributions_plan, statistician_plan
 from .few_shot import maml_plan, pretrain_plan, protonet_plan, reptile_plan
 from .plan import Outline, Plan, Recipe, Row
 from .sinusoids import sinusoid_plan
@@ -37,6 +38,7 @@ _reptile = partial(tasks.omniglot, split="random", rotations="classes", rotation
 _sines = partial(tasks.sinusoid, amplitude=(0.1, 5.0), phase=(0.0, pi), frequency=(0.8, 1.2))
 
 PROTO, MAML, REPTILE = "Snell et al. 2017", "Finn et al. 2017", "Nichol et al. 2018"
+NS = "Edwards & Storkey 2017"
 CHEN, METASGD = "baseline, after Chen et al. 2019", "Li et al. 2017"
 
 # On the embedded glyphs: no download, minutes on two cores.
@@ -98,3 +100,10 @@ _add("maml-mini-imagenet-5w1s", MAML, "MAML, 5-way 1-shot, on the subset at hand
 _add("protonet-mini-imagenet-1shot", PROTO, "prototypical networks on the subset at hand", tasks.mini_imagenet,
      protonet_plan, shots=1, published={5: None}, ways=30, steps=20_000,
      quick={"ways": 10, "steps": 500}, smoke={"ways": 5, "steps": 2})
+
+_NS_SMALL = {"c": 64, "z": 16, "layers": 1, "widths": (32, 64, 128), "depth": 1, "decoder": "perceptron"}
+_add("statistician-omniglot", NS, "Neural Statistician, sets of 5, without labels", _reptile, statistician_plan,
+     published={(5, 1): 98.1, (5, 5): 99.5, (20, 1): 93.2, (20, 5): 98.1}, transfer={1: 78.6, 5: 93.2}, steps=360_000,
+     quick={"steps": 6000, **_NS_SMALL}, smoke={"steps": 3, **_NS_SMALL, "widths": (4, 4, 4)})
+_add("statistician-distributions", NS, "Neural Statistician, densities from 200 points", tasks.distributions,
+     distributions_plan, steps=31_250, quick={"steps": 1500, "tasks": 8}, smoke={"steps": 3, "tasks": 2})

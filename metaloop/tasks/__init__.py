@@ -9,10 +9,14 @@ from .omniglot import omniglot  # handwritten characters, downloaded
 # random functions
 from .functions import gaussians, sinusoid  # isort: skip
 
-# what they are
+# random distributions
+from .distributions import distributions  # isort: skip
+
+# what they are, and how to change them
 from .pool import ClassPool, Pool  # isort: skip
+from .varied import Varied, strokes  # isort: skip
 
 __all__ = [
-    "ClassPool", "Pool", "folder", "gaussians", "glyphs", "mini_imagenet", "mnist", "omniglot",
-    "read_folder", "read_image", "sinusoid",
+    "ClassPool", "Pool", "Varied", "distributions", "folder", "gaussians", "glyphs", "mini_imagenet", "mnist",
+    "omniglot", "read_folder", "read_image", "sinusoid", "strokes",
 ]
