@@ -202,24 +202,23 @@ class _StillNoise(TorchFunctionMode):
     """Random numbers without chance: n of them are the multiples of the golden ratio, modulo 1, up to n."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        if func is F.dropout:
-            return self._dropout(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
         if func in (torch.rand_like, torch.randn_like):
-            return self._numbers(args[0].shape, func is torch.randn_like).to(args[0])
+            return _numbers(args[0].shape, func is torch.randn_like).to(args[0])
         if func in (torch.rand, torch.randn):
-            size = torch.Size(args if isinstance(args[0], int) else args[0])
-            asked = {name: value for name, value in (kwargs or {}).items() if name in ("dtype", "device")}
-            return self._numbers(size, func is torch.randn).to(**({"dtype": torch.get_default_dtype()} | asked))
-        return func(*args, **(kwargs or {}))
+            like = torch.empty(0, dtype=kwargs.get("dtype"), device=kwargs.get("device"))
+            return _numbers(torch.Size(args if isinstance(args[0], int) else args[0]), func is torch.randn).to(like)
+        return _dropout(*args, **kwargs) if func is F.dropout else func(*args, **kwargs)
 
-    def _dropout(self, input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
-        kept = self._numbers(input.shape, False).to(input) >= p
-        return input * kept / (1 - p) if training else input
 
-    @staticmethod
-    def _numbers(size: torch.Size, normal: bool) -> Tensor:
-        u = (torch.arange(1, size.numel() + 1, dtype=torch.float64) * 0.6180339887498949 % 1).view(size)
-        return torch.special.ndtri(u) if normal else u
+def _numbers(size: torch.Size, normal: bool) -> Tensor:
+    u = (torch.arange(1, size.numel() + 1, dtype=torch.float64) * 0.6180339887498949 % 1).view(size)
+    return torch.special.ndtri(u) if normal else u
+
+
+def _dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+    kept = _numbers(input.shape, False).to(input) >= p
+    return input * kept / (1 - p) if training else input
 
 
 LAWS: dict[str, Callable[[Case], None]] = {

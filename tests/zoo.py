@@ -143,7 +143,7 @@ ZOO: dict[str, Case] = {
         statistician(
             conv_encoder((1, 16, 16), 6, widths=(3, 4), depth=2, norm_policy="group"),
             conv_decoder(5, (1, 16, 16), widths=(3, 4), depth=2), Bernoulli, sample_dropout=False,
-        ), drawings, {"meta_training_helps": "in forty steps the decoder learns the mean drawing, and no statistic yet"},
+        ), drawings, {"meta_training_helps": "forty steps teach the mean drawing, and no statistic yet"},
     ),
     "pretrain": Case(pretrain(*features, classes=WAYS, dim=6, ways=WAYS), known_blobs),
     "pretrain-linear": Case(

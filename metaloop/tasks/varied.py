@@ -15,17 +15,17 @@ Change = Callable[[Task, Generator | None], Task]
 class Varied(Pool):
     """A pool whose training tasks go through `change(tasks, generator)`; `val` and `test` are the pool's own.
 
-    tasks: a batch, with a leading task axis. Random numbers belong on the generator's device.
+    tasks: a batch, with a leading task axis. Random numbers are drawn on the generator's device, as pools do.
     """
 
     def __init__(self, pool: Pool, change: Change):
         self.pool, self.change = pool, change
         self.name, self.split, self.kind, self.shape = pool.name, pool.split, pool.kind, pool.shape
         self.classes, self.names = pool.classes, pool.names
+        self.device = getattr(pool, "device", torch.device("cpu"))  # an outline of a pool is nowhere
 
     val = property(lambda self: self.pool.val)
     test = property(lambda self: self.pool.test)
-    device = property(lambda self: self.pool.device)
 
     def sample(self, tasks=1, ways=5, shots=1, queries=15, generator=None) -> Task:
         return self.change(self.pool.train.sample(tasks, ways, shots, queries, generator), generator)

@@ -178,7 +178,8 @@ def linear_model():
 
 def test_densities_and_samples_are_those_of_a_model_that_can_be_solved():
     learner, exact = linear_model()
-    S = Data(torch.randn(7, X, generator=torch.Generator().manual_seed(2), dtype=DOUBLE), torch.tensor([0, 1] * 3 + [0]))
+    x = torch.randn(7, X, generator=torch.Generator().manual_seed(2), dtype=DOUBLE)
+    S = Data(x, torch.tensor([0, 1, 0, 1, 0, 1, 0]))
     f = learner.adapt(learner.init(0), S)
     torch.manual_seed(0)
     x = f.sample(100_000)
