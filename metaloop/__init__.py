@@ -6,10 +6,11 @@
         a metric            protonet  matching
         an update rule      lstm_optimizer
         a memory            snail  meta_rnn
+        an inference net    neural_statistician
         the baseline        pretrain
     what makes theta good (metaloop.objectives)   query_loss
     where tasks come from (metaloop.tasks)        omniglot  mnist  glyphs  folder  mini_imagenet  sinusoid  gaussians
-                                                  boolean  semilinear  quadratic  least_squares  problems
+                                                  boolean  semilinear  quadratic  distributions  least_squares  problems
     many tasks at once    (metaloop.engine)       fit  evaluate  meta_gradient
     for your own few examples                     FewShotClassifier  open_run
     for your own training loop                    optim.Learned
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from .learners.maml import maml
     from .learners.matching import matching
     from .learners.meta_rnn import meta_rnn
+    from .learners.neural_statistician import neural_statistician
     from .learners.pretrain import pretrain
     from .learners.protonet import protonet
     from .learners.reptile import reptile
@@ -39,8 +41,8 @@ __version__ = "0.1.0"
 __all__ = [
     "Data", "FewShotClassifier", "Learner", "NonFinite", "Problem", "Run", "Score", "Task",
     "evaluate", "fit", "functional", "learners", "lstm_optimizer", "maml", "matching", "meta_gradient", "meta_rnn",
-    "nn", "objectives", "open_run", "optim", "predictor", "pretrain", "protonet", "recipes", "reptile", "snail",
-    "static", "tasks", "testing",
+    "neural_statistician", "nn", "objectives", "open_run", "optim", "predictor", "pretrain", "protonet", "recipes",
+    "reptile", "snail", "static", "tasks", "testing",
 ]
 
 # Where each name lives. It is imported when first asked for, so that `metaloop --help` need not wait for torch.
@@ -54,6 +56,7 @@ _HOME = {
     "matching": "learners.matching",
     "meta_rnn": "learners.meta_rnn",
     "open_run": "recipes.stored",
+    "neural_statistician": "learners.neural_statistician",
     "pretrain": "learners.pretrain",
     "protonet": "learners.protonet",
     "reptile": "learners.reptile",

@@ -49,6 +49,10 @@ BATCH, TRAIN, EVALUATE = "engine/batch.py", "engine/train.py", "engine/evaluate.
 SEEDS, CHECKPOINT, POOL = "engine/seeds.py", "engine/checkpoint.py", "tasks/pool.py"
 NN, META, ENGINE, TASKS = (f"tests/test_{name}.py::" for name in ("nn", "meta_gradient", "engine", "tasks"))
 SEQUENCE = "tests/test_causal.py::"
+STATISTICIAN = "learners/neural_statistician.py"
+NN, META, ENGINE, TASKS, SETS = (
+    f"tests/test_{name}.py::" for name in ("nn", "meta_gradient", "engine", "tasks", "sets")
+)
 
 MUTATIONS = [
     Mutation(name, file, edits if isinstance(edits[0], tuple) else (edits,), caught_by)
@@ -205,6 +209,26 @@ MUTATIONS = [
          "tests/test_optim.py::test_a_loop_gives_what_the_learner_gives"),
         ("a closure finds no gradients enabled", OPTIM, ("with torch.enable_grad():", "with torch.no_grad():"),
          "tests/test_optim.py::test_a_closure_is_called_once_with_gradients"),
+        ("the statistician weighs KL(c) by example", STATISTICIAN,
+         ('per_set["kl_z"] + per_set["kl_c"]', 'per_set["kl_z"] + len(h) * per_set["kl_c"]'),
+         paper("neural_statistician", "test_the_objective_is_the_bound")),
+        ("sample dropout drops nothing", STATISTICIAN, ("thinned(member) if dropout else member", "member"),
+         paper("neural_statistician", "test_the_objective_is_the_bound")),
+        ("sample dropout hides examples from the bound", STATISTICIAN,
+         ("by_density=by_density), h, member", "by_density=by_density), h, kept"),
+         paper("neural_statistician", "test_the_objective_is_the_bound")),
+        ("sample dropout may leave nothing", STATISTICIAN, ("< 1 + (torch.rand_like(size)", "< (torch.rand_like(size)"),
+         paper("neural_statistician", "test_sample_dropout_leaves_each_number_and_each_example_as_often")),
+        ("statistics pool sums", STATISTICIAN, (", 1) / size.clamp_min(1)", ", 1)"),
+         paper("neural_statistician", "test_scores_compare_the_statistics_of_one_example_and_of_a_set")),
+        ("the divergence runs backwards", STATISTICIAN, ("-alone.kl(self.c)", "-self.c.kl(alone)"),
+         paper("neural_statistician", "test_scores_compare_the_statistics_of_one_example_and_of_a_set")),
+        ("latents come from the prior in training", STATISTICIAN, ("z = q_z.draw()", "z = p_z.draw()"),
+         paper("neural_statistician", "test_the_objective_is_the_bound")),
+        ("importance weights forget q", STATISTICIAN, (" - q_z.log_prob(z))", ")"),
+         paper("neural_statistician", "test_densities_and_samples_are_those_of_a_model_that_can_be_solved")),
+        ("a class without examples has a KL(c)", STATISTICIAN, ("torch.where(f.present, f.c.kl(), 0.0)", "f.c.kl()"),
+         paper("neural_statistician", "test_a_class_without_examples_is_never_chosen_and_changes_nothing")),
         # Objectives
         ("the objective adapts to the queries", QUERY, ("adapt(theta, task.support)", "adapt(theta, task.query)"),
          paper("maml", "test_the_meta_gradient_goes_through_every_step")),
@@ -237,6 +261,8 @@ MUTATIONS = [
         ("a network's modes are copied within a transform", FUNCTIONAL,
          (("_skeleton(module).train", "copy.deepcopy(module).train"), ("_skeleton(self.", "copy.deepcopy(self.")),
          f"{NN}test_resnet12_has_exact_meta_gradients"),
+        ("a gaussian's draw takes its variance for its deviation", "nn/distributions.py",
+         ("(self.logvar / 2).exp() * torch", "self.logvar.exp() * torch"), f"{SETS}test_gaussians_are_torchs"),
         # Engine
         ("the meta-gradient is a sum", BATCH, ("lambda t: t / n, total", "lambda t: t, total"),
          law("many_tasks_are_each_task", "maml")),
@@ -291,6 +317,12 @@ MUTATIONS = [
          f"{ENGINE}test_a_full_disk_leaves_what_was_there"),
         ("shapes are not compared", CHECKPOINT, ("if tensors[name].shape != leaf.shape:", "if False:"),
          f"{ENGINE}test_what_does_not_fit_is_named"),
+        ("noise runs free in the laws", "testing.py",
+         ("_StillNoise() if law in STILL else nullcontext()", "nullcontext()"),
+         f"{SETS}test_a_noisy_objective_is_judged_like_any_other"),
+        ("noise is held still where it should be found", "testing.py",
+         ("_StillNoise() if law in STILL else nullcontext()", "_StillNoise()"),
+         f"{SETS}test_a_noisy_predictor_is_still_found_out"),
         # Tasks
         ("every problem starts at one place", "tasks/problems.py",
          ("self.spread * torch.randn(tasks, *p.shape, ",
@@ -308,6 +340,8 @@ MUTATIONS = [
         ("a small class borrows from the next", POOL,
          (">= counts[..., None]] = -1.0", ">= counts.amax().expand_as(counts)[..., None]] = -1.0"),
          f"{TASKS}test_draws_are_even"),
+        ("test tasks are varied like training tasks", "tasks/varied.py", ("self.pool.test)", "self)"),
+         f"{SETS}test_varied_changes_training_tasks_alone"),
         ("each example is turned by itself", POOL, ("(tasks, ways, 1)", "(tasks, ways, shots + queries)"),
          f"{TASKS}test_rotations_per_task_turn_each_class_as_a_whole"),
     )

@@ -14,12 +14,13 @@ from metaloop import (
     maml,
     matching,
     meta_rnn,
+    neural_statistician,
     pretrain,
     protonet,
     reptile,
     snail,
 )  # fmt: skip
-from metaloop.nn import POLICIES, Recurrent, adam, conv4, mlp, sgd
+from metaloop.nn import POLICIES, Bernoulli, Gaussian, Recurrent, adam, conv4, conv_decoder, conv_encoder, mlp, sgd
 from metaloop.testing import Case
 
 WAYS = 3
@@ -67,6 +68,11 @@ def pictures(n: int, seed: int) -> Task:
     return Task(data(2), data(2))
 
 
+def drawings(n: int, seed: int) -> Task:
+    """The pictures with pixels in [0, 1]."""
+    return Task(*(Data((2 * x).sigmoid(), y) for x, y in pictures(n, seed)))
+
+
 def waves(n: int, seed: int) -> Task:
     """Sine curves of one frequency: x, y [n, points, 1]."""
     g = torch.Generator().manual_seed(seed)
@@ -107,6 +113,16 @@ class Smooth(nn.Sequential):
     def __init__(self):
         super().__init__()
         self.body, self.head = nn.Sequential(nn.Linear(4, 8), nn.Tanh()), nn.Linear(8, WAYS)
+
+
+def statistician(encoder: nn.Module, decoder: nn.Module, likelihood: type, **options):
+    """A Neural Statistician with 6 features, statistics of size 3 and latents of size 2."""
+
+    def smooth(*sizes):
+        return nn.Sequential(nn.Linear(sizes[0], 8), nn.Tanh(), nn.Linear(8, sizes[1]))
+
+    parts = (encoder, smooth(7, 6), smooth(9, 4), smooth(3, 4), decoder)
+    return neural_statistician(*map(functional, parts), ways=WAYS, likelihood=likelihood, **options)
 
 
 classifier = functional(Smooth())
@@ -167,6 +183,15 @@ ZOO: dict[str, Case] = {
     "snail": Case(
         snail(*features, ways=WAYS, dim=6, shots=3, filters=4, keys=(4, 4), values=(4, 4)), blobs,
         {ORDER: "the support set is a sequence, which temporal convolutions read in its order"},
+    ),
+    "neural_statistician": Case(
+        statistician(nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 6)), nn.Linear(5, 8), Gaussian), blobs
+    ),
+    "neural_statistician-pixels": Case(
+        statistician(
+            conv_encoder((1, 16, 16), 6, widths=(3, 4), depth=2, norm_policy="group"),
+            conv_decoder(5, (1, 16, 16), widths=(3, 4), depth=2), Bernoulli, sample_dropout=False,
+        ), drawings, {"meta_training_helps": "forty steps teach the mean drawing, and no statistic yet"},
     ),
     "pretrain": Case(pretrain(*features, classes=WAYS, dim=6, ways=WAYS), known_blobs),
     "pretrain-linear": Case(

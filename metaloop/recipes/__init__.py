@@ -4,6 +4,7 @@ from functools import partial
 from math import pi
 
 from .. import tasks
+from .densities import distributions_plan, statistician_plan
 from .few_shot import maml_plan, pretrain_plan, protonet_plan, reptile_plan
 from .optimizers import mnist_plan, mnist_problems, quadratic_plan, quadratics
 from .plan import Outline, Plan, Recipe, Row
@@ -42,6 +43,7 @@ _sines = partial(tasks.sinusoid, amplitude=(0.1, 5.0), phase=(0.0, pi), frequenc
 
 PROTO, MAML, REPTILE = "Snell et al. 2017", "Finn et al. 2017", "Nichol et al. 2018"
 HOCHREITER, ANDRYCHOWICZ = "Hochreiter et al. 2001", "Andrychowicz et al. 2016"
+NS = "Edwards & Storkey 2017"
 CHEN, METASGD = "baseline, after Chen et al. 2019", "Li et al. 2017"
 VINYALS, MISHRA = "Vinyals et al. 2016", "Mishra et al. 2018"
 
@@ -137,3 +139,9 @@ _add("lstm-optimizer-mnist", ANDRYCHOWICZ, "an optimizer, learned on small netwo
      mnist_plan, steps=10_000, tasks=1, lr=3e-3,
      quick={"steps": 800, "lr": 1e-2, "pixels": 4, "transfer": False},
      smoke={"steps": 1, "pixels": 14, "transfer": False})
+_NS_SMALL = {"c": 64, "z": 16, "layers": 1, "widths": (32, 64, 128), "depth": 1, "decoder": "perceptron"}
+_add("statistician-omniglot", NS, "Neural Statistician, sets of 5, without labels", _reptile, statistician_plan,
+     published={(5, 1): 98.1, (5, 5): 99.5, (20, 1): 93.2, (20, 5): 98.1}, transfer={1: 78.6, 5: 93.2}, steps=360_000,
+     quick={"steps": 6000, **_NS_SMALL}, smoke={"steps": 3, **_NS_SMALL, "widths": (4, 4, 4)})
+_add("statistician-distributions", NS, "Neural Statistician, densities from 200 points", tasks.distributions,
+     distributions_plan, steps=31_250, quick={"steps": 1500, "tasks": 8}, smoke={"steps": 3, "tasks": 2})

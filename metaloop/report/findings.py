@@ -1,4 +1,5 @@
-"""What a report shows beyond the scores: accuracy by shots and by inner steps, and three tasks with predictions."""
+"""What a report shows beyond the scores: accuracy by shots and by inner steps, three tasks with predictions, and what
+predictors that are densities draw."""
 
 import base64
 import json
@@ -6,20 +7,22 @@ from collections.abc import Callable
 from io import BytesIO
 from typing import Any
 
+import torch
 import torch.utils._pytree as pytree
 from torch import Tensor
 
 from ..core import Learner, Task
 from ..engine import Run, evaluate
-from ..engine.batch import predict
+from ..engine.batch import first_task, predict
 from ..engine.checkpoint import write_bytes
-from ..engine.seeds import generator
+from ..engine.seeds import generator, noise
 from ..recipes.plan import Row
 from ..tasks.pool import Pool
 from .results import in_units
 
 TASKS = 200  # at most, for each point of a curve
 SHOWN = 3  # tasks, and queries of a class
+GIVEN, DRAWN = 5, 10  # pictures that a density is given, and that it draws
 
 
 def find_out(run: Run, own: Callable[[], Pool], tasks: int) -> dict[str, Any]:
@@ -41,7 +44,7 @@ def find_out(run: Run, own: Callable[[], Pool], tasks: int) -> dict[str, Any]:
     found = {
         "step": run.step, "label": row.label, "queries": queries, "tasks": tasks,
         "shots": [p for p in shots if p], "inner_steps": [p for p in steps if p],
-        "examples": _examples(run, row, pool),
+        "examples": _examples(run, row, pool), "drawn": _drawn(run, row, pool),
     }  # fmt: skip
     if path is not None:
         write_bytes(path, json.dumps(found).encode())
@@ -71,6 +74,27 @@ def _examples(run: Run, row: Row, pool: Pool) -> list[dict[str, Any]]:
     each = [pytree.tree_map(lambda t: t[i].cpu(), tasks) for i in range(SHOWN)]  # noqa: B023
     show = _curve if pool.kind == "regression" else _classes
     return [show(task, answer, row.ways) for task, answer in zip(each, answers, strict=True)]
+
+
+def _drawn(run: Run, row: Row, pool: Pool) -> list[dict[str, Any]]:
+    """Pictures of each class of a test task, and what f draws for it, if f has `sample`: (n) -> [n, ways, C, H, W]."""
+    if len(pool.shape) != 3:
+        return []
+    try:
+        task = pool.test.sample(tasks=1, ways=row.ways, shots=GIVEN, queries=1, generator=generator(0, "drawn", 0))
+    except ValueError:  # too few examples of a class
+        return []
+    where = pytree.tree_leaves(run.theta)[0].device
+    S = pytree.tree_map(lambda t: t.to(where), first_task(task).support)
+    with torch.no_grad(), noise(0, "drawn", 1):
+        f = row.learner.adapt(run.theta, S)
+        if not hasattr(f, "sample"):
+            return []
+        drawn = f.sample(DRAWN).clamp(0, 1).cpu()
+    return [
+        {"given": [_image(x) for x in S.x[S.y == k].cpu()], "drawn": [_image(x) for x in drawn[:, k]]}
+        for k in range(row.ways)
+    ]
 
 
 def _curve(task: Task, answer: Tensor, ways: int) -> dict[str, Any]:

@@ -44,6 +44,7 @@ figcaption b { color: var(--ink); font-weight: 600 } svg { display: block; width
   border-top: 1px solid var(--rule) } .row img { width: 44px; height: 44px; object-fit: contain; border-radius: 4px;
   image-rendering: pixelated; display: block; background: #000 }
 .photo img { image-rendering: auto; width: 52px; height: 52px }
+.wide { grid-template-columns: repeat(auto-fill, minmax(17rem, 1fr)) }
 .query { font-size: .75rem; text-align: center; line-height: 1.5 } .query img { border: 2px solid var(--good) }
 .query.wrong img { border: 2px dashed var(--bad) } .query span { color: var(--good) }
 .query.wrong span { color: var(--bad); font-weight: 650 }
@@ -84,6 +85,7 @@ def page(
 <p class="soft">{points}{each} {escape(findings["label"])} unless the axis says otherwise.</p>
 <div class="charts">{"".join(more)}</div>
 {_examples(findings["examples"])}
+{_drawn(findings.get("drawn", []))}
 <h2>Time, memory, machine</h2>
 {_facts(costs)}
 """)
@@ -140,6 +142,22 @@ def _classes(number: int, task: dict[str, Any]) -> str:
     return f'<div class="task{photo}"><b>Task {number}</b> <span class="soft">{share}</span>' + (
         f'<div class="classes">{"".join(cards)}</div></div>'
     )
+
+
+def _drawn(sets: Sequence[dict[str, Any]]) -> str:
+    """For each class the pictures that were given, and draws from the density made of them."""
+    if not sets:
+        return ""
+    cards = []
+    for k, content in enumerate(sets, 1):
+        rows = (("given", f"of class {k}, given"), ("drawn", f"drawn for class {k}"))
+        images = ["".join(f'<img src="{image}" alt="{told}">' for image in content[name]) for name, told in rows]
+        cards.append(f'<div class="class">{"".join(f"""<div class="row">{row}</div>""" for row in images)}</div>')
+    given = len(sets[0]["given"])
+    return f"""<h2>What f draws</h2>
+<p class="soft">Of each class, new to the learner, f was given {given} pictures (above the line). It is a density: below
+are draws from it.</p>
+<div class="classes wide">{"".join(cards)}</div>"""
 
 
 def _query(image: str, k: int, guess: int) -> str:

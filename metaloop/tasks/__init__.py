@@ -12,10 +12,15 @@ from .functions import boolean, gaussians, quadratic, semilinear, sinusoid  # is
 # networks to train
 from .problems import least_squares, problems  # isort: skip
 
-# what they are
+# random distributions
+from .distributions import distributions  # isort: skip
+
+# what they are, and how to change them
 from .pool import ClassPool, Pool  # isort: skip
+from .varied import Varied, strokes  # isort: skip
 
 __all__ = [
-    "ClassPool", "Pool", "boolean", "folder", "gaussians", "glyphs", "least_squares", "mini_imagenet", "mnist",
-    "omniglot", "problems", "quadratic", "read_folder", "read_image", "semilinear", "sinusoid",
+    "ClassPool", "Pool", "Varied", "boolean", "distributions", "folder", "gaussians", "glyphs", "least_squares",
+    "mini_imagenet", "mnist", "omniglot", "problems", "quadratic", "read_folder", "read_image", "semilinear",
+    "sinusoid", "strokes",
 ]
