@@ -130,7 +130,7 @@ MUTATIONS = [
         ("queries match the support set out of context", MATCHING,
          ('"embed": params}, g, S.y', '"embed": params}, embed(theta["embed"], S.x), S.y'),
          paper("matching", "test_scores_loss_and_gradient[fce]")),
-        ("the context is learned by half", MATCHING, ('read_g(theta["g"], g) ', 'read_g(theta["g"], g).detach() '),
+        ("the context is learned by half", MATCHING, ('read["g"](theta["g"], g) ', 'read["g"](theta["g"], g).detach() '),
          law("meta_gradient_is_the_derivative", "matching-fce")),
         ("the backward LSTM answers in its own order", CONTEXT, ("back.flip(0)", "back"),
          paper("matching", "test_scores_loss_and_gradient[fce]")),
