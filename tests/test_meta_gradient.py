@@ -1,5 +1,7 @@
 """The meta-gradient of many tasks: exact where the obvious form is not, in chunks, and clear about bad input."""
 
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,7 +9,7 @@ import torch.utils._pytree as pytree
 from torch import nn
 from torch.func import grad, vmap
 from torch.testing import assert_close
-from zoo import WAYS, ZOO, one, pictures
+from zoo import WAYS, ZOO, blobs, one, pictures
 
 from metaloop import Data, Learner, Task, functional, maml, meta_gradient, protonet
 from metaloop.engine.batch import chunks, predict
@@ -131,3 +133,14 @@ def test_predict_is_each_predictors_answer():
     got = predict(case.learner, theta, tasks)
     assert_close(got, torch.stack(want))
     assert not got.requires_grad
+
+
+@pytest.mark.compile
+def test_a_session_may_compile_many_learners(monkeypatch):
+    """torch gives a function eight compilations; each meta-gradient is a function of its own."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    net, init = functional(nn.Linear(4, WAYS))
+    theta, tasks = double(init(0)), double(blobs(2, 0))
+    for steps in range(1, 11):
+        learner = maml(net, init, inner_lr=0.1, inner_steps=steps)
+        assert_close(meta_gradient(learner, compile=True)(theta, tasks), meta_gradient(learner)(theta, tasks))

@@ -57,7 +57,9 @@ def meta_gradient(learner: Learner, *, chunk: int | None = None, compile: bool =
         grads, (_, logs) = grad_and_value(batch, has_aux=True)(theta, tasks)
         return grads, pytree.tree_map(lambda t: t.sum(0), logs)
 
-    of_chunk = torch.compile(summed, fullgraph=True) if compile else summed
+    if compile:
+        summed.__code__ = summed.__code__.replace()  # torch counts compilations by code object: let each have its own
+    of_chunk = torch.compile(summed, fullgraph=True, dynamic=False) if compile else summed
     spread = Spread(of_chunk) if compile else None
 
     def sums(theta: Theta, tasks: Task) -> Iterable[Any]:

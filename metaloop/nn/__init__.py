@@ -6,10 +6,10 @@ from .descent import Descent, adam, rmsprop, sgd
 from .distributions import Bernoulli, Gaussian
 from .functional import Net, condition, functional, learned, population
 from .norms import POLICIES, BatchNorm, norm
-from .sequence import LSTM, attend
+from .sequence import LSTM, Recurrent, attend
 
 __all__ = [
-    "LSTM", "POLICIES", "Backbone", "BatchNorm", "Bernoulli", "Descent", "Gaussian", "Mean", "Net", "Shaped", "adam",
-    "attend", "condition", "conv4", "conv_decoder", "conv_encoder", "functional", "learned", "mlp", "norm",
-    "population", "resnet12", "rmsprop", "sgd",
+    "LSTM", "POLICIES", "Backbone", "BatchNorm", "Bernoulli", "Descent", "Gaussian", "Mean", "Net", "Recurrent",
+    "Shaped", "adam", "attend", "condition", "conv4", "conv_decoder", "conv_encoder", "functional", "learned", "mlp",
+    "norm", "population", "resnet12", "rmsprop", "sgd",
 ]

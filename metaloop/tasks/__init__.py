@@ -7,7 +7,10 @@ from .mnist import mnist  # handwritten digits, downloaded
 from .omniglot import omniglot  # handwritten characters, downloaded
 
 # random functions
-from .functions import gaussians, sinusoid  # isort: skip
+from .functions import boolean, gaussians, quadratic, semilinear, sinusoid  # isort: skip
+
+# networks to train
+from .problems import least_squares, problems  # isort: skip
 
 # random distributions
 from .distributions import distributions  # isort: skip
@@ -17,6 +20,7 @@ from .pool import ClassPool, Pool  # isort: skip
 from .varied import Varied, strokes  # isort: skip
 
 __all__ = [
-    "ClassPool", "Pool", "Varied", "distributions", "folder", "gaussians", "glyphs", "mini_imagenet", "mnist",
-    "omniglot", "read_folder", "read_image", "sinusoid", "strokes",
+    "ClassPool", "Pool", "Varied", "boolean", "distributions", "folder", "gaussians", "glyphs", "least_squares",
+    "mini_imagenet", "mnist", "omniglot", "problems", "quadratic", "read_folder", "read_image", "semilinear",
+    "sinusoid", "strokes",
 ]
