@@ -47,12 +47,11 @@ META_RNN, LSTM_OPTIMIZER, OPTIM = "learners/meta_rnn.py", "learners/lstm_optimiz
 QUERY, DESCENT, NORMS, FUNCTIONAL = "objectives/query.py", "nn/descent.py", "nn/norms.py", "nn/functional.py"
 BATCH, TRAIN, EVALUATE = "engine/batch.py", "engine/train.py", "engine/evaluate.py"
 SEEDS, CHECKPOINT, POOL = "engine/seeds.py", "engine/checkpoint.py", "tasks/pool.py"
-NN, META, ENGINE, TASKS = (f"tests/test_{name}.py::" for name in ("nn", "meta_gradient", "engine", "tasks"))
-SEQUENCE = "tests/test_causal.py::"
 STATISTICIAN = "learners/neural_statistician.py"
 NN, META, ENGINE, TASKS, SETS = (
     f"tests/test_{name}.py::" for name in ("nn", "meta_gradient", "engine", "tasks", "sets")
 )
+SEQUENCE = "tests/test_causal.py::"
 
 MUTATIONS = [
     Mutation(name, file, edits if isinstance(edits[0], tuple) else (edits,), caught_by)
@@ -174,6 +173,26 @@ MUTATIONS = [
          paper("pretrain", "test_a_linear_head_by_adam_from_zero_on_frozen_features")),
         ("a linear head has no bias", PRETRAIN, (".mT + self.v", ".mT"),
          paper("pretrain", "test_a_linear_head_by_adam_from_zero_on_frozen_features")),
+        ("the statistician weighs KL(c) by example", STATISTICIAN,
+         ('per_set["kl_z"] + per_set["kl_c"]', 'per_set["kl_z"] + len(h) * per_set["kl_c"]'),
+         paper("neural_statistician", "test_the_objective_is_the_bound")),
+        ("sample dropout drops nothing", STATISTICIAN, ("thinned(member) if dropout else member", "member"),
+         paper("neural_statistician", "test_the_objective_is_the_bound")),
+        ("sample dropout hides examples from the bound", STATISTICIAN,
+         ("by_density=by_density), h, member", "by_density=by_density), h, kept"),
+         paper("neural_statistician", "test_the_objective_is_the_bound")),
+        ("sample dropout may leave nothing", STATISTICIAN, ("< 1 + (torch.rand_like(size)", "< (torch.rand_like(size)"),
+         paper("neural_statistician", "test_sample_dropout_leaves_each_number_and_each_example_as_often")),
+        ("statistics pool sums", STATISTICIAN, (", 1) / size.clamp_min(1)", ", 1)"),
+         paper("neural_statistician", "test_scores_compare_the_statistics_of_one_example_and_of_a_set")),
+        ("the divergence runs backwards", STATISTICIAN, ("-alone.kl(self.c)", "-self.c.kl(alone)"),
+         paper("neural_statistician", "test_scores_compare_the_statistics_of_one_example_and_of_a_set")),
+        ("latents come from the prior in training", STATISTICIAN, ("z = q_z.draw()", "z = p_z.draw()"),
+         paper("neural_statistician", "test_the_objective_is_the_bound")),
+        ("importance weights forget q", STATISTICIAN, (" - q_z.log_prob(z))", ")"),
+         paper("neural_statistician", "test_densities_and_samples_are_those_of_a_model_that_can_be_solved")),
+        ("a class without examples has a KL(c)", STATISTICIAN, ("torch.where(f.present, f.c.kl(), 0.0)", "f.c.kl()"),
+         paper("neural_statistician", "test_a_class_without_examples_is_never_chosen_and_changes_nothing")),
         ("a recurrent network sees the target it predicts", META_RNN,
          ("torch.cat([torch.zeros_like(S.y[:1]), S.y[:-1]])", "S.y"),
          paper("meta_rnn", "test_a_prediction_is_made_before_its_target_is_seen")),
@@ -210,26 +229,6 @@ MUTATIONS = [
          "tests/test_optim.py::test_a_loop_gives_what_the_learner_gives"),
         ("a closure finds no gradients enabled", OPTIM, ("with torch.enable_grad():", "with torch.no_grad():"),
          "tests/test_optim.py::test_a_closure_is_called_once_with_gradients"),
-        ("the statistician weighs KL(c) by example", STATISTICIAN,
-         ('per_set["kl_z"] + per_set["kl_c"]', 'per_set["kl_z"] + len(h) * per_set["kl_c"]'),
-         paper("neural_statistician", "test_the_objective_is_the_bound")),
-        ("sample dropout drops nothing", STATISTICIAN, ("thinned(member) if dropout else member", "member"),
-         paper("neural_statistician", "test_the_objective_is_the_bound")),
-        ("sample dropout hides examples from the bound", STATISTICIAN,
-         ("by_density=by_density), h, member", "by_density=by_density), h, kept"),
-         paper("neural_statistician", "test_the_objective_is_the_bound")),
-        ("sample dropout may leave nothing", STATISTICIAN, ("< 1 + (torch.rand_like(size)", "< (torch.rand_like(size)"),
-         paper("neural_statistician", "test_sample_dropout_leaves_each_number_and_each_example_as_often")),
-        ("statistics pool sums", STATISTICIAN, (", 1) / size.clamp_min(1)", ", 1)"),
-         paper("neural_statistician", "test_scores_compare_the_statistics_of_one_example_and_of_a_set")),
-        ("the divergence runs backwards", STATISTICIAN, ("-alone.kl(self.c)", "-self.c.kl(alone)"),
-         paper("neural_statistician", "test_scores_compare_the_statistics_of_one_example_and_of_a_set")),
-        ("latents come from the prior in training", STATISTICIAN, ("z = q_z.draw()", "z = p_z.draw()"),
-         paper("neural_statistician", "test_the_objective_is_the_bound")),
-        ("importance weights forget q", STATISTICIAN, (" - q_z.log_prob(z))", ")"),
-         paper("neural_statistician", "test_densities_and_samples_are_those_of_a_model_that_can_be_solved")),
-        ("a class without examples has a KL(c)", STATISTICIAN, ("torch.where(f.present, f.c.kl(), 0.0)", "f.c.kl()"),
-         paper("neural_statistician", "test_a_class_without_examples_is_never_chosen_and_changes_nothing")),
         # Objectives
         ("the objective adapts to the queries", QUERY, ("adapt(theta, task.support)", "adapt(theta, task.query)"),
          paper("maml", "test_the_meta_gradient_goes_through_every_step")),

@@ -20,7 +20,18 @@ from metaloop import (
     reptile,
     snail,
 )  # fmt: skip
-from metaloop.nn import POLICIES, Bernoulli, Gaussian, Recurrent, adam, conv4, conv_decoder, conv_encoder, mlp, sgd
+from metaloop.nn import (
+    POLICIES,
+    Bernoulli,
+    Gaussian,
+    Recurrent,
+    adam,
+    conv4,
+    conv_decoder,
+    conv_encoder,
+    mlp,
+    sgd,
+)  # fmt: skip
 from metaloop.testing import Case
 
 WAYS = 3
@@ -174,6 +185,15 @@ ZOO: dict[str, Case] = {
     "meta_rnn": Case(meta_rnn(*recurrent), waves, {ORDER: "the network reads S one example after another"}),
     "protonet": Case(protonet(*features, ways=WAYS), blobs),
     "protonet-cosine": Case(protonet(*features, ways=WAYS, metric="cosine"), blobs),
+    "neural_statistician": Case(
+        statistician(nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 6)), nn.Linear(5, 8), Gaussian), blobs
+    ),
+    "neural_statistician-pixels": Case(
+        statistician(
+            conv_encoder((1, 16, 16), 6, widths=(3, 4), depth=2, norm_policy="group"),
+            conv_decoder(5, (1, 16, 16), widths=(3, 4), depth=2), Bernoulli, sample_dropout=False,
+        ), drawings, {"meta_training_helps": "forty steps teach the mean drawing, and no statistic yet"},
+    ),
     "matching": Case(matching(*features, ways=WAYS), blobs),
     "matching-euclidean": Case(matching(*features, ways=WAYS, metric="euclidean"), blobs),
     "matching-fce": Case(
@@ -183,15 +203,6 @@ ZOO: dict[str, Case] = {
     "snail": Case(
         snail(*features, ways=WAYS, dim=6, shots=3, filters=4, keys=(4, 4), values=(4, 4)), blobs,
         {ORDER: "the support set is a sequence, which temporal convolutions read in its order"},
-    ),
-    "neural_statistician": Case(
-        statistician(nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 6)), nn.Linear(5, 8), Gaussian), blobs
-    ),
-    "neural_statistician-pixels": Case(
-        statistician(
-            conv_encoder((1, 16, 16), 6, widths=(3, 4), depth=2, norm_policy="group"),
-            conv_decoder(5, (1, 16, 16), widths=(3, 4), depth=2), Bernoulli, sample_dropout=False,
-        ), drawings, {"meta_training_helps": "forty steps teach the mean drawing, and no statistic yet"},
     ),
     "pretrain": Case(pretrain(*features, classes=WAYS, dim=6, ways=WAYS), known_blobs),
     "pretrain-linear": Case(

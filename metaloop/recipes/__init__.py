@@ -144,4 +144,4 @@ _add("statistician-omniglot", NS, "Neural Statistician, sets of 5, without label
      published={(5, 1): 98.1, (5, 5): 99.5, (20, 1): 93.2, (20, 5): 98.1}, transfer={1: 78.6, 5: 93.2}, steps=360_000,
      quick={"steps": 6000, **_NS_SMALL}, smoke={"steps": 3, **_NS_SMALL, "widths": (4, 4, 4)})
 _add("statistician-distributions", NS, "Neural Statistician, densities from 200 points", tasks.distributions,
-     distributions_plan, steps=31_250, quick={"steps": 1500, "tasks": 8}, smoke={"steps": 3, "tasks": 2})
+     distributions_plan, steps=31_250, quick={"steps": 5000, "z": 4, "hidden": 64}, smoke={"steps": 3, "tasks": 2})

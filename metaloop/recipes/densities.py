@@ -77,4 +77,4 @@ def distributions_plan(
 
     rows = (Row(f"{shots} points", at_test(), 1, shots, 100, metric=excess_nats),)
     return Plan(pool, at_test(), at_test, rows, steps=steps, tasks=tasks, ways=1, shots=shots, queries=1,
-                options={"clip": 100.0})  # fmt: skip
+                options={"clip": 100.0}, more_shots=(10, 50, 100))  # fmt: skip

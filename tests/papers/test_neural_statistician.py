@@ -10,7 +10,8 @@ from zoo import WAYS, batched
 
 from metaloop import Data, Task, evaluate, fit, functional, meta_gradient, neural_statistician, nn
 from metaloop.learners.neural_statistician import thinned
-from metaloop.recipes import find
+from metaloop.recipes.densities import excess_nats
+from metaloop.tasks import distributions
 
 X, H, C, Z = 4, 6, 3, 2
 DOUBLE = torch.float64
@@ -228,17 +229,21 @@ def test_a_class_without_examples_is_never_chosen_and_changes_nothing(task):
     assert_close(info["kl_c"], sum(kl_divergence(q, prior) for q in there) / 2)
 
 
-@pytest.mark.slow
 def test_after_a_little_training_a_density_has_the_mean_and_the_variance_of_its_points():
-    plan = find("statistician-distributions").plan(budget="quick", steps=150)
-    run = fit(plan.learner, plan.pool, **plan.training() | {"validate_every": None}, device="cpu", progress=False)
-    (row,) = plan.rows
-    score = evaluate(row.learner, run.theta, plan.pool, tasks=50, ways=1, shots=200, queries=100, metric=row.metric)
-    assert score.mean < 0.27  # nats; the best Gaussian for all tasks together is 0.32 from each
+    pool, h = distributions(), 64
+    sizes = ((1, h, h), (h + 1, h, 6), (h + 3, h, 4), (3, h, 4), (5, h, 2))
+    learner = neural_statistician(
+        *(functional(nn.mlp(size)) for size in sizes),
+        ways=1, likelihood=nn.Gaussian, by_density=True, sample_dropout=False,
+    )  # fmt: skip
+    adam = {"optimizer": lambda parameters: torch.optim.Adam(parameters, lr=3e-3), "device": "cpu", "progress": False}
+    run = fit(learner, pool, steps=600, tasks=16, ways=1, shots=50, queries=1, **adam)
+    score = evaluate(learner, run.theta, pool, tasks=100, ways=1, shots=200, queries=100, metric=excess_nats)
+    assert score.mean < 0.22  # nats; the best Gaussian for all tasks together is 0.32 from them, one for each 0.18
 
-    given = plan.pool.sample(tasks=40, shots=200, queries=1, generator=torch.Generator().manual_seed(5)).support
+    given = pool.sample(tasks=40, shots=200, queries=1, generator=torch.Generator().manual_seed(5)).support
     torch.manual_seed(0)
-    drawn = [row.learner.adapt(run.theta, Data(x, y)).sample(2000)[:, 0, 0] for x, y in zip(*given, strict=True)]
+    drawn = [learner.adapt(run.theta, Data(x, y)).sample(2000)[:, 0, 0] for x, y in zip(*given, strict=True)]
     (m, v), (ours, spread) = ((t.mean(1), t.var(1)) for t in (given.x[..., 0], torch.stack(drawn).detach()))
     assert (ours - m).abs().mean() < 0.15 < m.std() / 3
-    assert torch.stack((spread, v)).corrcoef()[0, 1] > 0.3
+    assert torch.stack((spread, v)).corrcoef()[0, 1] > 0.5
