@@ -3,9 +3,9 @@
     the contract          Data  Task  Learner  functional
     what is learned about one task  (metaloop.learners)
         an initialisation   maml (FOMAML, ANIL, Meta-SGD, MAML++ by option)  reptile
-        a metric            protonet
+        a metric            protonet  margin (softmax, SphereFace, CosFace, ArcFace, triplets by option)
         the baseline        pretrain
-    what makes theta good (metaloop.objectives)   query_loss
+    what makes theta good (metaloop.objectives)   query_loss  softmax  normface  sphereface  cosface  arcface  triplet  from_pml
     where tasks come from (metaloop.tasks)        omniglot  glyphs  folder  mini_imagenet  sinusoid  gaussians
     many tasks at once    (metaloop.engine)       fit  evaluate  meta_gradient
     for your own few examples                     FewShotClassifier  open_run
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .engine import NonFinite, Run, Score, evaluate, fit, meta_gradient
     from .estimator import FewShotClassifier
     from .learners.maml import maml
+    from .learners.margin import margin
     from .learners.pretrain import pretrain
     from .learners.protonet import protonet
     from .learners.reptile import reptile
@@ -30,7 +31,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Data", "FewShotClassifier", "Learner", "NonFinite", "Run", "Score", "Task",
-    "evaluate", "fit", "functional", "learners", "maml", "meta_gradient", "nn", "objectives", "open_run", "predictor",
+    "evaluate", "fit", "functional", "learners", "maml", "margin", "meta_gradient", "nn", "objectives", "open_run", "predictor",
     "pretrain", "protonet", "recipes", "reptile", "static", "tasks", "testing",
 ]
 
@@ -41,6 +42,7 @@ _HOME = {
     "FewShotClassifier": "estimator",
     "functional": "nn.functional",
     "maml": "learners.maml",
+    "margin": "learners.margin",
     "open_run": "recipes.stored",
     "pretrain": "learners.pretrain",
     "protonet": "learners.protonet",

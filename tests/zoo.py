@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from metaloop import Data, Task, functional, maml, pretrain, protonet, reptile
+from metaloop import Data, Task, functional, maml, margin, objectives, pretrain, protonet, reptile
 from metaloop.nn import POLICIES, adam, conv4, mlp, sgd
 from metaloop.testing import Case
 
@@ -126,6 +126,15 @@ ZOO: dict[str, Case] = {
         pretrain(*features, classes=WAYS, dim=6, ways=WAYS, head="linear", inner_lr=0.1, inner_steps=10), known_blobs
     ),
 }  # fmt: skip
+
+for loss in ("softmax", "normface", "sphereface", "cosface", "arcface"):
+    made = getattr(objectives, loss)(classes=WAYS, dim=6)
+    ZOO[f"margin-{loss}"] = Case(margin(*features, ways=WAYS, loss=made), known_blobs)
+for mining in ("all", "semihard"):
+    ZOO[f"margin-triplet-{mining}"] = Case(
+        margin(*features, ways=WAYS, loss=objectives.triplet(mining=mining)), blobs,
+        {"compiles_whole_and_once": "which triplets are mined depends on the data"},
+    )  # fmt: skip
 
 for policy in POLICIES:
     waived = TOGETHER if policy in ("transductive", "running") else {}

@@ -40,11 +40,11 @@ def measure(run: Run, row: Row, pool: Pool, *, tasks: int, seed: int, split: str
         "label": row.label, "metric": metric, "mean": mean, "ci95": ci95,
         "published": row.published if own else None,
         "published_ci95": row.published_ci if own else None,
-        **episode, "tasks": tasks, "seed": seed, "split": split, "data": data or pool.name,
+        **episode, "tasks": len(score.per_task), "seed": seed, "split": split, "data": data or pool.name,
         "norm": norm(run, row, pool), "budget": run.info.get("budget", "full"),
         "step": run.step, "training_seconds": round(run.seconds, 1),
         "training_tasks_per_second": rate(run.step * run.plan.tasks, run.seconds),
-        "test_tasks_per_second": rate(tasks, seconds),
+        "test_tasks_per_second": rate(len(score.per_task), seconds),
         "machine": machine(), "versions": versions(),
     }  # fmt: skip
 
