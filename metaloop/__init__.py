@@ -5,8 +5,10 @@
         an initialisation   maml (FOMAML, ANIL, Meta-SGD, MAML++ by option)  reptile
         a metric            protonet  margin (softmax, SphereFace, CosFace, ArcFace, triplets by option)
         the baseline        pretrain
-    what makes theta good (metaloop.objectives)   query_loss  softmax  normface  sphereface  cosface  arcface  triplet  from_pml
-    where tasks come from (metaloop.tasks)        omniglot  glyphs  folder  mini_imagenet  sinusoid  gaussians
+    what makes theta good (metaloop.objectives)   query_loss
+        losses of embeddings   softmax  normface  sphereface  cosface  arcface  triplet  from_pml
+    where tasks come from (metaloop.tasks)        omniglot  glyphs  folder  mini_imagenet  lake_runs
+                                                  sinusoid  gaussians
     many tasks at once    (metaloop.engine)       fit  evaluate  meta_gradient
     for your own few examples                     FewShotClassifier  open_run
 """
@@ -31,8 +33,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Data", "FewShotClassifier", "Learner", "NonFinite", "Run", "Score", "Task",
-    "evaluate", "fit", "functional", "learners", "maml", "margin", "meta_gradient", "nn", "objectives", "open_run", "predictor",
-    "pretrain", "protonet", "recipes", "reptile", "static", "tasks", "testing",
+    "evaluate", "fit", "functional", "learners", "maml", "margin", "meta_gradient", "nn", "objectives", "open_run",
+    "predictor", "pretrain", "protonet", "recipes", "reptile", "static", "tasks", "testing",
 ]
 
 # Where each name lives. It is imported when first asked for, so that `metaloop --help` need not wait for torch.

@@ -83,7 +83,8 @@ def evaluate(
         raise ValueError(f"evaluate: tasks={tasks}, expected at least 1.")
     source, scores, name = getattr(pool, split), [], getattr(metric, "__name__", "metric") if metric else ""
     where = device or pytree.tree_leaves(theta)[0].device
-    tasks, size = (tasks, BLOCK) if source.tasks is None else (min(tasks, source.tasks), source.tasks)
+    fixed = getattr(source, "tasks", None)
+    tasks, size = (min(tasks, fixed), fixed) if fixed else (tasks, BLOCK)
     for block, start in enumerate(range(0, tasks, size)):
         batch = source.sample(
             tasks=size, ways=ways, shots=shots, queries=queries, generator=generator(seed, "test", block)

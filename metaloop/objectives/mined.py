@@ -7,8 +7,9 @@ FaceNet (Schroff, Kalenichenko & Philbin, CVPR 2015, arXiv:1503.03832) takes the
 
     |a - p|^2 < |a - n|^2 < |a - p|^2 + m                                                                       (2)
 
-Which triplets these are depends on the data, so they cannot be indexed under vmap, nor traced. `from_pml` computes such a
-loss task by task, outside of torch.func, and hands back its value and first derivative; it has no second one.
+Which triplets these are depends on the data, so they cannot be indexed under vmap, nor traced by torch.compile.
+`from_pml` computes such a loss task by task, outside of torch.func, and hands back its value and first derivative; it
+has no second one.
 Departs: FaceNet sums over triplets, from batches of 1800 with one negative for each pair.
 """
 

@@ -193,7 +193,8 @@ def _decode_runs(path: Path, size: int, resample: Image.Resampling) -> Arrays:
     fix = f"Delete it and fetch {URL}{RUNS[1]}{path.name} again."
     with reading("lake_runs", path, fix) as archive:
         for run in (f"run{i:02d}" for i in range(1, 21)):
-            pairs = [line.split() for line in archive.read(f"{run}/class_labels.txt").decode().split("\n") if line.strip()]
+            words = archive.read(f"{run}/class_labels.txt").decode().split()
+            pairs = list(zip(words[::2], words[1::2], strict=True))  # (query, the support image of its class)
             known = sorted(image for _, image in pairs)
             if len(set(known)) != 20:
                 raise ValueError(f"{run}/class_labels.txt names {len(set(known))} classes, expected 20")

@@ -230,7 +230,7 @@ class FixedPool(Pool):
         if asked != self.episode:
             fixed = ", ".join(f"{k}={v}" for k, v in self.episode.items())
             raise ValueError(f"{self._call(**asked)} has {self.tasks} fixed tasks. Ask for {fixed}.")
-        index = torch.arange(tasks, device=self.device) % self.tasks
+        index = torch.arange(tasks, device=self.device) % len(self.all.support.x)
         return pytree.tree_map(lambda t: t[index], self.all)
 
     def to(self, device) -> "FixedPool":
