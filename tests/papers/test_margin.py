@@ -120,8 +120,9 @@ def test_it_is_the_loss_of_pytorch_metric_learning(name):
     g = torch.Generator().manual_seed(1)
     y = torch.arange(CLASSES).repeat(4)
     near = params["W"][y] * torch.linspace(-1, 1, len(y))[:, None]
-    z = (near + 0.3 * torch.randn(len(y), DIM, generator=g)).double()
+    z = (near + 0.1 * torch.randn(len(y), DIM, generator=g)).double()
     W = params["W"].double()
+    assert {bool(angle(z_i, W[k]) > pi - 0.5) for z_i, k in zip(z, y, strict=True)} == {True, False}
     norm = 1 if name == "sphereface" else z.norm(dim=1, keepdim=True)  # its NormFace leaves that to the embedding
     value = theirs.value({"W": W.mT}, z / norm, y)
     assert_close(ours.value({**params, "W": W}, z / norm, y), value)
@@ -217,6 +218,9 @@ def test_any_loss_of_pytorch_metric_learning_in_a_batch_of_tasks(task):
     grads, value, _ = meta_gradient(learner(loss), chunk=2)(theta, both)
     want = [sum(pair) / 2 for pair in zip(*wanted, strict=True)]
     assert_close([value, *pytree.tree_leaves(grads)], want)
+    z = embed(theta["net"], task.support.x)
+    gradient = lambda times: torch.func.grad(lambda z: times * loss.value(theta["loss"], z, task.support.y))(z)
+    assert_close(gradient(3), 3 * gradient(1))
     assert not torch.equal(loss.init(0)["proxies"], loss.init(1)["proxies"])
     assert torch.equal(loss.init(0)["proxies"], loss.init(0)["proxies"])
 
