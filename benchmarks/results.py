@@ -107,7 +107,8 @@ def describe(machine: dict) -> str:
 def short_table(table: list[dict]) -> str:
     lines = ["| learner | file | row | ours | paper |", "| --- | --- | --- | --- | --- |"]
     for r in table:
-        learner = next(n for n in ("maml", "metasgd", "reptile", "protonet", "pretrain", "margin") if n in r["recipe"])
+        known = ("maml", "metasgd", "reptile", "protonet", "pretrain", "matching", "snail", "margin")
+        learner = next(n for n in known if n in r["recipe"])
         file = "maml" if learner == "metasgd" else learner
         paper = find(r["recipe"]).paper
         published = "–" if r["published"] is None else f"{r['published']:g}"

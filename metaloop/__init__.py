@@ -3,52 +3,64 @@
     the contract          Data  Task  Learner  functional
     what is learned about one task  (metaloop.learners)
         an initialisation   maml (FOMAML, ANIL, Meta-SGD, MAML++ by option)  reptile
-        a metric            protonet  margin (softmax, SphereFace, CosFace, ArcFace, triplets by option)
+        a metric            protonet  matching  margin (softmax, SphereFace, CosFace, ArcFace, triplets by option)
+        an update rule      lstm_optimizer
+        a memory            snail  meta_rnn
         the baseline        pretrain
     what makes theta good (metaloop.objectives)   query_loss
         losses of embeddings   softmax  normface  sphereface  cosface  arcface  triplet  from_pml
-    where tasks come from (metaloop.tasks)        omniglot  glyphs  folder  mini_imagenet  lake_runs
-                                                  sinusoid  gaussians
+    where tasks come from (metaloop.tasks)        omniglot  mnist  glyphs  folder  mini_imagenet  sinusoid  gaussians
+                                                  boolean  semilinear  quadratic  least_squares  problems  lake_runs
     many tasks at once    (metaloop.engine)       fit  evaluate  meta_gradient
     for your own few examples                     FewShotClassifier  open_run
+    for your own training loop                    optim.Learned
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from . import learners, nn, objectives, recipes, tasks, testing
-    from .core import Data, Learner, Task, predictor, static
+    from . import learners, nn, objectives, optim, recipes, tasks, testing
+    from .core import Data, Learner, Problem, Task, predictor, static
     from .engine import NonFinite, Run, Score, evaluate, fit, meta_gradient
     from .estimator import FewShotClassifier
+    from .learners.lstm_optimizer import lstm_optimizer
     from .learners.maml import maml
     from .learners.margin import margin
+    from .learners.matching import matching
+    from .learners.meta_rnn import meta_rnn
     from .learners.pretrain import pretrain
     from .learners.protonet import protonet
     from .learners.reptile import reptile
+    from .learners.snail import snail
     from .nn.functional import functional
     from .recipes.stored import open_run
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "Data", "FewShotClassifier", "Learner", "NonFinite", "Run", "Score", "Task",
-    "evaluate", "fit", "functional", "learners", "maml", "margin", "meta_gradient", "nn", "objectives", "open_run",
-    "predictor", "pretrain", "protonet", "recipes", "reptile", "static", "tasks", "testing",
+    "Data", "FewShotClassifier", "Learner", "NonFinite", "Problem", "Run", "Score", "Task",
+    "evaluate", "fit", "functional", "learners", "lstm_optimizer", "maml", "margin", "matching", "meta_gradient",
+    "meta_rnn", "nn", "objectives", "open_run", "optim", "predictor", "pretrain", "protonet", "recipes", "reptile",
+    "snail", "static", "tasks", "testing",
 ]
 
 # Where each name lives. It is imported when first asked for, so that `metaloop --help` need not wait for torch.
 _HOME = {
-    **dict.fromkeys(("Data", "Learner", "Task", "predictor", "static"), "core"),
+    **dict.fromkeys(("Data", "Learner", "Problem", "Task", "predictor", "static"), "core"),
     **dict.fromkeys(("NonFinite", "Run", "Score", "evaluate", "fit", "meta_gradient"), "engine"),
     "FewShotClassifier": "estimator",
     "functional": "nn.functional",
+    "lstm_optimizer": "learners.lstm_optimizer",
     "maml": "learners.maml",
     "margin": "learners.margin",
+    "matching": "learners.matching",
+    "meta_rnn": "learners.meta_rnn",
     "open_run": "recipes.stored",
     "pretrain": "learners.pretrain",
     "protonet": "learners.protonet",
     "reptile": "learners.reptile",
+    "snail": "learners.snail",
 }
 
 

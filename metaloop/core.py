@@ -30,10 +30,18 @@ class Data(NamedTuple):
     y: Tensor
 
 
+class Problem(NamedTuple):
+    """Data with the parameters that descent on their loss starts from: an optimisation problem, as a support set."""
+
+    x: Tensor
+    y: Tensor
+    start: Params
+
+
 class Task(NamedTuple):
     """One problem: `support` is what F may learn from, `query` is what its predictor is judged on."""
 
-    support: Data
+    support: Data  # or a Problem
     query: Data
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.func import vmap
 from torch.testing import assert_close
 
-from .core import Data, Learner, Task, Theta
+from .core import Learner, Task, Theta
 from .engine import meta_gradient
 from .engine.batch import predict
 from .engine.checkpoint import flatten
@@ -84,7 +84,7 @@ def support_order_is_irrelevant(case: Case) -> None:
     """F sees a set: the support examples in another order give the same predictor."""
     theta, (S, Q) = case.theta(), case.task()
     order = torch.arange(len(S.x)).flip(0).roll(1)
-    shuffled = Data(S.x[order], S.y[order])
+    shuffled = S._replace(x=S.x[order], y=S.y[order])
     assert_close(case.learner.adapt(theta, shuffled)(Q.x), case.learner.adapt(theta, S)(Q.x))
 
 

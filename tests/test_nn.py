@@ -401,13 +401,17 @@ def test_resnet12_has_exact_meta_gradients(policy):
     [
         (sgd(), lambda p: torch.optim.SGD(p, lr=0.1)),
         (sgd(momentum=0.9), lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9)),
+        (
+            sgd(momentum=0.9, nesterov=True),
+            lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True),
+        ),
         (adam(), lambda p: torch.optim.Adam(p, lr=0.1)),
         (adam(beta1=0.0, beta2=0.9, eps=1e-3), lambda p: torch.optim.Adam(p, lr=0.1, betas=(0.0, 0.9), eps=1e-3)),
         (adam(weight_decay=0.2), lambda p: torch.optim.AdamW(p, lr=0.1, weight_decay=0.2)),
         (rmsprop(), lambda p: torch.optim.RMSprop(p, lr=0.1)),
         (rmsprop(alpha=0.8, momentum=0.5), lambda p: torch.optim.RMSprop(p, lr=0.1, alpha=0.8, momentum=0.5)),
     ],
-    ids=["sgd", "momentum", "adam", "adam-beta1-0", "adamw", "rmsprop", "rmsprop-momentum"],
+    ids=["sgd", "momentum", "nesterov", "adam", "adam-beta1-0", "adamw", "rmsprop", "rmsprop-momentum"],
 )
 def test_descent_is_torchs(ours, theirs):
     start = {"a": torch.tensor([1.0, -2.0, 0.5]).double(), "b": torch.tensor([[0.3]]).double()}

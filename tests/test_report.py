@@ -5,10 +5,12 @@ import re
 from dataclasses import replace
 from html.parser import HTMLParser
 
+import torch
 from tiny import image_folder, make_run
 
-from metaloop import tasks
+from metaloop import open_run, tasks
 from metaloop.cli import main
+from metaloop.optim import Learned
 from metaloop.recipes import find
 from metaloop.report import write_report
 from metaloop.report.findings import find_out
@@ -115,3 +117,19 @@ def test_charts_stay_inside_their_frame():
     assert numbers
     assert all(0 <= n <= 420 for n in numbers)
     chart([Line("", [[1, 2.0]])], x="x", y="y")  # one point, no range
+
+
+def test_a_report_of_an_optimizer(tmp_path, capsys):
+    """Its inputs are no pictures and no curve: the page shows how far it comes in how many steps, and no tasks."""
+    out = str(tmp_path / "run")
+    assert main(["train", "lstm-optimizer-quadratic", "--budget", "smoke", "--tasks", "2", "--out", out]) == 0
+    html, text, _ = read(tmp_path / "run" / "report.html")
+    assert "final sum by inner steps" in html
+    assert "by number of shots" not in text
+    assert "Three test tasks" not in text
+    run = open_run(out)
+    line = torch.nn.Linear(10, 1)
+    line(torch.ones(3, 10)).sum().backward()
+    before = line.weight.detach().clone()
+    Learned(line.parameters(), run).step()
+    assert not torch.equal(line.weight, before)

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 import metaloop.tasks as T
-from metaloop.core import Data, Task
+from metaloop import Data, Problem, Task, functional
 from metaloop.tasks.files import cached, download
 from metaloop.tasks.pool import ClassPool, FixedPool, Splits
 
@@ -130,6 +130,27 @@ def test_sizes_of_a_task_are_positive_whole_numbers(make, wrong):
     one_line(lambda: make().sample(**wrong), rf"sample\({next(iter(wrong))}=.*at least 1")
 
 
+def test_any_number_of_shots_is_drawn_evenly_in_training_and_as_asked_elsewhere():
+    pool = Splits(*(marked_pool([20] * 6, split=split) for split in ("train", "val", "test"))).any_shots()
+    g, drawn = seeded(), []
+    for _ in range(400):
+        task = pool.train.sample(tasks=2, ways=3, shots=4, queries=2, generator=g)
+        shots = task.support.y.shape[1] // 3
+        assert (torch.nn.functional.one_hot(task.support.y).sum(1) == shots).all()
+        assert task.query.y.shape == (2, 6)
+        drawn.append(shots)
+    share = torch.tensor(drawn).bincount(minlength=5) / 400
+    assert share[0] == 0
+    assert (share[1:] - 0.25).abs().max() < 0.08
+    for part in (pool.val, pool.test):
+        assert all(part.sample(ways=3, shots=4, generator=g).support.y.shape == (1, 12) for _ in range(5))
+    same = [pool.train.sample(shots=4, ways=3, generator=seeded(3)).support.x for _ in range(2)]
+    assert torch.equal(*same)
+    assert (pool.name, pool.train.split, pool.train.classes, pool.shape) == ("marked", "train", 6, (1, 2, 2))
+    assert torch.equal(pool.to("cpu").train.sample(shots=4, ways=3, generator=seeded(3)).support.x, same[0])
+    one_line(lambda: pool.train.sample(shots=0), "at least 1")
+
+
 def test_flat_batches_are_labelled_by_class_over_the_whole_split():
     pool = marked_pool([4, 9, 6])
     flat = pool.flat(batch=500)
@@ -210,6 +231,111 @@ def test_sinusoid_ranges():
     task = pool.sample(tasks=2, shots=5)
     assert torch.allclose(task.query.y, 2 * torch.sin(3 * task.query.x - 0.5))
     assert task.query.x.min() >= 0
+
+
+def test_boolean():
+    task = T.boolean().sample(tasks=2000, shots=40, queries=5, generator=seeded())
+    x, y = (torch.cat(pair, 1) for pair in zip(*task, strict=True))
+    assert task.support.x.shape == (2000, 40, 2)
+    assert set(x.unique().tolist()) == set(y.unique().tolist()) == {0.0, 1.0}
+    row = (2 * x[..., 0] + x[..., 1]).long()
+    low, high = (torch.stack([fill(row, y, k) for k in range(4)], 1) for fill in (lowest, highest))
+    assert torch.equal(low, high)  # a function
+    numbers = (low * torch.tensor([1, 2, 4, 8])).sum(1).long()
+    assert (numbers.bincount(minlength=16) > 80).all()  # of 125 each
+    task = T.boolean(xor=False).sample(tasks=2000, shots=40, generator=seeded())
+    row, y = (2 * task.support.x[..., 0] + task.support.x[..., 1]).long(), task.support.y
+    numbers = (torch.stack([highest(row, y, k) for k in range(4)], 1) * torch.tensor([1, 2, 4, 8])).sum(1).long()
+    assert set(numbers.tolist()) == set(range(16)) - {6, 9}
+
+
+def lowest(row, y, k):
+    return torch.where(row == k, y[..., 0], 2.0).amin(1)
+
+
+def highest(row, y, k):
+    return torch.where(row == k, y[..., 0], -1.0).amax(1)
+
+
+def test_semilinear():
+    task = T.semilinear(weights=2.0).sample(tasks=300, shots=30, queries=5, generator=seeded())
+    x, y = (torch.cat(pair, 1).double() for pair in zip(*task, strict=True))
+    assert x.abs().max() <= 1
+    plane = torch.cat([x, torch.ones_like(x[..., :1])], -1)
+    w = torch.linalg.lstsq(plane, torch.atanh(2 * y - 1)).solution
+    assert ((1 + torch.tanh(plane @ w)) / 2 - y).abs().max() < 1e-4
+    assert 1.95 < w.abs().max() < 2.001
+    assert -0.2 < w.mean() < 0.2
+    one_line(lambda: T.semilinear(weights=0), r"semilinear\(weights=0\)")
+
+
+def test_quadratic():
+    task = T.quadratic().sample(tasks=300, shots=30, queries=2000, generator=seeded())
+    x, y = (torch.cat(pair, 1).double() for pair in zip(*task, strict=True))
+    u, v = x[..., :1], x[..., 1:]
+    basis = torch.cat([u * u, v * v, u * v, u, v, torch.ones_like(u)], -1)
+    k = torch.linalg.lstsq(basis, y).solution
+    assert (basis @ k - y).abs().max() < 1e-5  # a quadratic function
+    edge = torch.linspace(-1, 1, 201, dtype=torch.double)
+    u, v = (g.reshape(-1, 1) for g in torch.meshgrid(edge, edge, indexing="ij"))
+    grid = torch.cat([u * u, v * v, u * v, u, v, torch.ones_like(u)], -1) @ k
+    assert (grid.amin(1) - 0.2).abs().max() < 2e-4  # each fills its range
+    assert (grid.amax(1) - 0.8).abs().max() < 2e-4
+    scale = k[:, :5, 0].abs().amax(1)
+    ratios = (k[:, :5, 0] / scale[:, None]).abs()
+    assert (ratios.mean(0) > 0.4).all()  # every coefficient counts
+    assert (ratios.mean(0) < 0.9).all()
+
+
+def test_least_squares():
+    task = T.least_squares(dim=4).sample(tasks=3000, generator=seeded())
+    assert task.support.x.shape == (3000, 4, 4)
+    assert task.support.y.shape == (3000, 4, 1)
+    assert all(torch.equal(a, b) for a, b in zip(*task, strict=True))
+    for numbers in task.support:
+        assert abs(numbers.mean()) < 0.03
+        assert abs(numbers.std() - 1) < 0.03
+    uniform = T.least_squares(law="uniform").sample(tasks=500, generator=seeded()).support
+    for numbers in uniform:
+        assert 0 <= numbers.min() < 0.01
+        assert 0.99 < numbers.max() < 1
+    one_line(lambda: T.least_squares(law="cauchy"), "expected dim >= 1 and law 'gaussian' or 'uniform'")
+
+
+def test_problems_bring_a_start_for_each_task():
+    _, init = functional(torch.nn.Linear(2, 3))
+    plain = T.gaussians()
+    pool = T.problems(plain, init, spread=0.5)
+    tasks = {"tasks": 2000, "ways": 3, "shots": 1, "queries": 1}
+    task = pool.sample(**tasks, generator=seeded())
+    same = plain.sample(**tasks, generator=seeded())
+    assert isinstance(task.support, Problem)
+    assert torch.equal(task.support.x, same.support.x)
+    assert torch.equal(task.support.y, same.support.y)
+    assert torch.equal(task.query.x, same.query.x)
+    assert {n: p.shape for n, p in task.support.start.items()} == {"weight": (2000, 3, 2), "bias": (2000, 3)}
+    assert abs(task.support.start["weight"].std() - 0.5) < 0.01
+    assert task.support.start["weight"].unique(dim=0).shape[0] == 2000
+    assert torch.equal(pool.sample(**tasks, generator=seeded()).support.start["bias"], task.support.start["bias"])
+    one_line(lambda: T.problems(plain, init, spread=-1.0), r"problems\(gaussians, spread=-1.0\)")
+
+
+def test_problems_start_where_the_network_does():
+    _, init = functional(torch.nn.Linear(2, 3))
+    start = T.problems(T.gaussians(), init).sample(tasks=50, ways=3, generator=seeded()).support.start
+    assert 0.6 < start["weight"].abs().max() <= 2**-0.5  # U(-1/sqrt(2), 1/sqrt(2))
+    assert start["weight"].unique(dim=0).shape[0] == 50
+
+
+def test_problems_have_the_splits_of_their_pool():
+    _, init = functional(torch.nn.Linear(2, 3))
+    parts = [marked_pool([20] * n) for n in (5, 3, 4)]
+    pool = T.problems(Splits(*parts), init)
+    assert [part.classes for part in (pool.train, pool.val, pool.test)] == [5, 3, 4]
+    assert pool.shape == (1, 2, 2)
+    wide = functional(torch.nn.Linear(2, 9))[1]
+    assert pool.on(wide).test.sample(ways=4).support.start["bias"].shape == (1, 9)
+    assert pool.to("cpu").val.classes == 3
 
 
 def test_gaussians():

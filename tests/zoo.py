@@ -2,10 +2,26 @@
 
 import torch
 import torch.nn.functional as F
+import torch.utils._pytree as pytree
 from torch import nn
 
-from metaloop import Data, Task, functional, maml, margin, objectives, pretrain, protonet, reptile
-from metaloop.nn import POLICIES, adam, conv4, mlp, sgd
+from metaloop import (
+    Data,
+    Problem,
+    Task,
+    functional,
+    lstm_optimizer,
+    maml,
+    margin,
+    matching,
+    meta_rnn,
+    objectives,
+    pretrain,
+    protonet,
+    reptile,
+    snail,
+)  # fmt: skip
+from metaloop.nn import POLICIES, Recurrent, adam, conv4, mlp, sgd
 from metaloop.testing import Case
 
 WAYS = 3
@@ -65,14 +81,26 @@ def waves(n: int, seed: int) -> Task:
     return Task(data(5), data(8))
 
 
+def started(deal, init, spread: float = 0.5):
+    """The same tasks as problems: each brings a start for the parameters of a network."""
+
+    def problems(n: int, seed: int) -> Task:
+        (x, y), query = deal(n, seed)
+        g = torch.Generator().manual_seed(seed)
+        start = {name: spread * torch.randn(n, *p.shape, generator=g) for name, p in init(0).items()}
+        return Task(Problem(x, y, start), query)
+
+    return problems
+
+
 def one(tasks: Task, i: int = 0) -> Task:
     """Task i of a batch, in float64."""
-    return Task(*(Data(x[i].double(), y[i].double() if y.is_floating_point() else y[i]) for x, y in tasks))
+    return pytree.tree_map(lambda t: t[i].double() if t.is_floating_point() else t[i], tasks)
 
 
 def batched(task: Task) -> Task:
     """The batch that holds one task."""
-    return Task(*(Data(x[None], y[None]) for x, y in task))
+    return pytree.tree_map(lambda t: t[None], task)
 
 
 class Smooth(nn.Sequential):
@@ -86,12 +114,14 @@ class Smooth(nn.Sequential):
 classifier = functional(Smooth())
 features = functional(mlp((4, 12, 6)))
 curve = functional(mlp((1, 16, 16, 1)))
+recurrent = functional(Recurrent(2, 8, 1))
 
 DERIVATIVE, QUERIES, ORDER, HELPS = (
     "meta_gradient_is_the_derivative", "queries_do_not_see_each_other", "support_order_is_irrelevant",
     "meta_training_helps",
 )  # fmt: skip
 TOGETHER = {QUERIES: "a batch of queries is normalised by its own statistics"}
+CONSTANT = "gradients of the network that is trained are held constant"
 HELD = "the solution phi is held constant in the meta-gradient"
 
 ZOO: dict[str, Case] = {
@@ -119,8 +149,27 @@ ZOO: dict[str, Case] = {
     "reptile-sgd": Case(
         reptile(*classifier, inner_lr=0.3, inner_steps=4, batch=None, optimizer=sgd()), blobs, {DERIVATIVE: HELD}
     ),
+    "lstm_optimizer": Case(
+        lstm_optimizer(classifier[0], inner_steps=6, unroll=4, hidden=4), started(blobs, classifier[1]),
+        {DERIVATIVE: CONSTANT},
+    ),
+    "lstm_optimizer-raw-minibatches": Case(
+        lstm_optimizer(curve[0], inner_steps=3, batch=2, preprocessed=False, hidden=4, layers=1, loss=F.mse_loss),
+        started(waves, curve[1], 0.2), {DERIVATIVE: CONSTANT, ORDER: "steps take consecutive minibatches of S"},
+    ),
+    "meta_rnn": Case(meta_rnn(*recurrent), waves, {ORDER: "the network reads S one example after another"}),
     "protonet": Case(protonet(*features, ways=WAYS), blobs),
     "protonet-cosine": Case(protonet(*features, ways=WAYS, metric="cosine"), blobs),
+    "matching": Case(matching(*features, ways=WAYS), blobs),
+    "matching-euclidean": Case(matching(*features, ways=WAYS, metric="euclidean"), blobs),
+    "matching-fce": Case(
+        matching(*features, ways=WAYS, context=6, steps=2), blobs,
+        {ORDER: "two LSTMs read the support set in its order"},
+    ),
+    "snail": Case(
+        snail(*features, ways=WAYS, dim=6, shots=3, filters=4, keys=(4, 4), values=(4, 4)), blobs,
+        {ORDER: "the support set is a sequence, which temporal convolutions read in its order"},
+    ),
     "pretrain": Case(pretrain(*features, classes=WAYS, dim=6, ways=WAYS), known_blobs),
     "pretrain-linear": Case(
         pretrain(*features, classes=WAYS, dim=6, ways=WAYS, head="linear", inner_lr=0.1, inner_steps=10), known_blobs

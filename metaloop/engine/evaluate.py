@@ -8,7 +8,7 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor
 
-from ..core import Data, Learner, Task, Theta
+from ..core import Learner, Task, Theta
 from .batch import chunk_size, chunks, first_task, predict
 from .seeds import generator, noise
 
@@ -105,7 +105,7 @@ def evaluate(
 
 def check_labels(call: str, tasks: Task, ways: int) -> None:
     """Raise ValueError unless the labels, where y are classes, are 0 .. ways-1."""
-    for part, (_, y) in zip(("support", "query"), tasks, strict=True):
+    for part, y in (("support", tasks.support.y), ("query", tasks.query.y)):
         if not y.is_floating_point() and not 0 <= int(y.min()) <= int(y.max()) < ways:
             raise ValueError(
                 f"{call}: {part}.y has labels from {int(y.min())} to {int(y.max())}, expected 0..{ways - 1}. "
@@ -119,9 +119,10 @@ def check_outputs(call: str, learner: Learner, theta: Theta, tasks: Task, ways: 
     It is asked of the first task with all labels 0, since a label beyond what the learner knows is not an error
     in every operation of torch.
     """
-    (x, y), query = first_task(tasks)
+    support, query = first_task(tasks)
+    y = support.y
     with torch.no_grad():
-        answer = learner.adapt(theta, Data(x, torch.zeros_like(y)))(query.x)
+        answer = learner.adapt(theta, support._replace(y=torch.zeros_like(y)))(query.x)
     if y.is_floating_point():
         if answer.shape != query.y.shape:
             shapes = f"{tuple(answer.shape)} per task, the targets are {tuple(query.y.shape)}"

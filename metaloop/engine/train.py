@@ -205,7 +205,7 @@ def _check_finite(gradient, theta: Theta, batch: Task, grads: Theta, loss: torch
         return
     for i, task in enumerate(chunks(batch, 1)):
         for what, data in (("support", task.support), ("query", task.query)):
-            if not all(t.isfinite().all() for t in data):
+            if not all(t.isfinite().all() for t in pytree.tree_leaves(data)):
                 raise NonFinite(f"step {step + 1}, task {i}: its {what} set holds values that are not finite.")
         grads, loss, _ = gradient(theta, task)
         bad = [name for name, g in checkpoint.flatten(grads, "theta").items() if not g.isfinite().all()]

@@ -4,9 +4,9 @@ from .backbones import Backbone, Mean, conv4, mlp, resnet12
 from .descent import Descent, adam, rmsprop, sgd
 from .functional import Net, condition, functional, learned, population
 from .norms import POLICIES, BatchNorm, norm
-from .sequence import LSTM, attend
+from .sequence import LSTM, Recurrent, attend
 
 __all__ = [
-    "LSTM", "POLICIES", "Backbone", "BatchNorm", "Descent", "Mean", "Net", "adam", "attend", "condition", "conv4",
-    "functional", "learned", "mlp", "norm", "population", "resnet12", "rmsprop", "sgd",
+    "LSTM", "POLICIES", "Backbone", "BatchNorm", "Descent", "Mean", "Net", "Recurrent", "adam", "attend", "condition",
+    "conv4", "functional", "learned", "mlp", "norm", "population", "resnet12", "rmsprop", "sgd",
 ]

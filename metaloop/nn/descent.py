@@ -27,15 +27,19 @@ def _rate(lr: Rate, name: str) -> float | Tensor:
     return lr[name] if isinstance(lr, dict) else lr
 
 
-def sgd(*, momentum: float = 0.0) -> Descent:
-    """m' = momentum m + g,   phi' = phi - lr m'   (m_0 = 0, as torch.optim.SGD)."""
+def sgd(*, momentum: float = 0.0, nesterov: bool = False) -> Descent:
+    """m' = momentum m + g,   phi' = phi - lr m'   (m_0 = 0, as torch.optim.SGD).
+
+    nesterov: phi' = phi - lr (g + momentum m').
+    """
 
     def init(phi):
         return {n: torch.zeros_like(p) for n, p in phi.items()} if momentum else {}
 
     def update(lr, g, phi, m):
         m = {n: momentum * m[n] + g[n] for n in phi} if momentum else {}
-        return {n: phi[n] - _rate(lr, n) * (m or g)[n] for n in phi}, m
+        step = {n: g[n] + momentum * m[n] for n in phi} if nesterov and momentum else m or g
+        return {n: phi[n] - _rate(lr, n) * step[n] for n in phi}, m
 
     return Descent(init, update)
 

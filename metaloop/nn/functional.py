@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +27,7 @@ UNSAFE: dict[type[nn.Module], str] = {
 
 
 class Net:
-    """`net(params, x)`: the module's forward as a pure function. Made by `functional`."""
+    """`net(params, x, ...)`: the module's forward as a pure function. Made by `functional`."""
 
     def __init__(self, module: nn.Module, training: bool = True, conditioned: bool = False):
         self.module = _skeleton(module).train(training)
@@ -40,10 +41,10 @@ class Net:
         self.policies = frozenset(layer.policy for layer in _norms(self.module))
         self._needed = [n for p in self.policies if p != "transductive" for n in self._statistics(p, stored=True)]
 
-    def __call__(self, params: Params, x: Tensor) -> Tensor:
+    def __call__(self, params: Params, x: Tensor, *more: Any) -> Any:
         if missing := [n for n in self._needed if n not in params]:
             raise ValueError(f"net: theta has no '{missing[0]}', which its norm policy needs: it is another network's.")
-        return functional_call(self.module, params, (x,))
+        return functional_call(self.module, params, (x, *more))
 
     def _variant(self, training: bool, conditioned: bool) -> "Net":
         """The same network in another mode: one object per mode, so that predictors compare equal."""

@@ -33,9 +33,10 @@ class LSTM(nn.Module):
     def step(self, x: Float[Tensor, "... input"], state: State) -> tuple[Float[Tensor, "... hidden"], State]:
         after = []
         for gates, (h, c) in zip(self.cells, state, strict=True):
-            i, f, o, g = gates(torch.cat((x, h), -1)).chunk(4, -1)
-            c = f.sigmoid() * c + i.sigmoid() * g.tanh()
-            x = o.sigmoid() * c.tanh()
+            ifo, g = gates(torch.cat((x, h), -1)).split((3 * self.hidden, self.hidden), -1)
+            i, f, o = ifo.sigmoid().chunk(3, -1)
+            c = f * c + i * g.tanh()
+            x = o * c.tanh()
             after.append((x, c))
         return x, tuple(after)
 
@@ -60,6 +61,18 @@ class _Gates(nn.Linear):
             nn.init.uniform_(p, -1 / math.sqrt(hidden), 1 / math.sqrt(hidden))
         with torch.no_grad():
             self.bias[hidden : 2 * hidden] = 1.0
+
+
+class Recurrent(nn.Module):
+    """An LSTM with a linear output: `net(x [T, ..., input], state=None) -> (y [T, ..., output], state)`."""
+
+    def __init__(self, input: int, hidden: int, output: int, layers: int = 1):
+        super().__init__()
+        self.lstm, self.head = LSTM(input, hidden, layers), nn.Linear(hidden, output)
+
+    def forward(self, x: Float[Tensor, "time ... input"], state: State | None = None):
+        h, state = self.lstm(x, state)
+        return self.head(h), state
 
 
 def attend(

@@ -6,7 +6,10 @@ from math import pi
 from .. import tasks
 from .few_shot import maml_plan, pretrain_plan, protonet_plan, reptile_plan
 from .margins import margin_plan
+from .optimizers import mnist_plan, mnist_problems, quadratic_plan, quadratics
 from .plan import Outline, Plan, Recipe, Row
+from .recurrent import meta_rnn_plan
+from .sequence import matching_plan, snail_plan
 from .sinusoids import sinusoid_plan
 
 __all__ = ["RECIPES", "Outline", "Plan", "Recipe", "Row", "find"]
@@ -37,10 +40,13 @@ _vinyals = partial(
 _random = partial(tasks.omniglot, split="random", rotations="task", rotations_at_test="task")
 _reptile = partial(tasks.omniglot, split="random", rotations="classes", rotations_at_test=None, validation=False)
 _lake = partial(tasks.omniglot, split="background", rotations="classes")
+_rotated = partial(tasks.omniglot, split="random", rotations="classes", rotations_at_test="classes", validation=False)
 _sines = partial(tasks.sinusoid, amplitude=(0.1, 5.0), phase=(0.0, pi), frequency=(0.8, 1.2))
 
 PROTO, MAML, REPTILE = "Snell et al. 2017", "Finn et al. 2017", "Nichol et al. 2018"
+HOCHREITER, ANDRYCHOWICZ = "Hochreiter et al. 2001", "Andrychowicz et al. 2016"
 CHEN, METASGD = "baseline, after Chen et al. 2019", "Li et al. 2017"
+VINYALS, MISHRA = "Vinyals et al. 2016", "Mishra et al. 2018"
 
 # On the embedded glyphs: no download, minutes on two cores.
 _add("protonet-glyphs", PROTO, "prototypical networks, 5-way 1-shot", tasks.glyphs,
@@ -103,6 +109,21 @@ for shots, (ours, ci), (sgd, sgd_ci) in (
          sinusoid_plan, shots=shots, published=sgd, published_ci=sgd_ci, learn_lr="parameter",
          quick={"steps": 10_000}, smoke={"steps": 3})
 
+for shots, figures in ((1, {5: 98.1, 20: 93.8}), (5, {5: 98.9, 20: 98.5})):
+    _add(f"matching-omniglot-{shots}shot", VINYALS, f"matching networks, {shots}-shot, 20-way training", _vinyals,
+         matching_plan, shots=shots, published=figures, steps=20_000,
+         quick={"steps": 1000}, smoke={"ways": 5, "steps": 3})
+_add("matching-fce-omniglot-1shot", VINYALS, "matching networks with full context embeddings, 1-shot", _vinyals,
+     matching_plan, shots=1, published={5: None, 20: None}, steps=20_000, full_context=True,
+     quick={"steps": 1000}, smoke={"ways": 5, "steps": 3})
+
+# quick: strided convolutions and a narrow sequence model, a larger rate.
+_narrow = {"downsample": "stride", "filters": 32, "keys": (32, 32, 32), "values": (32, 32, 32), "lr": 1e-3}
+for ways, figures in ((5, {1: (99.07, 0.16), 5: (99.78, 0.09)}), (20, {1: (97.64, 0.30), 5: (99.36, 0.18)})):
+    _add(f"snail-omniglot-{ways}w", MISHRA, f"SNAIL, {ways}-way, one model for 1 to 5 shots", _rotated,
+         snail_plan, ways=ways, published=figures, steps=100_000,
+         quick={"steps": 4000, "tasks": 8, **_narrow}, smoke={"steps": 3, "tasks": 2, **_narrow})
+
 # The data at hand are a sixth of mini-ImageNet, so no published figure stands beside these.
 _add("maml-mini-imagenet-5w1s", MAML, "MAML, 5-way 1-shot, on the subset at hand", tasks.mini_imagenet,
      maml_plan, ways=5, shots=1, published=None, steps=60_000, tasks=4, inner_lr=0.05,
@@ -111,3 +132,21 @@ _add("maml-mini-imagenet-5w1s", MAML, "MAML, 5-way 1-shot, on the subset at hand
 _add("protonet-mini-imagenet-1shot", PROTO, "prototypical networks on the subset at hand", tasks.mini_imagenet,
      protonet_plan, shots=1, published={5: None}, ways=30, steps=20_000,
      quick={"ways": 10, "steps": 500}, smoke={"ways": 5, "steps": 2})
+
+# These papers print curves, not figures.
+for pool, summary, shots, test_shots, hidden in (
+    (tasks.boolean, "Boolean functions of two bits", 20, (10, 20), 16),
+    (tasks.semilinear, "soft half-planes", 40, (10, 35), 32),
+    (tasks.quadratic, "quadratic functions of the plane", 40, (35, 30), 64),
+):
+    _add(f"meta-rnn-{pool.__name__}", HOCHREITER, f"a recurrent network that learns {summary}", pool, meta_rnn_plan,
+         shots=shots, test_shots=test_shots, hidden=hidden, steps=60_000,
+         quick={"steps": 10_000}, smoke={"steps": 3, "tasks": 2, "hidden": 4})
+
+_add("lstm-optimizer-quadratic", ANDRYCHOWICZ, "an optimizer, learned on 10-d quadratic functions", quadratics,
+     quadratic_plan, steps=10_000, tasks=128, lr=3e-3,
+     quick={"steps": 1500, "tasks": 64, "lr": 1e-2}, smoke={"steps": 2, "tasks": 2})
+_add("lstm-optimizer-mnist", ANDRYCHOWICZ, "an optimizer, learned on small networks for MNIST", mnist_problems,
+     mnist_plan, steps=10_000, tasks=1, lr=3e-3,
+     quick={"steps": 800, "lr": 1e-2, "pixels": 4, "transfer": False},
+     smoke={"steps": 1, "pixels": 14, "transfer": False})

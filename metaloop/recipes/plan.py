@@ -10,7 +10,8 @@ from ..core import Learner
 from ..engine import Run, fit
 from ..tasks.pool import Pool
 
-STORED = ("omniglot", "glyphs", "mini_imagenet", "mnist", "rainbow_mnist")  # pools that read or render images
+# pools that read or render images
+STORED = ("omniglot", "glyphs", "mini_imagenet", "mnist", "mnist_problems", "rainbow_mnist")
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class Plan:
     shots: int
     queries: int
     inner_steps: tuple[int, ...] = ()  # step counts worth showing, for learners that take inner steps
+    more_shots: tuple[int, ...] = (1, 2, 3, 5, 10)  # shots worth showing beside the first row's; () for none
     options: dict[str, Any] = field(default_factory=dict)  # further arguments of outer
     outer: Callable[..., Run] = fit
 
@@ -74,6 +76,9 @@ class Outline(Pool):
         return cls(pool.shape, pool.train.classes, pool.kind, pool.name)
 
     def flat(self, batch: int = 64) -> "Outline":
+        return self
+
+    def any_shots(self) -> "Outline":
         return self
 
 

@@ -30,10 +30,12 @@ def write_report(run: Run, pool: Callable[[], Pool], *, tasks: int) -> Path:
     """
     assert run.folder is not None
     entries, findings, recipe = kept(run.folder), find_out(run, pool, tasks), find(run.info["recipe"])
-    metric = "accuracy (%)" if run.info["pool"]["kind"] == "classification" else "mean squared error"
+    usual = "accuracy (%)" if run.info["pool"]["kind"] == "classification" else "mean squared error"
+    own = run.plan.rows[0].metric
+    metric = own.__name__.replace("_", " ") if own else usual
     html = page(
         recipe.name, f"{recipe.summary[0].upper()}{recipe.summary[1:]}: {recipe.paper}.",
-        scores=[_score(e) for e in entries], facts=_facts(run, entries), curves=_curves(run, metric),
+        scores=[_score(e) for e in entries], facts=_facts(run, entries), curves=_curves(run, usual),
         findings=findings, published=_published(run, entries), metric=metric, costs=_costs(run),
     )  # fmt: skip
     path = run.folder / "report.html"

@@ -18,7 +18,6 @@ from ..recipes.plan import Row
 from ..tasks.pool import Pool
 from .results import in_units
 
-SHOTS = (1, 2, 3, 5, 10)
 TASKS = 200  # at most, for each point of a curve
 SHOWN = 3  # tasks, and queries of a class
 
@@ -33,7 +32,8 @@ def find_out(run: Run, own: Callable[[], Pool], tasks: int) -> dict[str, Any]:
     tasks = min(tasks, TASKS)
     row, at_test, pool = run.plan.rows[0], run.plan.at_test, own()
     queries = min(row.queries, 5) if pool.kind == "classification" else row.queries
-    shots = [_point(run, at_test(ways=row.ways), row, pool, tasks, k, queries) for k in sorted({*SHOTS, row.shots})]
+    each = sorted({*run.plan.more_shots, row.shots}) if run.plan.more_shots else []
+    shots = [_point(run, at_test(ways=row.ways), row, pool, tasks, k, queries) for k in each]
     steps = [
         _point(run, at_test(ways=row.ways, inner_steps=k), row, pool, tasks, row.shots, queries, x=k)
         for k in run.plan.inner_steps
@@ -60,6 +60,9 @@ def _point(run: Run, learner: Learner, row: Row, pool: Pool, tasks: int, shots: 
 
 
 def _examples(run: Run, row: Row, pool: Pool) -> list[dict[str, Any]]:
+    """Tasks that a page can show: of images, or of one number on one number."""
+    if pool.kind == "regression" and tuple(pool.shape) != (1,):
+        return []
     where = pytree.tree_leaves(run.theta)[0].device
     episode = {"ways": row.ways, "shots": row.shots, "queries": row.queries}
     tasks = pool.test.sample(tasks=SHOWN, **episode, generator=generator(0, "shown", 0))
@@ -71,14 +74,14 @@ def _examples(run: Run, row: Row, pool: Pool) -> list[dict[str, Any]]:
 
 
 def _curve(task: Task, answer: Tensor, ways: int) -> dict[str, Any]:
-    (x, y), query = task
+    (x, y), query = task.support[:2], task.query
     rows = zip(query.x[:, 0].tolist(), query.y[:, 0].tolist(), answer[:, 0].tolist(), strict=True)
     return {"support": [list(p) for p in zip(x[:, 0].tolist(), y[:, 0].tolist(), strict=True)], "query": sorted(rows)}
 
 
 def _classes(task: Task, answer: Tensor, ways: int) -> dict[str, Any]:
     """For each class its support images, and its first queries with the class that was predicted."""
-    (x, y), query = task
+    (x, y), query = task.support[:2], task.query
     guess = answer.argmax(-1)
     classes = []
     for k in range(ways):

@@ -65,12 +65,12 @@ def page(
     head = ["tasks", f"ours, {metric}", "paper", "difference", "measured on"]
     shots = [Line("ours" if published else "", findings["shots"], dots=True)]
     shots += [Line("paper", published, 1, dots=True, joined=False)] if published else []
-    more = [chart(shots, x="shots", y=f"{metric} by number of shots", even=True)]
+    more = [chart(shots, x="shots", y=f"{metric} by number of shots", even=True)] if findings["shots"] else []
     if findings["inner_steps"]:
         steps = Line("", findings["inner_steps"], dots=True)
         more.append(chart([steps], x="inner steps", y=f"{metric} by inner steps", even=True))
     points = f"Each point: {findings['tasks']} test tasks, band: 95 % interval over tasks"
-    each = f", {findings['queries']} queries per class." if "classes" in findings["examples"][0] else "."
+    each = f", {findings['queries']} queries per class." if "classes" in next(iter(findings["examples"]), {}) else "."
     return shell(title, f"""
 <h1>{escape(title)}</h1>
 <p class="soft">{escape(summary)}</p>
@@ -83,7 +83,6 @@ def page(
 <h2>{escape(metric[0].upper() + metric[1:])} at meta-test</h2>
 <p class="soft">{points}{each} {escape(findings["label"])} unless the axis says otherwise.</p>
 <div class="charts">{"".join(more)}</div>
-<h2>Three test tasks</h2>
 {_examples(findings["examples"])}
 <h2>Time, memory, machine</h2>
 {_facts(costs)}
@@ -110,13 +109,16 @@ def _facts(rows: Sequence[tuple[str, str]]) -> str:
 
 
 def _examples(tasks: Sequence[dict[str, Any]]) -> str:
+    if not tasks:
+        return ""
+    title = "<h2>Three test tasks</h2>"
     if "classes" not in tasks[0]:
-        return f'<div class="charts three">{"".join(map(_curve, tasks))}</div>'
+        return title + f'<div class="charts three">{"".join(map(_curve, tasks))}</div>'
     legend = (
         "In each class: the support examples, then up to three queries. ✓ predicted rightly; "
         "✗ and a dashed frame: wrongly, with the class that was predicted."
     )
-    return f'<p class="soft">{legend}</p>' + "".join(_classes(i, task) for i, task in enumerate(tasks, 1))
+    return title + f'<p class="soft">{legend}</p>' + "".join(_classes(i, task) for i, task in enumerate(tasks, 1))
 
 
 def _curve(task: dict[str, Any]) -> str:

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch.utils._pytree as pytree
 
-from ..core import Data
 from ..engine import Run, Score, evaluate
 from ..engine.batch import first_task
 from ..engine.checkpoint import write_bytes
@@ -71,7 +70,7 @@ def norm(run: Run, row: Row, pool: Pool) -> str:
     episode = {"ways": row.ways, "shots": row.shots, "queries": row.queries}
     batch = pool.test.sample(tasks=1, **episode, generator=generator(0, "norm", 0))
     support = pytree.tree_map(lambda t: t.to(pytree.tree_leaves(run.theta)[0].device), first_task(batch).support)
-    return ", ".join(sorted(policies(row.learner.adapt(run.theta, Data(*support))))) or "none"
+    return ", ".join(sorted(policies(row.learner.adapt(run.theta, support)))) or "none"
 
 
 def rate(count: int, seconds: float) -> float | None:

@@ -3,15 +3,20 @@
 # drawings and photographs
 from .glyphs import glyphs  # rendered characters, embedded
 from .images import folder, mini_imagenet, read_folder, read_image  # your own; mini-ImageNet
+from .mnist import mnist  # handwritten digits, downloaded
 from .omniglot import lake_runs, omniglot  # handwritten characters, downloaded; Lake's 20 fixed tasks
 
 # random functions
-from .functions import gaussians, sinusoid  # isort: skip
+from .functions import boolean, gaussians, quadratic, semilinear, sinusoid  # isort: skip
+
+# networks to train
+from .problems import least_squares, problems  # isort: skip
 
 # what they are
 from .pool import ClassPool, FixedPool, Pool  # isort: skip
 
 __all__ = [
-    "ClassPool", "FixedPool", "Pool", "folder", "gaussians", "glyphs", "lake_runs", "mini_imagenet", "omniglot",
-    "read_folder", "read_image", "sinusoid",
+    "ClassPool", "FixedPool", "Pool", "boolean", "folder", "gaussians", "glyphs", "lake_runs", "least_squares",
+    "mini_imagenet", "mnist", "omniglot", "problems", "quadratic", "read_folder", "read_image", "semilinear",
+    "sinusoid",
 ]

@@ -1,4 +1,4 @@
-"""Tasks made of random functions: sine waves to regress, clouds of points to classify."""
+"""Tasks made of random functions: waves, Boolean and smooth functions to regress, clouds of points to classify."""
 
 import math
 
@@ -77,3 +77,81 @@ def gaussians(*, dim: int = 2, spread: float = 2.0, noise: float = 0.5) -> Pool:
             yield x, y
 
     return _Drawn("gaussians", "classification", (dim,), deal)
+
+
+def boolean(*, xor: bool = True) -> Pool:
+    """Boolean functions of two bits: y = b(x), with b one of all 16; without XOR and XNOR, one of 14, unless `xor`.
+
+    `sample` gives x [tasks, n, 2] and y [tasks, n, 1], both of 0. and 1., and ignores ways.
+    Source: Hochreiter, Younger & Conwell, Learning to Learn Using Gradient Descent, ICANN 2001.
+
+    >>> boolean().sample(tasks=3, shots=10, queries=20).query.x.shape
+    torch.Size([3, 20, 2])
+    """
+    tables = torch.tensor([[k >> i & 1 for i in range(4)] for k in range(16) if xor or k not in (0b0110, 0b1001)])
+
+    def deal(tasks, ways, shots, queries, rand, randn):
+        table = tables[(rand(tasks) * len(tables)).long().cpu()].float()
+        for n in (shots, queries):
+            x = (rand(tasks, n, 2) < 0.5).float()
+            row = (2 * x[..., 0] + x[..., 1]).long()
+            yield x, table.to(x.device).gather(1, row)[..., None]
+
+    return _Drawn("boolean", "regression", (2,), deal)
+
+
+def semilinear(*, weights: float = 1.0) -> Pool:
+    """Half-planes with soft borders: y = (1 + tanh(w_1 x_1 + w_2 x_2 + w_3)) / 2, with each w_i of a task uniform in
+    [-weights, weights] and x in [-1, 1]^2.
+
+    `sample` gives x [tasks, n, 2] and y [tasks, n, 1], and ignores ways. Raises ValueError unless weights > 0.
+    Source: Hochreiter, Younger & Conwell, Learning to Learn Using Gradient Descent, ICANN 2001.
+    """
+    if weights <= 0:
+        raise ValueError(f"semilinear({weights=}): expected a positive number.")
+
+    def deal(tasks, ways, shots, queries, rand, randn):
+        w = weights * (2 * rand(tasks, 3, 1) - 1)
+        for n in (shots, queries):
+            x = 2 * rand(tasks, n, 2) - 1
+            yield x, (1 + torch.tanh(x @ w[:, :2] + w[:, 2:])) / 2
+
+    return _Drawn("semilinear", "regression", (2,), deal)
+
+
+def quadratic() -> Pool:
+    """Quadratic functions of the plane: y = a x_1^2 + b x_2^2 + c x_1 x_2 + d x_1 + e x_2 + f on x in [-1, 1]^2, with a
+    to f uniform in [-1, 1], then scaled so that each function's least and greatest values are 0.2 and 0.8.
+
+    `sample` gives x [tasks, n, 2] and y [tasks, n, 1], and ignores ways.
+    Source: Younger, Hochreiter & Conwell, Meta-learning with backpropagation, IJCNN 2001.
+
+    >>> task = quadratic().sample(tasks=100, shots=1000)
+    >>> bool(0.199 < task.support.y.min() < 0.21 and 0.79 < task.support.y.max() < 0.801)
+    True
+    """
+
+    def value(k, x):
+        u, v = x[..., :1], x[..., 1:]
+        return torch.cat([u * u, v * v, u * v, u, v, torch.ones_like(u)], -1) @ k
+
+    def extremes(k):
+        """The least and the greatest value. They lie at a corner, where an edge is level, or where all is."""
+        a, b, c, d, e, _ = k[..., 0].unbind(-1)
+        one, det = torch.ones_like(a), 4 * a * b - c * c
+        level = [(s * one, -(s * c + e) / (2 * b)) for s in (-1, 1)]
+        level += [(-(s * c + d) / (2 * a), s * one) for s in (-1, 1)]
+        level.append(((c * e - 2 * b * d) / det, (c * d - 2 * a * e) / det))
+        corners = [(s * one, t * one) for s in (-1, 1) for t in (-1, 1)]
+        places = torch.stack([torch.stack(uv, -1) for uv in corners + level], 1).clamp(-1, 1)
+        values = value(k, places)
+        return values.amin(1, keepdim=True), values.amax(1, keepdim=True)
+
+    def deal(tasks, ways, shots, queries, rand, randn):
+        k = 2 * rand(tasks, 6, 1) - 1
+        low, high = extremes(k)
+        for n in (shots, queries):
+            x = 2 * rand(tasks, n, 2) - 1
+            yield x, 0.2 + 0.6 * (value(k, x) - low) / (high - low)
+
+    return _Drawn("quadratic", "regression", (2,), deal)

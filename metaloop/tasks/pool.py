@@ -67,6 +67,10 @@ class Pool:
         """The pool without episodes, for ordinary training over all classes: see `FlatPool`."""
         raise ValueError(f"{self.name}.flat(): only a pool with a fixed list of classes can be flat.")
 
+    def any_shots(self) -> "Pool":
+        """The pool with any number of shots in training, from 1 to those asked for: see `AnyShots`."""
+        return Splits(AnyShots(self.train), self.val, self.test)
+
     def to(self, device: torch.device | str) -> "Pool":
         """The same pool on another device."""
         raise NotImplementedError
@@ -238,3 +242,21 @@ class FixedPool(Pool):
 
     def __repr__(self) -> str:
         return f"{self.name}({self.tasks} fixed tasks, examples of shape {self.shape})"
+
+
+class AnyShots(Pool):
+    """The tasks of another pool, their number of shots drawn evenly from 1 .. shots, one for a whole batch."""
+
+    def __init__(self, pool: Pool):
+        self.pool = pool
+        self.name, self.split, self.kind, self.shape = pool.name, pool.split, pool.kind, pool.shape
+        self.classes, self.names, self.device = pool.classes, pool.names, pool.device
+
+    def sample(self, tasks=1, ways=5, shots=1, queries=15, generator=None) -> Task:
+        self._check_positive(shots=shots)
+        where = generator.device if generator is not None else torch.device("cpu")
+        drawn = int(torch.randint(1, shots + 1, (), generator=generator, device=where))
+        return self.pool.sample(tasks, ways, drawn, queries, generator)
+
+    def to(self, device) -> "AnyShots":
+        return AnyShots(self.pool.to(device))

@@ -1,0 +1,93 @@
+"""Matching Networks for One Shot Learning
+Vinyals, Blundell, Lillicrap, Kavukcuoglu & Wierstra, NeurIPS 2016, arXiv:1606.04080
+
+    p(y = k | x) = sum over (x_i, y_i) in S with y_i = k of a(x, x_i)                      (1)
+    a(x, x_i)    = softmax_i c(f(x), g(x_i))                                               (2)
+    theta        = argmin  E_task  -log p(y | x) over Q                                    (3)
+
+where f = g = embed, or, with full context embeddings (FCE), both depend on all of S:
+
+    g(x_i, S) = embed(x_i) + the outputs at i of two LSTMs that read S from either end     (4)
+    f(x, S)   = an LSTM of K steps on embed(x) that attends to the g(x_i, S)               (5)
+
+The predictor answers log p. Departs: c is the cosine times a temperature, where the paper's is the bare cosine, which
+cannot tell a(x, x_i) apart by more than a factor of e^2; or it is -|f - g|^2.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ..core import Data, Learner, Params, predictor, static
+from ..nn import condition, functional, population
+from ..nn.context import QueryContext, SupportContext
+from ..objectives.query import query_loss
+
+
+@predictor
+class Matches:
+    """Scores by the attention that the support examples of each class draw."""
+
+    theta: Any
+    g: Float[Tensor, "m dim"]
+    y: Int[Tensor, " m"]
+    embed: Callable[[Params, Tensor], Tensor] = static()
+    context: Callable[..., Tensor] | None = static()
+    ways: int = static()
+    temperature: float | None = static()
+
+    def __call__(self, x: Float[Tensor, "n ..."]) -> Float[Tensor, "n ways"]:
+        f = self.embed(self.theta["embed"], x)
+        if self.context is not None:
+            f = self.context(self.theta["f"], f, self.g)                                   # (5)
+        if self.temperature is None:
+            c = -(f[:, None] - self.g).square().sum(-1)
+        else:
+            c = F.normalize(f, dim=-1) @ F.normalize(self.g, dim=-1).mT * self.temperature
+        member = self.y[:, None] == torch.arange(self.ways, device=self.y.device)
+        log_a = c.log_softmax(-1)                                                          # (2)
+        return torch.where(member, log_a[..., None], -torch.inf).logsumexp(-2)             # (1)
+
+
+def matching(
+    embed: Callable[[Params, Tensor], Tensor],
+    init: Callable[[int], Params],
+    *,
+    ways: int,
+    metric: str = "cosine",
+    temperature: float = 10.0,
+    context: int | None = None,
+    steps: int = 5,
+) -> Learner:
+    """Matching networks: theta["embed"] is an embedding, f answers the log of the attention drawn by each class.
+
+    metric: "cosine", multiplied by temperature, or "euclidean" (minus the squared distance).
+    context: None, or the size of embed's features: full context embeddings (4, 5), whose theta holds "g" and "f" too;
+        the order of S then matters. steps: K of (5).
+    Raises ValueError on an unknown metric.
+    """
+    if metric not in ("cosine", "euclidean"):
+        raise ValueError(f"matching: metric is {metric!r}, expected 'cosine' or 'euclidean'.")
+    scale = temperature if metric == "cosine" else None
+    read_g, init_g = functional(SupportContext(context or 1))
+    read_f, init_f = functional(QueryContext(context or 1, steps))
+
+    def start(seed: int):
+        theta = {"embed": init(seed)}
+        return {**theta, "g": init_g(seed), "f": init_f(seed + 1)} if context else theta
+
+    def adapt(theta, S: Data) -> Matches:
+        g = embed(theta["embed"], S.x)
+        if context:
+            g = read_g(theta["g"], g)                                                      # (4)
+        query_embed, params = condition(embed, theta["embed"], S.x)
+        return Matches({**theta, "embed": params}, g, S.y, query_embed, read_f if context else None, ways, scale)
+
+    return Learner(
+        start, adapt, query_loss(F.cross_entropy),                                         # (3)
+        differentiates=False, statistics=population(embed, "embed"),
+    )

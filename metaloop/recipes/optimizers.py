@@ -1,0 +1,152 @@
+"""Learned optimizers, and what they are to optimize (Andrychowicz et al. 2016, arXiv:1606.04474)."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .. import tasks
+from ..core import Learner
+from ..learners.lstm_optimizer import lstm_optimizer
+from ..nn import conv4, functional
+from ..tasks.pool import Pool
+from ..tasks.problems import ProblemPool
+from .plan import Plan, Row
+
+SPREAD = 0.01  # of the starts, as in the authors' code
+STEPS, BATCH = 100, 128
+SHOTS, QUERIES = 640, 200  # digits of each class: 50 minibatches, and those that are judged on
+
+
+def total_square(predicted: Tensor, y: Tensor) -> Tensor:
+    return (predicted - y).square().sum()
+
+
+def final_sum(predicted: Tensor, y: Tensor) -> Tensor:
+    """|W w_T - y|^2 of each task."""
+    return (predicted - y).square().flatten(1).sum(1)
+
+
+def final_loss(predicted: Tensor, y: Tensor) -> Tensor:
+    """The mean cross-entropy of each task."""
+    return F.cross_entropy(predicted.transpose(1, 2), y, reduction="none").mean(1)
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is optimized, from where, for how many steps, and how its end is judged."""
+
+    label: str
+    module: nn.Module
+    pool: Callable[..., Pool]  # (module=..., spread=...)
+    steps: int = STEPS
+    spread: float | None = SPREAD
+    batch: int | None = BATCH
+    loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy
+    metric: Callable[[Tensor, Tensor], Tensor] = final_loss
+    preprocessed: bool = True
+    episode: tuple[int, int, int] = (10, SHOTS, QUERIES)  # ways, shots, queries
+
+    def learner(self, steps: int | None = None, unroll: int = 20) -> Learner:
+        return lstm_optimizer(
+            functional(self.module)[0], inner_steps=steps or self.steps, batch=self.batch, unroll=unroll,
+            preprocessed=self.preprocessed, loss=self.loss,
+        )  # fmt: skip
+
+    def data(self) -> Pool:
+        return self.pool(module=self.module, spread=self.spread)
+
+    def row(self, own: bool) -> Row:
+        """own: is it measured on the data that the recipe names?"""
+        return Row(self.label, self.learner(), *self.episode, metric=self.metric, data=None if own else self.data)
+
+
+def perceptron(units: tuple[int, ...] = (20,), activation: type[nn.Module] = nn.Sigmoid, pixels: int = 1) -> nn.Module:
+    """28x28 inputs, averaged over squares of pixels x pixels; fully connected layers of units; ten classes."""
+    sizes = [(28 // pixels) ** 2, *units]
+    layers = [layer for pair in zip(sizes, units, strict=False) for layer in (nn.Linear(*pair), activation())]
+    return nn.Sequential(nn.AvgPool2d(pixels), nn.Flatten(), *layers, nn.Linear(sizes[-1], 10))
+
+
+LINE = nn.Linear(10, 1, bias=False)  # W w, of |W w - y|^2
+
+
+def quadratics(*, module: nn.Module = LINE, spread: float | None = SPREAD) -> Pool:
+    """|W w - y|^2 in ten dimensions, W and y Gaussian, from w_0 ~ N(0, 0.01^2)."""
+    return tasks.problems(tasks.least_squares(), functional(module)[1], spread=spread)
+
+
+def mnist_problems(*, module: nn.Module | None = None, spread: float | None = SPREAD) -> Pool:
+    """A network to train on MNIST: the paper's 784-20-10, unless given, from N(0, spread^2) or its own start."""
+    return tasks.problems(tasks.mnist(), functional(module or perceptron())[1], spread=spread)
+
+
+def quadratic_cases() -> list[Case]:
+    return [
+        Case(f"{STEPS} steps", LINE, quadratics, batch=None, loss=total_square, metric=final_sum, preprocessed=False,
+             episode=(1, 1, 1)),
+    ]  # fmt: skip
+
+
+def mnist_cases() -> list[Case]:
+    """The network of meta-training, and those that the optimizer is then tried on."""
+    case = partial(Case, pool=mnist_problems)
+    return [
+        case(f"20 sigmoid units, {STEPS} steps", perceptron()),
+        case("the same, 200 steps", perceptron(), steps=200),
+        case("40 units", perceptron((40,))),
+        case("two layers of 20", perceptron((20, 20))),
+        case("ReLU", perceptron(activation=nn.ReLU)),
+        case("four convolutions of 16", conv4((1, 28, 28), out=10, width=16), spread=None),
+    ]
+
+
+def _training(steps: int, lr: float) -> dict:
+    return {
+        "optimizer": lambda p: torch.optim.Adam(p, lr=lr), "clip": 1.0,
+        "schedule": lambda o: torch.optim.lr_scheduler.OneCycleLR(o, lr, total_steps=steps, pct_start=0.05),
+    }  # fmt: skip
+
+
+def quadratic_plan(pool: Pool, *, steps: int, tasks: int, lr: float, unroll: int = 20) -> Plan:
+    """The gradient as it is, 100 steps of scale 0.1 on each function; Adam, whose rate rises to lr and then falls."""
+    (case,) = quadratic_cases()
+
+    def at_test(ways: int = 1, inner_steps: int = STEPS) -> Learner:
+        return case.learner(inner_steps)
+
+    ways, shots, queries = case.episode
+    return Plan(
+        pool, case.learner(unroll=unroll), at_test, (case.row(own=True),), steps=steps, tasks=tasks,
+        ways=ways, shots=shots, queries=queries, inner_steps=(5, 10, 20, 50, 100, 200), more_shots=(),
+        options=_training(steps, lr),
+    )  # fmt: skip
+
+
+def mnist_plan(
+    pool: Pool, *, steps: int, tasks: int, lr: float, unroll: int = 20, pixels: int = 1, transfer: bool = True,
+) -> Plan:
+    """Preprocessed gradients, steps of scale 0.1, 100 minibatches of 128; judged by the loss on other digits.
+
+    pixels: meta-train on digits averaged over squares of so many pixels, whose networks are smaller. transfer: also
+    test on the paper's other networks, and on a small convolutional one.
+    """
+    cases = mnist_cases()
+
+    def at_test(ways: int = 10, inner_steps: int = STEPS) -> Learner:
+        return cases[0].learner(inner_steps)
+
+    small = Case("meta-training", perceptron(pixels=pixels), mnist_problems)
+    learner, (ways, shots, queries) = small.learner(unroll=unroll), small.episode
+    rows = tuple(case.row(own=case is cases[0]) for case in (cases if transfer else cases[:1]))
+    return Plan(
+        pool.on(functional(small.module)[1]) if isinstance(pool, ProblemPool) else pool, learner, at_test, rows,
+        steps=steps, tasks=tasks, ways=ways, shots=shots, queries=queries, inner_steps=(20, 50, 100), more_shots=(),
+        options={
+            **_training(steps, lr), "at_test": learner, "validate_every": max(1, steps // 5),
+            "validation": {"ways": 10, "shots": 300, "queries": 100, "tasks": 10},
+        },
+    )  # fmt: skip

@@ -1,0 +1,80 @@
+"""Optimisation problems as tasks: the support set brings along where descent starts."""
+
+from collections.abc import Callable
+
+import torch
+
+from ..core import Data, Params, Problem, Task
+from .functions import _Drawn
+from .pool import Pool
+
+
+class ProblemPool(Pool):
+    """A pool's tasks, each with a start of its own for the parameters of one network: see `problems`."""
+
+    def __init__(self, pool: Pool, init: Callable[[int], Params], spread: float | None):
+        self.pool, self.init, self.spread = pool, init, spread
+        self.name, self.split, self.kind, self.shape = pool.name, pool.split, pool.kind, pool.shape
+        self.classes, self.names, self.device = pool.classes, pool.names, pool.device
+
+    train = property(lambda self: ProblemPool(self.pool.train, self.init, self.spread))
+    val = property(lambda self: ProblemPool(self.pool.val, self.init, self.spread))
+    test = property(lambda self: ProblemPool(self.pool.test, self.init, self.spread))
+
+    def sample(self, tasks=1, ways=5, shots=1, queries=15, generator=None) -> Task:
+        (x, y), query = self.pool.sample(tasks, ways, shots, queries, generator)
+        where = generator.device if generator is not None else "cpu"
+        if self.spread is None:
+            seeds = torch.randint(2**62, (tasks,), generator=generator, device=where).tolist()
+            drawn = [self.init(seed) for seed in seeds]
+            start = {name: torch.stack([phi[name] for phi in drawn]) for name in drawn[0]}
+        else:
+            start = {
+                name: self.spread * torch.randn(tasks, *p.shape, generator=generator, device=where)
+                for name, p in self.init(0).items()
+            }
+        start = {name: p.to(self.device) for name, p in start.items()}
+        return Task(Problem(x, y, start), query)  # type: ignore[arg-type]
+
+    def on(self, init: Callable[[int], Params]) -> "ProblemPool":
+        """The same tasks for another network."""
+        return ProblemPool(self.pool, init, self.spread)
+
+    def to(self, device) -> "ProblemPool":
+        return ProblemPool(self.pool.to(device), self.init, self.spread)
+
+
+def problems(pool: Pool, init: Callable[[int], Params], *, spread: float | None = None) -> Pool:
+    """The tasks of a pool as optimisation problems: a network is to be trained on each support set, from its own start.
+
+    init: of that network, as `functional` gives it. Each task's start is init(seed) for a seed of its own, or, with
+    spread, independent N(0, spread^2) numbers of the same shapes.
+
+    >>> import metaloop as ml
+    >>> net, init = ml.functional(torch.nn.Linear(10, 1, bias=False))
+    >>> problems(least_squares(), init, spread=0.01).sample(tasks=3).support.start["weight"].shape
+    torch.Size([3, 1, 10])
+    """
+    if spread is not None and spread < 0:
+        raise ValueError(f"problems({pool.name}, spread={spread}): expected at least 0, or None.")
+    return ProblemPool(pool, init, spread)
+
+
+def least_squares(*, dim: int = 10, law: str = "gaussian") -> Pool:
+    """f(w) = |W w - y|^2 as a data set: the rows of W [dim, dim] are the inputs, y [dim] their targets.
+
+    law: of the entries of W and y, "gaussian" (N(0, 1)) or "uniform" (in [0, 1)). Support and query sets are the same:
+    what is judged is how low the function itself has come. `sample` ignores ways, shots and queries.
+    Raises ValueError for another law, or unless dim is at least 1.
+    Source: Andrychowicz et al., Learning to learn by gradient descent by gradient descent, NeurIPS 2016 (gaussian), and
+    its authors' code (uniform).
+    """
+    if law not in ("gaussian", "uniform") or dim < 1:
+        raise ValueError(f"least_squares({dim=}, {law=}): expected dim >= 1 and law 'gaussian' or 'uniform'.")
+
+    def deal(tasks, ways, shots, queries, rand, randn):
+        numbers = randn if law == "gaussian" else rand
+        rows = Data(numbers(tasks, dim, dim), numbers(tasks, dim, 1))
+        return rows, rows
+
+    return _Drawn("least_squares", "regression", (dim,), deal)
