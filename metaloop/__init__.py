@@ -3,14 +3,16 @@
     the contract          Data  Task  Learner  functional
     what is learned about one task  (metaloop.learners)
         an initialisation   maml (FOMAML, ANIL, Meta-SGD, MAML++ by option)  reptile
-        a metric            protonet  matching
+        a metric            protonet  matching  margin (softmax, SphereFace, CosFace, ArcFace, triplets by option)
         an update rule      lstm_optimizer
         a memory            snail  meta_rnn
         an inference net    neural_statistician
         the baseline        pretrain
     what makes theta good (metaloop.objectives)   query_loss
+        losses of embeddings   softmax  normface  sphereface  cosface  arcface  triplet  from_pml
     where tasks come from (metaloop.tasks)        omniglot  mnist  glyphs  folder  mini_imagenet  sinusoid  gaussians
-                                                  boolean  semilinear  quadratic  distributions  least_squares  problems
+                                                  lake_runs  boolean  semilinear  quadratic  distributions
+                                                  least_squares  problems
     many tasks at once    (metaloop.engine)       fit  evaluate  meta_gradient
     for your own few examples                     FewShotClassifier  open_run
     for your own training loop                    optim.Learned
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from .estimator import FewShotClassifier
     from .learners.lstm_optimizer import lstm_optimizer
     from .learners.maml import maml
+    from .learners.margin import margin
     from .learners.matching import matching
     from .learners.meta_rnn import meta_rnn
     from .learners.neural_statistician import neural_statistician
@@ -40,9 +43,9 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Data", "FewShotClassifier", "Learner", "NonFinite", "Problem", "Run", "Score", "Task",
-    "evaluate", "fit", "functional", "learners", "lstm_optimizer", "maml", "matching", "meta_gradient", "meta_rnn",
-    "neural_statistician", "nn", "objectives", "open_run", "optim", "predictor", "pretrain", "protonet", "recipes",
-    "reptile", "snail", "static", "tasks", "testing",
+    "evaluate", "fit", "functional", "learners", "lstm_optimizer", "maml", "margin", "matching", "meta_gradient",
+    "meta_rnn", "neural_statistician", "nn", "objectives", "open_run", "optim", "predictor", "pretrain", "protonet",
+    "recipes", "reptile", "snail", "static", "tasks", "testing",
 ]
 
 # Where each name lives. It is imported when first asked for, so that `metaloop --help` need not wait for torch.
@@ -53,6 +56,7 @@ _HOME = {
     "functional": "nn.functional",
     "lstm_optimizer": "learners.lstm_optimizer",
     "maml": "learners.maml",
+    "margin": "learners.margin",
     "matching": "learners.matching",
     "meta_rnn": "learners.meta_rnn",
     "open_run": "recipes.stored",

@@ -58,6 +58,8 @@ class Learner:
         pooled gradient, which is cheaper. True is always right.
     statistics: (theta, support) -> part of theta. What must be estimated over meta-training tasks
         rather than learned by gradient (population statistics of `running` norms), or None.
+    scheduled: (step) -> part of theta. What follows the meta-step rather than a gradient (the weight of a term that is
+        annealed, a temperature), or None. `init` gives scheduled(0); theta after t meta-steps holds scheduled(t).
     """
 
     init: Callable[[int], Theta]
@@ -65,6 +67,7 @@ class Learner:
     objective: Callable[[Callable, Theta, Task], tuple[Tensor, Info]]
     differentiates: bool = field(default=True, kw_only=True)
     statistics: Callable[[Theta, Data], Theta] | None = field(default=None, kw_only=True)
+    scheduled: Callable[[int], Theta] | None = field(default=None, kw_only=True)
 
 
 def static() -> Any:

@@ -41,6 +41,7 @@ def paper(name: str, test: str) -> str:
 
 MAML, REPTILE = "learners/maml.py", "learners/reptile.py"
 PROTONET, PRETRAIN = "learners/protonet.py", "learners/pretrain.py"
+MARGIN, EMBEDDING, MINED = "learners/margin.py", "objectives/embedding.py", "objectives/mined.py"
 MATCHING, SNAIL = "learners/matching.py", "learners/snail.py"
 CAUSAL, CONTEXT = "nn/causal.py", "nn/context.py"
 META_RNN, LSTM_OPTIMIZER, OPTIM = "learners/meta_rnn.py", "learners/lstm_optimizer.py", "optim.py"
@@ -51,6 +52,7 @@ STATISTICIAN = "learners/neural_statistician.py"
 NN, META, ENGINE, TASKS, SETS = (
     f"tests/test_{name}.py::" for name in ("nn", "meta_gradient", "engine", "tasks", "sets")
 )
+OMNIGLOT = "tasks/omniglot.py"
 SEQUENCE = "tests/test_causal.py::"
 
 MUTATIONS = [
@@ -193,6 +195,39 @@ MUTATIONS = [
          paper("neural_statistician", "test_densities_and_samples_are_those_of_a_model_that_can_be_solved")),
         ("a class without examples has a KL(c)", STATISTICIAN, ("torch.where(f.present, f.c.kl(), 0.0)", "f.c.kl()"),
          paper("neural_statistician", "test_a_class_without_examples_is_never_chosen_and_changes_nothing")),
+        ("the farthest example decides", MARGIN, ("torch.where(of_class, cosine[:, None], -torch.inf).amax(-1)",
+         "torch.where(of_class, cosine[:, None], torch.inf).amin(-1)"),
+         paper("margin", "test_the_nearest_example_decides")),
+        ("support embeddings stay off the sphere", MARGIN,
+         ('z = F.normalize(embed(theta["net"], S.x), dim=-1)', 'z = embed(theta["net"], S.x)'),
+         paper("margin", "test_the_nearest_example_decides")),
+        ("the metric is trained on queries alone", MARGIN,
+         ("Data(*(torch.cat(part) for part in zip(*task, strict=True)))", "task.query"),
+         paper("margin", "test_loss_and_gradient")),
+        ("the margin is asked of every class", EMBEDDING,
+         ("torch.where(own, target(params, c.gather(-1, y[:, None])), c)", "target(params, c)"),
+         paper("margin", "test_loss_and_gradient")),
+        ("sphereface's cosine is not drawn out", EMBEDDING, ("* cos_mt - 2 * k", "* cos_mt"),
+         paper("margin", "test_the_margin_of_sphereface_draws_the_cosine_out")),
+        ("sphereface starts where it should end", EMBEDDING, ("max(least, first", "min(least, first"),
+         paper("margin", "test_the_annealing_of_sphereface")),
+        ("sphereface forgets the length of embeddings", EMBEDDING,
+         ("(z.norm(dim=-1, keepdim=True) if scale is None else scale)", "(scale or 16.0)"),
+         paper("margin", "test_loss_and_gradient")),
+        ("arcface turns back past pi", EMBEDDING,
+         ("c - margin * sin(margin))", "c * cos(margin) - sine * sin(margin))"),
+         paper("margin", "test_it_is_the_loss_of_pytorch_metric_learning")),
+        ("arcface divides by zero", EMBEDDING, (".clamp_min(torch.finfo(c.dtype).eps)", ".clamp_min(0)"),
+         paper("margin", "test_gradients_are_finite_where_an_embedding_meets_its_class")),
+        ("triplets are measured off the square", MINED, ("p=2, power=2", "p=2, power=1"),
+         paper("margin", "test_triplets")),
+        ("what is mined is not used", MINED, ("(z, y, *mined)", "(z, y)"), paper("margin", "test_triplets")),
+        ("in a batch every task has the first one's loss", MINED, ("t.select(axis, i)", "t.select(axis, 0)"),
+         law("many_tasks_are_each_task", "margin-triplet-semihard")),
+        ("the upstream gradient is dropped", MINED, ("(g * saved for", "(1 * saved for"),
+         paper("margin", "test_any_loss_of_pytorch_metric_learning_in_a_batch_of_tasks")),
+        ("weights are drawn once for all seeds", MINED, ("torch.manual_seed(seed)", "torch.manual_seed(0)"),
+         paper("margin", "test_any_loss_of_pytorch_metric_learning_in_a_batch_of_tasks")),
         ("a recurrent network sees the target it predicts", META_RNN,
          ("torch.cat([torch.zeros_like(S.y[:1]), S.y[:-1]])", "S.y"),
          paper("meta_rnn", "test_a_prediction_is_made_before_its_target_is_seen")),
@@ -308,6 +343,13 @@ MUTATIONS = [
          f"{ENGINE}test_every_learner_meets_the_same_tasks"),
         ("evaluation ignores the split", EVALUATE, ("getattr(pool, split)", "pool.test"),
          f"{ENGINE}test_evaluate_deals_from_the_split_that_is_asked_for"),
+        ("fixed tasks are scored again and again", EVALUATE, ("(min(tasks, fixed), fixed)", "(tasks, fixed)"),
+         f"{ENGINE}test_fixed_tasks_are_scored_once_each"),
+        ("what is scheduled stays as it began", TRAIN, ("learner.scheduled(run.step)", "learner.scheduled(0)"),
+         f"{ENGINE}test_what_is_scheduled_goes_by_the_step_and_by_nothing_else"),
+        ("what is scheduled drifts with the optimizer", TRAIN,
+         ("if learner.scheduled is not None:", "if learner.scheduled is not None and run.step < 2:"),
+         f"{ENGINE}test_what_is_scheduled_goes_by_the_step_and_by_nothing_else"),
         ("streams of one seed are one", SEEDS, ("{seed}/{stream}/{index}", "{seed}/{index}"),
          f"{ENGINE}test_each_place_of_each_stream_of_each_seed_has_its_own_numbers"),
         ("places run into each other", SEEDS, ("{seed}/{stream}/{index}", "{stream}{seed}{index}"),
@@ -342,6 +384,12 @@ MUTATIONS = [
          f"{TASKS}test_draws_are_even"),
         ("test tasks are varied like training tasks", "tasks/varied.py", ("self.pool.test)", "self)"),
          f"{SETS}test_varied_changes_training_tasks_alone"),
+        ("fixed tasks run out", POOL, ("% len(self.all.support.x)", "% tasks"),
+         f"{TASKS}test_fixed_tasks_are_dealt_in_order_and_again"),
+        ("characters are held out one by one", OMNIGLOT, ('if name.split("/")[0] in held_out', "if c % 7 == 0"),
+         f"{TASKS}test_whole_alphabets_are_held_out"),
+        ("Lake's queries are taken for sorted", OMNIGLOT, ("known.index(image) for _, image in pairs",
+         "i for i, _ in enumerate(pairs)"), f"{TASKS}test_runs_are_read_as_their_labels_say"),
         ("each example is turned by itself", POOL, ("(tasks, ways, 1)", "(tasks, ways, shots + queries)"),
          f"{TASKS}test_rotations_per_task_turn_each_class_as_a_whole"),
     )

@@ -12,9 +12,11 @@ from metaloop import (
     functional,
     lstm_optimizer,
     maml,
+    margin,
     matching,
     meta_rnn,
     neural_statistician,
+    objectives,
     pretrain,
     protonet,
     reptile,
@@ -209,6 +211,15 @@ ZOO: dict[str, Case] = {
         pretrain(*features, classes=WAYS, dim=6, ways=WAYS, head="linear", inner_lr=0.1, inner_steps=10), known_blobs
     ),
 }  # fmt: skip
+
+for loss in ("softmax", "normface", "sphereface", "cosface", "arcface"):
+    made = getattr(objectives, loss)(classes=WAYS, dim=6)
+    ZOO[f"margin-{loss}"] = Case(margin(*features, ways=WAYS, loss=made), known_blobs)
+for mining in ("all", "semihard"):
+    ZOO[f"margin-triplet-{mining}"] = Case(
+        margin(*features, ways=WAYS, loss=objectives.triplet(mining=mining)), blobs,
+        {"compiles_whole_and_once": "which triplets are mined depends on the data"},
+    )  # fmt: skip
 
 for policy in POLICIES:
     waived = TOGETHER if policy in ("transductive", "running") else {}

@@ -123,6 +123,8 @@ def fit(
             _check_finite(gradient, theta, batch, grads, loss, step)
             _descend(leaves, pytree.tree_leaves(grads), descent, scheduler, clip)
             run.step = step + 1
+            if learner.scheduled is not None:
+                _overwrite(theta, learner.scheduled(run.step))
             log.step(run.step, {"loss": loss, **scalars})
             last = run.step == steps
             judging = validate_every and (run.step % validate_every == 0 or last)

@@ -39,11 +39,12 @@ def measure(run: Run, row: Row, pool: Pool, *, tasks: int, seed: int, split: str
         "label": row.label, "metric": metric, "mean": mean, "ci95": ci95,
         "published": row.published if own else None,
         "published_ci95": row.published_ci if own else None,
-        **episode, "tasks": tasks, "seed": seed, "split": split, "data": data or pool.name,
+        **episode, "tasks": len(score.per_task), "fixed": pool.tasks is not None,
+        "seed": seed, "split": split, "data": data or pool.name,
         "norm": norm(run, row, pool), "budget": run.info.get("budget", "full"),
         "step": run.step, "training_seconds": round(run.seconds, 1),
         "training_tasks_per_second": rate(run.step * run.plan.tasks, run.seconds),
-        "test_tasks_per_second": rate(tasks, seconds),
+        "test_tasks_per_second": rate(len(score.per_task), seconds),
         "machine": machine(), "versions": versions(),
     }  # fmt: skip
 
@@ -66,7 +67,8 @@ def in_units(score: Score) -> tuple[float, float | None, str]:
 
 def norm(run: Run, row: Row, pool: Pool) -> str:
     """The norm policy of a row's predictors."""
-    batch = pool.test.sample(tasks=1, ways=row.ways, shots=row.shots, queries=1, generator=generator(0, "norm", 0))
+    episode = {"ways": row.ways, "shots": row.shots, "queries": row.queries}
+    batch = pool.test.sample(tasks=1, **episode, generator=generator(0, "norm", 0))
     support = pytree.tree_map(lambda t: t.to(pytree.tree_leaves(run.theta)[0].device), first_task(batch).support)
     return ", ".join(sorted(policies(row.learner.adapt(run.theta, support)))) or "none"
 

@@ -4,7 +4,7 @@
 from .glyphs import glyphs  # rendered characters, embedded
 from .images import folder, mini_imagenet, read_folder, read_image  # your own; mini-ImageNet
 from .mnist import mnist  # handwritten digits, downloaded
-from .omniglot import omniglot  # handwritten characters, downloaded
+from .omniglot import lake_runs, omniglot  # handwritten characters, downloaded; Lake's 20 fixed tasks
 
 # random functions
 from .functions import boolean, gaussians, quadratic, semilinear, sinusoid  # isort: skip
@@ -16,11 +16,11 @@ from .problems import least_squares, problems  # isort: skip
 from .distributions import distributions  # isort: skip
 
 # what they are, and how to change them
-from .pool import ClassPool, Pool  # isort: skip
+from .pool import ClassPool, FixedPool, Pool  # isort: skip
 from .varied import Varied, strokes  # isort: skip
 
 __all__ = [
-    "ClassPool", "Pool", "Varied", "boolean", "distributions", "folder", "gaussians", "glyphs", "least_squares",
-    "mini_imagenet", "mnist", "omniglot", "problems", "quadratic", "read_folder", "read_image", "semilinear",
-    "sinusoid", "strokes",
+    "ClassPool", "FixedPool", "Pool", "Varied", "boolean", "distributions", "folder", "gaussians", "glyphs",
+    "lake_runs", "least_squares", "mini_imagenet", "mnist", "omniglot", "problems", "quadratic", "read_folder",
+    "read_image", "semilinear", "sinusoid", "strokes",
 ]
