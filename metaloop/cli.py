@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # `metaloop recipes | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (ValueError, OSError) as error:
-        _note(f"metaloop: {' '.join(str(error).split())}")
+        _note(f"metaloop: {' '.join(str(error).split())}", heir=getattr(error, "heir", False))
         return 2
     return 0
 
@@ -93,7 +93,8 @@ def _train(args) -> None:
     except (KeyboardInterrupt, Lost) as stop:
         again = args.command + ("" if args.resume else " --resume")
         how = f"; go on with: {again}" if (folder / "run.json").exists() else ""
-        raise type(stop)(f"{stop}{how}") from None
+        stop.args = (f"{stop}{how}",)
+        raise
     if pool.kind == "regression":
         _next(f"metaloop evaluate {folder} --shots 10", f"tensorboard --logdir {folder}")
     else:
@@ -335,9 +336,9 @@ def _table(head: list[str], rows: list[list[str]]) -> None:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
-def _note(line: str) -> None:
-    """Say it, unless this is one of many processes and not the first."""
-    if os.environ.get("RANK", "0") == "0":
+def _note(line: str, heir: bool = False) -> None:
+    """Say it, unless this is one of many processes and neither the first nor its heir."""
+    if heir or os.environ.get("RANK", "0") == "0":
         print(line, file=sys.stderr, flush=True)
 
 

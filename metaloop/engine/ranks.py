@@ -11,6 +11,7 @@ with n_r of the step's n tasks on rank r. The first rank alone reads and writes 
 
 import atexit
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import reduce
@@ -29,6 +30,8 @@ T = TypeVar("T")
 
 class Lost(ValueError):
     """Another process has died or cannot be reached any more; this one can only keep what it has, and end."""
+
+    heir = False  # does it speak and write for the first rank, which is dead?
 
 
 @dataclass(frozen=True)
@@ -121,7 +124,9 @@ def _talk(send: Callable[[], Any]) -> None:
     try:
         send()
     except RuntimeError as error:
-        raise Lost(f"another process has died or does not answer ({str(error).splitlines()[0]})") from None
+        atexit.unregister(_leave)  # there is nobody left to leave
+        reason = re.sub(r"^\[[^]]*\] ", "", str(error)).partition("\n")[0].partition(". ")[0]
+        raise Lost(f"another process has died or does not answer ({reason})") from None
 
 
 def _leave() -> None:

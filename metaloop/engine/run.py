@@ -10,6 +10,7 @@ import json
 import os
 import platform
 import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,16 @@ def prepare(folder: Path, resume: bool, info: dict[str, Any]) -> dict[str, Any]:
 def checkpoints(folder: Path) -> list[Path]:
     """The checkpoints of a run folder, oldest first."""
     return sorted(folder.glob("checkpoint-*.safetensors"))
+
+
+def appears(folder: Path, step: int, seconds: float = 3.0) -> bool:
+    """Whether a checkpoint of that step or a later one is there, or is written by another process before long."""
+    until = time.monotonic() + seconds
+    while not any(path.stem >= f"checkpoint-{step:08d}" for path in checkpoints(folder)):
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.1)
+    return True
 
 
 def newest_whole(folder: Path) -> tuple[Path, dict[str, Tensor], Any] | None:

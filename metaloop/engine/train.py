@@ -21,7 +21,7 @@ from .evaluate import check_labels, check_outputs, evaluate
 from .interrupt import Interrupt
 from .log import Log
 from .ranks import Lost, join
-from .run import Run, checkpoints, newest_whole, peak_memory, prepare
+from .run import Run, appears, checkpoints, newest_whole, peak_memory, prepare
 from .seeds import generator, noise
 
 if TYPE_CHECKING:
@@ -132,10 +132,13 @@ def fit(
             try:
                 (grads, loss, scalars), interrupt.agreed = ranks.mean(result, weight, interrupt.heard)
             except Lost as lost:
+                if ranks.rank == 1 and folder is not None and not appears(folder, step - 1):
+                    files, lost.heir = folder, True  # it is the first who died
                 calibrate(learner, theta, pool, seed=seed, **episode)
                 save()
                 kept = f". Step {step} is kept in {folder}, for any number of processes" if folder is not None else ""
-                raise Lost(f"fit: step {step + 1}: {lost}{kept}") from None
+                lost.args = (f"fit: step {step + 1}: {lost}{kept}",)
+                raise
             _check_finite(gradient, theta, batch, grads, loss, step)
             _descend(leaves, pytree.tree_leaves(grads), descent, scheduler, clip)
             run.step = step + 1
