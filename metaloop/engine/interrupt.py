@@ -23,7 +23,7 @@ class Interrupt:
     def __enter__(self) -> "Interrupt":
         self.in_charge = threading.current_thread() is threading.main_thread()
         if self.in_charge:  # signals reach no other thread
-            self.before = {s: signal.signal(s, self._hold) or signal.default_int_handler for s in self.signals}
+            self.before = {number: signal.signal(number, self._hold) for number in self.signals}
         return self
 
     def __exit__(self, error, *_) -> None:
@@ -37,4 +37,4 @@ class Interrupt:
 
     def _release(self) -> None:
         for number, handler in self.before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: not set by Python

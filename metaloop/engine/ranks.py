@@ -12,6 +12,7 @@ with n_r of the step's n tasks on rank r. The first rank alone reads and writes 
 import atexit
 import os
 import re
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import reduce
@@ -115,6 +116,7 @@ def join(device: str | torch.device = "auto") -> tuple[Ranks, torch.device]:
         torch.cuda.set_device(where)
     if not dist.is_initialized():
         dist.init_process_group("nccl" if where.type == "cuda" else "gloo")
+        atexit.register(time.sleep, 0.1)  # gloo's thread drops the last message; it cannot once Python goes down
         atexit.register(_leave)
     messages = where if where.type == "cuda" else torch.device("cpu")
     return Ranks(dist.get_rank(), dist.get_world_size(), local, messages), where
@@ -124,7 +126,7 @@ def _talk(send: Callable[[], Any]) -> None:
     try:
         send()
     except RuntimeError as error:
-        atexit.unregister(_leave)  # there is nobody left to leave
+        atexit.unregister(_leave)  # it would wait for the others
         reason = re.sub(r"^\[[^]]*\] ", "", str(error)).partition("\n")[0].partition(". ")[0]
         raise Lost(f"another process has died or does not answer ({reason})") from None
 

@@ -138,7 +138,8 @@ def machine() -> dict[str, Any]:
         cpu = platform.processor() or platform.machine()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return {"cpu": cpu, "cores": cores, "threads": torch.get_num_threads(), "gpus": gpus}
+    processes = int(os.environ.get("WORLD_SIZE", 1))
+    return {"cpu": cpu, "cores": cores, "threads": torch.get_num_threads(), "gpus": gpus, "processes": processes}
 
 
 def peak_memory(before: dict[str, int]) -> dict[str, int]:
