@@ -14,9 +14,10 @@ import torch
 from together import QUICK, runs
 from torch.testing import assert_close
 
+import metaloop
 from metaloop import fit
 from metaloop.cli import main
-from metaloop.engine import checkpoint
+from metaloop.engine import checkpoint, train
 from metaloop.engine.checkpoint import flatten
 from metaloop.engine.interrupt import Interrupt
 from metaloop.engine.log import read_metrics
@@ -40,7 +41,7 @@ pytestmark = [
 
 def torchrun(n: int, *arguments) -> tuple[int, str]:
     """n processes of a script; the status, and what they told."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(metaloop.__file__).parent.parent)}
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(n)]
     done = subprocess.run(
         [*launcher, *map(str, arguments)], env=environment, capture_output=True, text=True, timeout=300
@@ -210,18 +211,37 @@ def test_ctrl_c_stops_all_at_one_step(whole, tmp_path):
 @pytest.mark.parametrize("size", [1, 2, 3, 7])
 def test_shares_cover_the_tasks_once(size):
     for n in (1, 2, 5, 7, 12):
-        batch = gaussians().sample(tasks=n, ways=3, shots=1, queries=1)
-        shares = [Ranks(rank, size).share(batch) for rank in range(size)]
-        assert sum(weight for _, weight in shares) == pytest.approx(1)
-        covered = [task.support.x for task, weight in shares if weight]
-        assert torch.equal(torch.cat(covered), batch.support.x)
-        assert {round(weight * n) for _, weight in shares} <= {n // size, n // size + 1}
-        assert all(len(task.query.y) for task, _ in shares)
+        shares = [Ranks(rank, size).share(n) for rank in range(size)]
+        assert [task for share, weight in shares if weight for task in share] == list(range(n))
+        assert all(len(share) in (max(1, n // size), n // size + 1) for share, _ in shares)
+        assert [weight for _, weight in shares] == [len(share) / n if weight else 0 for share, weight in shares]
+
+
+def test_a_share_is_drawn_without_the_others():
+    """150 tasks are three blocks. A share within a block costs that block; up to a block, all is as it always was."""
+    episode, pool, sizes = {"ways": 3, "shots": 1, "queries": 1}, gaussians(), []
+
+    class Counted:
+        def sample(self, tasks, **rest):
+            sizes.append(tasks)
+            return pool.sample(tasks=tasks, **rest)
+
+    draw = lambda tasks, share: train._draw(Counted(), tasks, share, 0, 7, **episode)
+    whole = draw(150, range(150))
+    assert sizes == [64, 64, 22]
+    for share, cost in ((range(0, 50), [64]), (range(50, 100), [64, 64]), (range(130, 140), [22]), (range(1), [64])):
+        sizes.clear()
+        assert torch.equal(draw(150, share).query.x, whole.query.x[share.start : share.stop])
+        assert sizes == cost
+    assert not torch.equal(whole.query.x[:22], whole.query.x[64:86])
+    before = pool.sample(tasks=64, **episode, generator=train.generator(0, "train", 7))
+    assert torch.equal(draw(64, range(64)).query.x, before.query.x)
 
 
 def test_a_process_alone_is_not_touched():
     ranks, _ = join("cpu")
     assert ranks == Ranks()
+    assert ranks.share(5) == (range(5), 1)
     tree = {"a": torch.tensor([1, 2])}
     assert ranks.mean(tree, 0.1, True) == (tree, True)
     assert ranks.stream("noise") == "noise"

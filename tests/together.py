@@ -1,8 +1,8 @@
 """What several processes do in test_distributed.py. torchrun starts each with
 
     together.py OUT                         every check below, with its findings in OUT/RANK.json
-    together.py RANK STEP SIGNAL COMMAND    `metaloop COMMAND`; as it draws the tasks of that step, that rank kills itself
-                                            (KILL) or the user stops torchrun (INT, TERM)
+    together.py RANK STEP SIGNAL COMMAND    `metaloop COMMAND`; as it draws the tasks of that step, that rank kills
+                                            itself (KILL) or the user stops torchrun (INT, TERM)
 """
 
 import hashlib
@@ -69,6 +69,7 @@ def runs() -> dict[str, dict]:
         "maml": {"learner": learner, "pool": pool, "tasks": 5, "optimizer": sgd, "clip": 0.1, "schedule": schedule},
         "chunks": {"learner": learner, "pool": pool, "tasks": 5, "optimizer": sgd, "chunk": 2},
         "one task": {"learner": learner, "pool": pool, "tasks": 1, "optimizer": sgd},
+        "many tasks": {"learner": learner, "pool": pool, "tasks": 70, "steps": 2},
     }
 
 
@@ -93,8 +94,9 @@ def gradients(ranks) -> dict[str, float]:
             continue
         theta, batch = case.theta(), case.batch(5)
         gradient = meta_gradient(case.learner)
-        share, weight = ranks.share(batch)
-        ours, stop = ranks.mean(gradient(theta, share), weight, asked=False)
+        share, weight = ranks.share(5)
+        mine = pytree.tree_map(lambda t: t[share.start : share.stop], batch)  # noqa: B023
+        ours, stop = ranks.mean(gradient(theta, mine), weight, asked=False)
         assert not stop
         want = flatten(gradient(theta, batch), "")
         ours = flatten(ours, "")

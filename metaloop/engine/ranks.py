@@ -1,8 +1,8 @@
 """Many processes train one theta: each takes its share of a step's tasks, and one message adds up what they found.
 
 torchrun starts the processes, called ranks, and tells each its number; a process started in any other way is alone,
-and nothing here changes what it computes. All ranks draw the same tasks and hold the same theta and optimizer, so
-that all that travels in a step is one sum over ranks:
+and nothing here changes what it computes. Every rank can draw any task of any step and holds the same theta and
+optimizer, so that all that travels in a step is one sum over ranks:
 
     sum_r (n_r / n) [gradient_r, loss_r, info_r],  and whether anyone was asked to stop
 
@@ -22,8 +22,6 @@ import torch
 import torch.distributed as dist
 import torch.utils._pytree as pytree
 
-from ..core import Task
-from .batch import count
 from .device import choose
 
 T = TypeVar("T")
@@ -42,22 +40,20 @@ class Ranks:
     rank: int = 0
     size: int = 1
     local: int = 0  # among those of this machine
-    device: torch.device = torch.device("cpu")  # where messages lie
+    device: str | torch.device = "cpu"  # where messages lie
 
     def stream(self, name: str) -> str:
         """The name of this rank's own random stream; the first rank's is that of a process alone."""
         return name if self.rank == 0 else f"{name} of rank {self.rank}"
 
-    def share(self, tasks: Task) -> tuple[Task, float]:
-        """This rank's tasks of a batch that all ranks drew, and their weight in the mean.
+    def share(self, n: int) -> tuple[range, float]:
+        """Which of n tasks are this rank's, and their weight in the mean over all.
 
         Shares differ by a task at most. Where there are fewer tasks than ranks, one without a task takes the first at
         weight 0.
         """
-        n = count(tasks)
         start, stop = self.rank * n // self.size, (self.rank + 1) * n // self.size
-        part = slice(start, stop) if start < stop else slice(1)
-        return pytree.tree_map(lambda t: t[part], tasks), (stop - start) / n
+        return range(start, stop) if start < stop else range(1), (stop - start) / n
 
     def mean(self, tree: T, weight: float, asked: bool) -> tuple[T, bool]:
         """(sum over ranks of weight x tree, whether any rank was asked to stop): one message, the same on all ranks.
@@ -85,7 +81,7 @@ class Ranks:
                 done[0] = work()
             except ValueError as error:
                 done[1] = error
-        _talk(lambda: dist.broadcast_object_list(done, src=0, device=self.device))
+        _talk(lambda: dist.broadcast_object_list(done, src=0, device=torch.device(self.device)))
         if done[1] is not None:
             raise done[1]
         return done[0]
@@ -118,8 +114,7 @@ def join(device: str | torch.device = "auto") -> tuple[Ranks, torch.device]:
         dist.init_process_group("nccl" if where.type == "cuda" else "gloo")
         atexit.register(time.sleep, 0.1)  # gloo's thread drops the last message; it cannot once Python goes down
         atexit.register(_leave)
-    messages = where if where.type == "cuda" else torch.device("cpu")
-    return Ranks(dist.get_rank(), dist.get_world_size(), local, messages), where
+    return Ranks(dist.get_rank(), dist.get_world_size(), local, where if where.type == "cuda" else "cpu"), where
 
 
 def _talk(send: Callable[[], Any]) -> None:

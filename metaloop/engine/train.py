@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ..tasks.pool import Pool
 
 CALIBRATION_TASKS = 64
+BLOCK = 64  # tasks drawn from one generator: of many tasks, a process draws those blocks alone that it needs
 
 
 class NonFinite(ValueError):
@@ -125,10 +126,10 @@ def fit(
     every = checkpoint_every or max(1, min(1000, steps // 10))
     with log, Interrupt(many=ranks.size > 1) as interrupt:
         for step in range(start, steps):
-            batch = pool.train.sample(tasks=tasks, **episode, generator=generator(seed, "train", step))
-            share, weight = ranks.share(batch)
+            share, weight = ranks.share(tasks)
+            batch = _draw(pool.train, tasks, share, seed, step, **episode)
             with noise(seed, ranks.stream("noise"), step):
-                result = compiled(theta, share)
+                result = compiled(theta, batch)
             try:
                 (grads, loss, scalars), interrupt.agreed = ranks.mean(result, weight, interrupt.heard)
             except Lost as lost:
@@ -139,7 +140,10 @@ def fit(
                 kept = f". Step {step} is kept in {folder}, for any number of processes" if folder is not None else ""
                 lost.args = (f"fit: step {step + 1}: {lost}{kept}",)
                 raise
-            _check_finite(gradient, theta, batch, grads, loss, step)
+            if not _finite(grads, loss):
+                if ranks.size > 1:  # every process looks for it among the tasks of all
+                    batch = _draw(pool.train, tasks, range(tasks), seed, step, **episode)
+                _explain(gradient, theta, batch, step)
             _descend(leaves, pytree.tree_leaves(grads), descent, scheduler, clip)
             run.step = step + 1
             log.step(run.step, {"loss": loss, **scalars})
@@ -218,10 +222,24 @@ def _descend(leaves, grads, descent, scheduler, clip: float | None) -> None:
         scheduler.step()
 
 
-def _check_finite(gradient, theta: Theta, batch: Task, grads: Theta, loss: torch.Tensor, step: int) -> None:
+def _draw(pool: "Pool", tasks: int, share: range, seed: int, step: int, **episode) -> Task:
+    """A share of a step's tasks. Each BLOCK of tasks has a generator, so the others need not be drawn to get it."""
+    parts, first = [], share.start // BLOCK
+    for block in range(first, (share.stop - 1) // BLOCK + 1):
+        stream = f"train block {block}" if block else "train"
+        size = min(BLOCK, tasks - block * BLOCK)
+        parts.append(pool.sample(tasks=size, **episode, generator=generator(seed, stream, step)))
+    part = slice(share.start - first * BLOCK, share.stop - first * BLOCK)
+    return pytree.tree_map(lambda *t: (t[0] if len(t) == 1 else torch.cat(t))[part], *parts)
+
+
+def _finite(grads: Theta, loss: torch.Tensor) -> bool:
     norms = torch.stack([loss.detach(), *(g.sum() for g in pytree.tree_leaves(grads))])
-    if math.isfinite(norms.sum().item()):
-        return
+    return math.isfinite(norms.sum().item())
+
+
+def _explain(gradient, theta: Theta, batch: Task, step: int) -> None:
+    """Raise NonFinite, naming the task."""
     for i, task in enumerate(chunks(batch, 1)):
         for what, data in (("support", task.support), ("query", task.query)):
             if not all(t.isfinite().all() for t in pytree.tree_leaves(data)):
