@@ -1,5 +1,6 @@
 """Many processes train as one, and survive: real processes, started by torchrun (what they do is in together.py)."""
 
+import importlib.util
 import json
 import os
 import re
@@ -236,6 +237,32 @@ def test_a_share_is_drawn_without_the_others():
     assert not torch.equal(whole.query.x[:22], whole.query.x[64:86])
     before = pool.sample(tasks=64, **episode, generator=train.generator(0, "train", 7))
     assert torch.equal(draw(64, range(64)).query.x, before.query.x)
+
+
+def scaling_model():
+    spec = importlib.util.spec_from_file_location("scaling_model", ROOT / "benchmarks" / "scaling_model.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_page_on_scaling_is_that_of_its_file():
+    model = scaling_model()
+    page, kept = model.PAGE.read_text(), json.loads(model.FILE.read_text())
+    assert model.filled(page, kept) == page
+    assert kept["assumed"] == model.ASSUMED
+    assert len(kept["measured"]) == 3
+
+
+def test_the_model_of_scaling_is_the_formula_of_its_page():
+    model = scaling_model()
+    B = 1e9
+    assert model.all_reduce(B, 1, model.ASSUMED) == 0
+    assert model.all_reduce(B, 8, model.ASSUMED) == pytest.approx(2 * 7 / 8 * B / 150e9 + 2 * 3 * 5e-6)
+    across = 2 * 63 / 64 * B / 8 / 20e9 + 2 * 6 * 15e-6
+    assert model.all_reduce(B, 512, model.ASSUMED) == pytest.approx(2 * 7 / 8 * B / 150e9 + 2 * 3 * 5e-6 + across)
+    vit = sum(p.numel() for p in model.ViT(1000).parameters())
+    assert vit == 22_050_664  # as DeiT-S counts them
 
 
 def test_a_process_alone_is_not_touched():

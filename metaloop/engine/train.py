@@ -85,9 +85,9 @@ def fit(
     if tasks < ranks.size and ranks.rank == 0:
         warnings.warn(f"{tasks} tasks a step cannot keep {ranks.size} processes busy.", stacklevel=2)
     folder = Path(out) if out is not None else None
-    info = {**(info or {}), "seed": seed}
+    given = info = {**(info or {}), "seed": seed}
     if folder is not None:
-        info = ranks.from_first(lambda: prepare(folder, resume, info))
+        info = ranks.from_first(lambda: prepare(folder, resume, given))
     pool = pool.to(where)
     theta = pytree.tree_map(lambda t: t.to(where), ranks.from_first(lambda: learner.init(seed)))
     leaves = pytree.tree_leaves(theta)
