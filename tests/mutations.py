@@ -47,13 +47,15 @@ CAUSAL, CONTEXT = "nn/causal.py", "nn/context.py"
 META_RNN, LSTM_OPTIMIZER, OPTIM = "learners/meta_rnn.py", "learners/lstm_optimizer.py", "optim.py"
 QUERY, DESCENT, NORMS, FUNCTIONAL = "objectives/query.py", "nn/descent.py", "nn/norms.py", "nn/functional.py"
 BATCH, TRAIN, EVALUATE = "engine/batch.py", "engine/train.py", "engine/evaluate.py"
+RANKS, INTERRUPT = "engine/ranks.py", "engine/interrupt.py"
 SEEDS, CHECKPOINT, POOL = "engine/seeds.py", "engine/checkpoint.py", "tasks/pool.py"
+RANKED = "tests/test_distributed.py::"
+SEQUENCE = "tests/test_causal.py::"
 STATISTICIAN = "learners/neural_statistician.py"
 NN, META, ENGINE, TASKS, SETS = (
     f"tests/test_{name}.py::" for name in ("nn", "meta_gradient", "engine", "tasks", "sets")
 )
 OMNIGLOT = "tasks/omniglot.py"
-SEQUENCE = "tests/test_causal.py::"
 
 MUTATIONS = [
     Mutation(name, file, edits if isinstance(edits[0], tuple) else (edits,), caught_by)
@@ -315,7 +317,7 @@ MUTATIONS = [
         ("tasks share their noise", BATCH,
          ('randomness="different")(theta, tasks)', 'randomness="same")(theta, tasks)'),
          f"{META}test_each_task_meets_its_own_noise"),
-        ("every step draws the same tasks", TRAIN, ('generator(seed, "train", step)', 'generator(seed, "train", 0)'),
+        ("every step draws the same tasks", TRAIN, ("generator(seed, stream, step)", "generator(seed, stream, 0)"),
          f"{ENGINE}test_fit_is_the_loop_one_would_write"),
         ("the schedule stands still", TRAIN, ("        scheduler.step()", "        pass"),
          f"{ENGINE}test_fit_is_the_loop_one_would_write"),
@@ -333,7 +335,7 @@ MUTATIONS = [
          f"{NN}test_population_statistics_are_the_mean_over_tasks_of_the_batchs"),
         ("validation judges the training learner", TRAIN, ("evaluate(run.learner, theta", "evaluate(learner, theta"),
          f"{ENGINE}test_validation_judges_the_learner_of_meta_test_on_validation_tasks"),
-        ("what is not finite goes unseen", TRAIN, ("if math.isfinite(norms.sum().item()):", "if True:"),
+        ("what is not finite goes unseen", TRAIN, ("return math.isfinite(norms.sum().item())", "return True"),
          f"{ENGINE}test_a_loss_that_is_not_finite_names_step_task_and_parameter"),
         ("the interval is of a single task", EVALUATE, ("1.96 * spread / n**0.5", "1.96 * spread"),
          f"{ENGINE}test_score_is_the_mean_with_its_interval"),
@@ -365,6 +367,21 @@ MUTATIONS = [
         ("noise is held still where it should be found", "testing.py",
          ("_StillNoise() if law in STILL else nullcontext()", "_StillNoise()"),
          f"{SETS}test_a_noisy_predictor_is_still_found_out"),
+        # Many processes
+        ("shares overlap", RANKS, ("(self.rank + 1) * n // self.size", "-(-(self.rank + 1) * n // self.size)"),
+         f"{RANKED}test_shares_cover_the_tasks_once"),
+        ("ranks of few tasks weigh as much as ranks of many", RANKS, ("(stop - start) / n", "1 / self.size"),
+         f"{RANKED}test_shares_cover_the_tasks_once"),
+        ("ranks are not weighed", RANKS, ("(weight * t.detach()", "(1 / self.size * t.detach()"),
+         f"{RANKED}test_the_sum_over_ranks_is_the_gradient_of_all_tasks"),
+        ("a share begins with its block", TRAIN, ("part = slice(share.start - first * BLOCK,", "part = slice(0,"),
+         f"{RANKED}test_a_share_is_drawn_without_the_others"),
+        ("blocks of tasks are the same", TRAIN, ('f"train block {block}" if block else "train"', '"train"'),
+         f"{RANKED}test_a_share_is_drawn_without_the_others"),
+        ("one of many stops by itself", INTERRUPT, ("self.agreed if self.many else self.heard", "self.heard"),
+         f"{RANKED}test_ctrl_c_in_one_of_many_is_held_until_they_agree"),
+        ("one of many never stops again", INTERRUPT, ("not (self.many and error)", "not self.many"),
+         f"{RANKED}test_ctrl_c_in_one_of_many_is_held_until_they_agree"),
         # Tasks
         ("every problem starts at one place", "tasks/problems.py",
          ("self.spread * torch.randn(tasks, *p.shape, ",
