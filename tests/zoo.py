@@ -15,6 +15,7 @@ from metaloop import (
     matching,
     meta_rnn,
     neural_statistician,
+    oml,
     pretrain,
     protonet,
     reptile,
@@ -129,6 +130,7 @@ classifier = functional(Smooth())
 features = functional(mlp((4, 12, 6)))
 curve = functional(mlp((1, 16, 16, 1)))
 recurrent = functional(Recurrent(2, 8, 1))
+linear = functional(nn.Linear(6, WAYS))
 
 DERIVATIVE, QUERIES, ORDER, HELPS = (
     "meta_gradient_is_the_derivative", "queries_do_not_see_each_other", "support_order_is_irrelevant",
@@ -136,6 +138,7 @@ DERIVATIVE, QUERIES, ORDER, HELPS = (
 )  # fmt: skip
 TOGETHER = {QUERIES: "a batch of queries is normalised by its own statistics"}
 CONSTANT = "gradients of the network that is trained are held constant"
+STREAM = {ORDER: "the support set is a stream"}
 HELD = "the solution phi is held constant in the meta-gradient"
 
 ZOO: dict[str, Case] = {
@@ -192,6 +195,14 @@ ZOO: dict[str, Case] = {
             conv_encoder((1, 16, 16), 6, widths=(3, 4), depth=2, norm_policy="group"),
             conv_decoder(5, (1, 16, 16), widths=(3, 4), depth=2), Bernoulli, sample_dropout=False,
         ), drawings, {"meta_training_helps": "forty steps teach the mean drawing, and no statistic yet"},
+    ),
+    "oml": Case(oml(*features, *linear, inner_lr=0.1), blobs, STREAM),
+    "oml-classes": Case(
+        oml(*features, *functional(nn.Linear(6, WAYS + 2)), inner_lr=0.1, anew="classes"), blobs, STREAM
+    ),
+    "oml-new-head": Case(oml(*features, *linear, inner_lr=0.1, batch=2, anew=WAYS), blobs, STREAM),
+    "oml-regression": Case(
+        oml(*functional(mlp((1, 16, 16))), *functional(nn.Linear(16, 1)), inner_lr=0.05, loss=F.mse_loss), waves, STREAM
     ),
     "pretrain": Case(pretrain(*features, classes=WAYS, dim=6, ways=WAYS), known_blobs),
     "pretrain-linear": Case(

@@ -91,37 +91,21 @@ def fit(
     judged = {"tasks": 100, **episode, **(validation or {})}
     run = Run(at_test or learner, theta, folder=folder, info=info)
     if folder is not None and resume and (found := newest_whole(folder)) is not None:
-        _restore(run, found, descent, scheduler)
+        restore(run, found, descent, scheduler)
     start = run.step
     if start < steps:
         _check_first(learner, run.learner, theta, pool, episode, judged if validate_every else None, seed)
     log = Log(folder, steps=steps, start=start, seconds=run.seconds, tasks=tasks, show=progress)
-
-    def save() -> None:
-        """Keep everything."""
-        for name, leaf in checkpoint.flatten(theta, "theta").items():
-            if not leaf.isfinite().all():
-                raise NonFinite(f"step {run.step}: {name} is not finite after it. Lower the learning rates, or clip.")
-        run.seconds, run.memory = log.seconds(), peak_memory(run.memory)
-        if folder is not None:
-            tensors, rest = checkpoint.optimizer_state(descent)
-            meta = {"step": run.step, "seconds": run.seconds, "memory": run.memory, "optimizer": rest}
-            meta["scheduler"] = scheduler.state_dict() if scheduler else None
-            name = folder / f"checkpoint-{run.step:08d}.safetensors"
-            checkpoint.write(name, {**checkpoint.flatten(theta, "theta"), **tensors}, meta)
-            for old in checkpoints(folder)[:-2]:
-                old.unlink()
-
     if steps == 0:
-        save()
+        keep(run, descent, scheduler, log)
     every = checkpoint_every or max(1, min(1000, steps // 10))
     with log, Interrupt() as interrupt:
         for step in range(start, steps):
             batch = pool.train.sample(tasks=tasks, **episode, generator=generator(seed, "train", step))
             with noise(seed, "noise", step):
                 grads, loss, scalars = compiled(theta, batch)
-            _check_finite(gradient, theta, batch, grads, loss, step)
-            _descend(leaves, pytree.tree_leaves(grads), descent, scheduler, clip)
+            check_finite(gradient, theta, batch, grads, loss, step)
+            descend(leaves, pytree.tree_leaves(grads), descent, scheduler, clip)
             run.step = step + 1
             log.step(run.step, {"loss": loss, **scalars})
             last = run.step == steps
@@ -133,7 +117,7 @@ def fit(
                 score = evaluate(run.learner, theta, pool, split="val", **judged)  # type: ignore[arg-type]
                 log.score(run.step, score)
             if saving:
-                save()
+                keep(run, descent, scheduler, log)
             if saving and interrupt.asked:
                 raise KeyboardInterrupt
     return run
@@ -164,7 +148,27 @@ def _overwrite(theta: Any, part: Any) -> None:
             theta[name].copy_(value)
 
 
-def _restore(run: Run, found, descent, scheduler) -> None:
+def keep(run: Run, descent: torch.optim.Optimizer, scheduler, log: Log, **more: Any) -> None:
+    """Write a checkpoint of theta, the optimizer and what else is JSON-able, by name; the two newest stay.
+
+    Raises NonFinite if theta is not finite.
+    """
+    for name, leaf in checkpoint.flatten(run.theta, "theta").items():
+        if not leaf.isfinite().all():
+            raise NonFinite(f"step {run.step}: {name} is not finite after it. Lower the learning rates, or clip.")
+    run.seconds, run.memory = log.seconds(), peak_memory(run.memory)
+    if run.folder is not None:
+        tensors, rest = checkpoint.optimizer_state(descent)
+        meta = {"step": run.step, "seconds": run.seconds, "memory": run.memory, "optimizer": rest, **more}
+        meta["scheduler"] = scheduler.state_dict() if scheduler else None
+        name = run.folder / f"checkpoint-{run.step:08d}.safetensors"
+        checkpoint.write(name, {**checkpoint.flatten(run.theta, "theta"), **tensors}, meta)
+        for old in checkpoints(run.folder)[:-2]:
+            old.unlink()
+
+
+def restore(run: Run, found, descent: torch.optim.Optimizer, scheduler) -> dict[str, Any]:
+    """Put a checkpoint, as `newest_whole` found it, into the run and its optimizer; what else was kept with it."""
     path, tensors, meta = found
     saved = checkpoint.unflatten(tensors, run.theta, "theta", str(path))
     pytree.tree_map(lambda ours, theirs: ours.copy_(theirs), run.theta, saved)
@@ -172,6 +176,7 @@ def _restore(run: Run, found, descent, scheduler) -> None:
     if scheduler is not None:
         scheduler.load_state_dict(meta["scheduler"])
     run.step, run.seconds, run.memory = meta["step"], meta["seconds"], meta["memory"]
+    return meta
 
 
 def _check_first(learner, at_test, theta, pool, episode, judged, seed) -> None:
@@ -187,7 +192,8 @@ def _check_first(learner, at_test, theta, pool, episode, judged, seed) -> None:
         check_outputs("fit: validation", at_test, theta, task, judged["ways"])
 
 
-def _descend(leaves, grads, descent, scheduler, clip: float | None) -> None:
+def descend(leaves, grads, descent, scheduler, clip: float | None) -> None:
+    """One step of the optimizer on a meta-gradient."""
     for leaf, g in zip(leaves, grads, strict=True):
         leaf.grad = g
     if clip is not None:
@@ -197,7 +203,8 @@ def _descend(leaves, grads, descent, scheduler, clip: float | None) -> None:
         scheduler.step()
 
 
-def _check_finite(gradient, theta: Theta, batch: Task, grads: Theta, loss: torch.Tensor, step: int) -> None:
+def check_finite(gradient, theta: Theta, batch: Task, grads: Theta, loss: torch.Tensor, step: int) -> None:
+    """Raise NonFinite, saying of which task and parameter, unless the loss and the meta-gradient are finite."""
     norms = torch.stack([loss.detach(), *(g.sum() for g in pytree.tree_leaves(grads))])
     if math.isfinite(norms.sum().item()):
         return

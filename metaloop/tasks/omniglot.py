@@ -5,6 +5,7 @@ Science 350, 2015
 
 import json
 import os
+import zipfile
 from importlib.resources import files
 from io import BytesIO
 from pathlib import Path
@@ -45,7 +46,9 @@ def omniglot(
     root: a folder that holds images_background.zip and images_evaluation.zip, itself or in a folder `omniglot`;
         unless given, METALOOP_DATA. What is not there is looked for in the cache, or downloaded to it.
     split: "vinyals" (1028/172/423 characters; all test alphabets but one are new: Vinyals et al. 2016, as
-        published by Snell et al. 2017) or "random" (1100/100/423 of all characters, shuffled by `seed`: easier).
+        published by Snell et al. 2017); "random" (1100/100/423 of all characters, shuffled by `seed`: easier); or
+        "background" (the original: 30 background alphabets, of which `seed` chooses 5 for validation; 20 others for
+        test).
     rotations: of the training characters, by multiples of 90 degrees. "classes": each of the four is a class
         of its own (4112 of them); "task": one is drawn per class and task, as in MAML's code; None.
     rotations_at_test: the same for validation and test characters.
@@ -58,7 +61,7 @@ def omniglot(
     Data: https://github.com/brendenlake/omniglot (MIT).
     """
     for key, value, known in (
-        ("split", split, ("vinyals", "random")),
+        ("split", split, ("vinyals", "random", "background")),
         ("rotations", rotations, ROTATIONS),
         ("rotations_at_test", rotations_at_test, ROTATIONS),
         ("resize", resize, tuple(FILTERS)),
@@ -71,7 +74,10 @@ def omniglot(
     archives = [_find(name, root, download) for name in ARCHIVES]
     stored = cached("omniglot", archives, f"{size} {resize} 1", lambda: _decode(archives, size, FILTERS[resize]))
     images, names = torch.from_numpy(stored["images"]), stored["names"].tolist()
-    parts = _vinyals(names) if split == "vinyals" else _random(len(names), seed)
+    if split == "background":
+        parts = _background(names, archives[0], seed)
+    else:
+        parts = _vinyals(names) if split == "vinyals" else _random(len(names), seed)
     if not validation:
         parts["train"] = sorted(parts["train"] + parts["val"])
     return Splits(*(
@@ -106,6 +112,18 @@ def _vinyals(names: list[str]) -> dict[str, list[int]]:
 def _random(classes: int, seed: int) -> dict[str, list[int]]:
     order = np.random.RandomState(seed).permutation(classes).tolist()
     return {"train": sorted(order[:1100]), "val": sorted(order[1100:1200]), "test": sorted(order[1200:])}
+
+
+def _background(names: list[str], background: Path, seed: int) -> dict[str, list[int]]:
+    """The background archive's alphabets, five of them for validation, and all others for test."""
+    with zipfile.ZipFile(background) as archive:
+        alphabets = sorted({entry.split("/")[1] for entry in archive.namelist() if entry.endswith(".png")})
+    held_out = {alphabets[i] for i in np.random.RandomState(seed).permutation(len(alphabets))[:5]}
+    parts: dict[str, list[int]] = {"train": [], "val": [], "test": []}
+    for c, name in enumerate(names):
+        alphabet = name.split("/")[0]
+        parts["test" if alphabet not in alphabets else "val" if alphabet in held_out else "train"].append(c)
+    return parts
 
 
 def _find(name: str, root: str | os.PathLike | None, may_download: bool) -> Path:
