@@ -39,7 +39,7 @@ def rows() -> list[dict]:
     for path in sorted(RESULTS.glob("*-seed*.json")):
         file = json.loads(path.read_text())
         for row in file["evaluation"]:
-            if row.get("split") == "test" and (row["tasks"] >= 1000 or row.get("fixed")):
+            if row.get("split") == "test" and row.get("whole", row["tasks"] >= 1000):
                 groups[file["run"]["recipe"], row["label"]].append((file["run"], row))
     table = []
     for (recipe, label), found in groups.items():

@@ -85,7 +85,7 @@ def _train(args) -> None:
         run.plan = plan
         entries = []
         for row in rows:
-            _note(f"testing {row.label} on {args.tasks} tasks")
+            _note(f"testing {row.label} on {row.tested(args.tasks)} tasks")
             entries.append(measure(run, row, pool, tasks=args.tasks, seed=0, split="test", data=options["data"]))
         keep(folder, [{**entry, "command": args.command} for entry in entries])
         _scores(entries)
@@ -118,7 +118,7 @@ def _evaluate(args) -> None:
     for row in rows:
         check(run, row, pool, args.split)
     for row in rows:
-        _note(f"testing {row.label} on {args.tasks} tasks")
+        _note(f"testing {row.label} on {row.tested(args.tasks)} tasks")
         entries.append(measure(run, row, pool, tasks=args.tasks, seed=args.seed, split=args.split, data=data))
     keep(folder, [{**entry, "command": args.command} for entry in entries])
     _scores(entries)

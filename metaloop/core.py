@@ -70,6 +70,26 @@ class Learner:
     scheduled: Callable[[int], Theta] | None = field(default=None, kw_only=True)
 
 
+def fold(update: Callable[[Any, Data], Any], *, batch: int = 1) -> Callable[[Any, Data], Any]:
+    """Learning from a stream: (f_0, stream) -> f_n, where f_i = update(f_{i-1}, example i).
+
+    Examples lie along the first axis of the stream and are taken in order, `batch` of them at a time: update is given
+    a Data of `batch` examples, the last time of what is left. f is any pytree.
+
+    >>> import torch
+    >>> longest = fold(lambda f, example: max(f, len(example.x)), batch=4)
+    >>> longest(0, Data(torch.zeros(7, 2), torch.zeros(7)))
+    4
+    """
+
+    def run(f: Any, stream: Data) -> Any:
+        for x, y in zip(stream.x.split(batch), stream.y.split(batch), strict=True):
+            f = update(f, Data(x, y))
+        return f
+
+    return run
+
+
 def static() -> Any:
     """A field of a predictor that is not a tensor: a network's forward function, a step count."""
     return field(metadata={"static": True})

@@ -56,6 +56,8 @@ NN, META, ENGINE, TASKS, SETS = (
     f"tests/test_{name}.py::" for name in ("nn", "meta_gradient", "engine", "tasks", "sets")
 )
 OMNIGLOT = "tasks/omniglot.py"
+OML, CORE, LEADER, STREAMS = "learners/oml.py", "core.py", "outer/follow_leader.py", "tasks/streams.py"
+RAINBOW, STREAM_TESTS = "tasks/rainbow_mnist.py", "tests/test_streams.py::"
 
 MUTATIONS = [
     Mutation(name, file, edits if isinstance(edits[0], tuple) else (edits,), caught_by)
@@ -300,6 +302,39 @@ MUTATIONS = [
          f"{NN}test_resnet12_has_exact_meta_gradients"),
         ("a gaussian's draw takes its variance for its deviation", "nn/distributions.py",
          ("(self.logvar / 2).exp() * torch", "self.logvar.exp() * torch"), f"{SETS}test_gaussians_are_torchs"),
+        ("oml loses its second order", OML, ("- inner_lr * g[n] for", "- inner_lr * g[n].detach() for"),
+         paper("oml", "test_the_meta_gradient_runs_back_through_the_whole_trajectory")),
+        ("oml's representation gets no gradient from the trajectory", OML, ("Data(z, S.y))", "Data(z.detach(), S.y))"),
+         law("meta_gradient_is_the_derivative", "oml")),
+        ("oml forgets rows of classes that the stream does not hold", OML,
+         ("torch.where(met[n]", "torch.where(~met[n]"),
+         paper("oml", "test_rows_of_the_classes_in_the_stream_are_learned_anew")),
+        ("oml takes every step from where the head began", CORE,
+         (("            f = update(f", "            g = update(f"),
+          ("return f\n\n    return run", "return g\n\n    return run")),
+         paper("oml", "test_the_head_steps_through_the_stream_in_its_order")),
+        ("oml reads the stream backwards", OML, ("Data(z, S.y))", "Data(z.flip(0), S.y.flip(0)))"),
+         paper("oml", "test_the_head_steps_through_the_stream_in_its_order")),
+        ("the leader remembers what has not come yet", LEADER, ("< seen[k][:, None]", "< seen.max()"),
+         paper("follow_leader", "test_memory_gives_what_has_been_seen_and_no_example_twice")),
+        ("the leader follows past tasks only", LEADER,
+         ("order[: t + 1], seen, tasks", "order[: max(1, t)], seen[: max(1, t)], tasks"),
+         paper("follow_leader", "test_the_whole_story")),
+        ("the leader is judged on points that have not come yet", LEADER,
+         ("pool, current, now)", "pool, current, last)"),
+         paper("follow_leader", "test_the_whole_story")),
+        ("a resumed life forgets its record", LEADER, ('descent, None)["rounds"]', 'descent, None)["rounds"][:0]'),
+         paper("follow_leader", "test_ctrl_c_ends_the_arrival_and_keeps_it")),
+        ("support and query from memory overlap", LEADER,
+         ("Data(x[:, shots:], y[:, shots:])", "Data(x[:, :queries], y[:, :queries])"),
+         paper("follow_leader", "test_memory_gives_what_has_been_seen_and_no_example_twice")),
+        ("a stream's queries are taken from it", STREAMS,
+         ("index[..., shots:].flatten(1)", "index[..., :queries].flatten(1)"),
+         f"{STREAM_TESTS}test_a_training_stream_has_the_labels_of_the_whole_list_and_remembers"),
+        ("waves are recoded for the queries", STREAMS, ("[:ways, None]", "[:ways].roll(n, 0)[:, None]"),
+         f"{STREAM_TESTS}test_sines_come_one_after_another"),
+        ("rainbow digits lose their labels", RAINBOW, ("y[k[:, None], index])", "y[k[:, None], index.sort(1).values])"),
+         f"{STREAM_TESTS}test_rainbow_tasks_are_of_one_round_with_every_digit"),
         # Engine
         ("the meta-gradient is a sum", BATCH, ("lambda t: t / n, total", "lambda t: t, total"),
          law("many_tasks_are_each_task", "maml")),

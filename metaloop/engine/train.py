@@ -99,7 +99,7 @@ def fit(
     judged = {"tasks": 100, **episode, **(validation or {})}
     run = Run(at_test or learner, theta, folder=folder, info=info)
     if folder is not None and resume and (found := ranks.from_first(lambda: newest_whole(folder))) is not None:
-        _restore(run, found, descent, scheduler)
+        restore(run, found, descent, scheduler)
     start = run.step
     if start < steps:
         _check_first(learner, run.learner, theta, pool, episode, judged if validate_every else None, seed)
@@ -107,19 +107,7 @@ def fit(
     log = Log(files, steps=steps, start=start, seconds=run.seconds, tasks=tasks, show=progress and ranks.rank == 0)
 
     def save() -> None:
-        """Keep everything."""
-        for name, leaf in checkpoint.flatten(theta, "theta").items():
-            if not leaf.isfinite().all():
-                raise NonFinite(f"step {run.step}: {name} is not finite after it. Lower the learning rates, or clip.")
-        run.seconds, run.memory = log.seconds(), peak_memory(run.memory)
-        if files is not None:
-            tensors, rest = checkpoint.optimizer_state(descent)
-            meta = {"step": run.step, "seconds": run.seconds, "memory": run.memory, "optimizer": rest}
-            meta["scheduler"] = scheduler.state_dict() if scheduler else None
-            name = files / f"checkpoint-{run.step:08d}.safetensors"
-            checkpoint.write(name, {**checkpoint.flatten(theta, "theta"), **tensors}, meta)
-            for old in checkpoints(files)[:-2]:
-                old.unlink()
+        keep(run, files, descent, scheduler, log)
 
     if steps == 0:
         save()
@@ -140,11 +128,11 @@ def fit(
                 kept = f". Step {step} is kept in {folder}, for any number of processes" if folder is not None else ""
                 lost.args = (f"fit: step {step + 1}: {lost}{kept}",)
                 raise
-            if not _finite(grads, loss):
+            if not finite(grads, loss):
                 if ranks.size > 1:  # every process looks for it among the tasks of all
                     batch = _draw(pool.train, tasks, range(tasks), seed, step, **episode)
-                _explain(gradient, theta, batch, step)
-            _descend(leaves, pytree.tree_leaves(grads), descent, scheduler, clip)
+                explain(gradient, theta, batch, step)
+            descend(leaves, pytree.tree_leaves(grads), descent, scheduler, clip)
             run.step = step + 1
             if learner.scheduled is not None:
                 _overwrite(theta, learner.scheduled(run.step))
@@ -191,7 +179,27 @@ def _overwrite(theta: Any, part: Any) -> None:
             theta[name].copy_(value)
 
 
-def _restore(run: Run, found, descent, scheduler) -> None:
+def keep(run: Run, folder: Path | None, descent: torch.optim.Optimizer, scheduler, log: Log, **more: Any) -> None:
+    """Write a checkpoint of theta, the optimizer and what more is JSON-able, by name; the two newest stay.
+
+    Raises NonFinite if theta is not finite.
+    """
+    for name, leaf in checkpoint.flatten(run.theta, "theta").items():
+        if not leaf.isfinite().all():
+            raise NonFinite(f"step {run.step}: {name} is not finite after it. Lower the learning rates, or clip.")
+    run.seconds, run.memory = log.seconds(), peak_memory(run.memory)
+    if folder is not None:
+        tensors, rest = checkpoint.optimizer_state(descent)
+        meta = {"step": run.step, "seconds": run.seconds, "memory": run.memory, "optimizer": rest, **more}
+        meta["scheduler"] = scheduler.state_dict() if scheduler else None
+        name = folder / f"checkpoint-{run.step:08d}.safetensors"
+        checkpoint.write(name, {**checkpoint.flatten(run.theta, "theta"), **tensors}, meta)
+        for old in checkpoints(folder)[:-2]:
+            old.unlink()
+
+
+def restore(run: Run, found, descent: torch.optim.Optimizer, scheduler) -> dict[str, Any]:
+    """Put a checkpoint, as `newest_whole` found it, into the run and its optimizer; what else was kept with it."""
     path, tensors, meta = found
     saved = checkpoint.unflatten(tensors, run.theta, "theta", str(path))
     pytree.tree_map(lambda ours, theirs: ours.copy_(theirs), run.theta, saved)
@@ -199,6 +207,7 @@ def _restore(run: Run, found, descent, scheduler) -> None:
     if scheduler is not None:
         scheduler.load_state_dict(meta["scheduler"])
     run.step, run.seconds, run.memory = meta["step"], meta["seconds"], meta["memory"]
+    return meta
 
 
 def _check_first(learner, at_test, theta, pool, episode, judged, seed) -> None:
@@ -214,7 +223,8 @@ def _check_first(learner, at_test, theta, pool, episode, judged, seed) -> None:
         check_outputs("fit: validation", at_test, theta, task, judged["ways"])
 
 
-def _descend(leaves, grads, descent, scheduler, clip: float | None) -> None:
+def descend(leaves, grads, descent, scheduler, clip: float | None) -> None:
+    """One step of the optimizer on a meta-gradient."""
     for leaf, g in zip(leaves, grads, strict=True):
         leaf.grad = g
     if clip is not None:
@@ -235,13 +245,14 @@ def _draw(pool: "Pool", tasks: int, share: range, seed: int, step: int, **episod
     return pytree.tree_map(lambda *t: (t[0] if len(t) == 1 else torch.cat(t))[part], *parts)
 
 
-def _finite(grads: Theta, loss: torch.Tensor) -> bool:
+def finite(grads: Theta, loss: torch.Tensor) -> bool:
+    """Whether the loss and the whole meta-gradient are finite."""
     norms = torch.stack([loss.detach(), *(g.sum() for g in pytree.tree_leaves(grads))])
     return math.isfinite(norms.sum().item())
 
 
-def _explain(gradient, theta: Theta, batch: Task, step: int) -> None:
-    """Raise NonFinite, naming the task."""
+def explain(gradient, theta: Theta, batch: Task, step: int) -> None:
+    """Raise NonFinite, saying of which task and parameter: what to do when a result is not finite."""
     for i, task in enumerate(chunks(batch, 1)):
         for what, data in (("support", task.support), ("query", task.query)):
             if not all(t.isfinite().all() for t in pytree.tree_leaves(data)):

@@ -7,6 +7,7 @@ from .. import tasks
 from .densities import distributions_plan, statistician_plan
 from .few_shot import maml_plan, pretrain_plan, protonet_plan, reptile_plan
 from .margins import margin_plan
+from .online import follow_leader_plan, oml_omniglot_plan, oml_sines_plan
 from .optimizers import mnist_plan, mnist_problems, quadratic_plan, quadratics
 from .plan import Outline, Plan, Recipe, Row
 from .recurrent import meta_rnn_plan
@@ -49,6 +50,7 @@ HOCHREITER, ANDRYCHOWICZ = "Hochreiter et al. 2001", "Andrychowicz et al. 2016"
 NS = "Edwards & Storkey 2017"
 CHEN, METASGD = "baseline, after Chen et al. 2019", "Li et al. 2017"
 VINYALS, MISHRA = "Vinyals et al. 2016", "Mishra et al. 2018"
+OML, FTML = "Javed & White 2019", "Finn et al. 2019"
 
 # On the embedded glyphs: no download, minutes on two cores.
 _add("protonet-glyphs", PROTO, "prototypical networks, 5-way 1-shot", tasks.glyphs,
@@ -158,3 +160,31 @@ _add("statistician-omniglot", NS, "Neural Statistician, sets of 5, without label
      quick={"steps": 6000, **_NS_SMALL}, smoke={"steps": 3, **_NS_SMALL, "widths": (4, 4, 4)})
 _add("statistician-distributions", NS, "Neural Statistician, densities from 200 points", tasks.distributions,
      distributions_plan, steps=31_250, quick={"steps": 5000, "z": 4, "hidden": 64}, smoke={"steps": 3, "tasks": 2})
+
+# Streams. The quick and smoke networks of OML have norms of single examples, which the published ones have not.
+_add("oml-sines", OML, "OML, ten sine waves in turn", tasks.sine_stream, oml_sines_plan,
+     published=0.35, steps=300_000, tasks=1, shots=40, width=300, depth=6, norm_policy=None, inner_lr=0.003, lr=1e-4,
+     quick={"steps": 1000, "tasks": 8, "width": 100, "depth": 5, "norm_policy": "layer", "inner_lr": 0.01, "lr": 1e-3,
+            "queries": 16},
+     smoke={"steps": 2, "tasks": 2, "shots": 8, "width": 10, "depth": 1})
+_add("oml-omniglot", OML, "OML, a stream of up to 200 new characters", tasks.omniglot_stream, oml_omniglot_plan,
+     published={10: (93, 100), 50: (82, 97), 75: (81, 96), 100: (78, 96.5), 150: (66, 91.5), 200: (60, 89)},
+     steps=700_000,
+     quick={"steps": 3500, "width": 64, "strides": (2, 2, 2, 2), "norm_policy": "group", "inner_lr": 0.01, "lr": 1e-3,
+            "streams": 10},
+     smoke={"steps": 2, "width": 4, "strides": (2, 2, 2, 2), "classes": (2, 3), "streams": 2})
+
+# Rainbow-MNIST: the leader and what it is held against. The figures of the paper are drawings, so none stands beside.
+for method, name, summary in (
+    ("leader", "follow-leader", "MAML follows the meta-leader through 56 tasks"),
+    ("everything", "everything", "ordinary training on all data of 56 tasks so far"),
+    ("fine-tuned", "everything-fine-tuned", "the same, fine-tuned on each task"),
+    ("scratch", "scratch", "each of 56 tasks learned from scratch"),
+):  # fmt: skip
+    descent = {"leader": 5, "everything": 0, "fine-tuned": 200, "scratch": 200}[method]
+    _add(f"{name}-rainbow-mnist", FTML, summary, tasks.rainbow_mnist, follow_leader_plan,
+         method=method, arrivals=range(20, 901, 20), steps=56 * 45, updates=50, test_steps=descent,
+         quick={"arrivals": (20, 50, 100, 200, 400, 900), "steps": 56 * 6, "updates": 20, "width": 16, "tasks": 10,
+                "inner_steps": 1},
+         smoke={"arrivals": (20, 40), "steps": 5, "updates": 1, "width": 4, "tasks": 2, "inner_steps": 1,
+                "test_steps": 1})
