@@ -28,6 +28,8 @@ bench: .venv-bench/installed
 	.venv-bench/bin/python -m pip install -q -c constraints.txt -e .
 	-.venv-bench/bin/python -m pip install -q -c constraints.txt higher==0.2.1
 	-.venv-bench/bin/python -m pip install -q -c constraints.txt torchopt==0.7.3
+	-.venv-bench/bin/python -m pip install -q --no-deps easyfsl==1.5.0
+	-.venv-bench/bin/python -m pip install -q -c constraints.txt learn2learn==0.2.0
 	touch $@
 
 .venv/installed: pyproject.toml constraints.txt

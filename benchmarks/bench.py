@@ -8,16 +8,20 @@ installed are left out with the reason. `make bench` installs them in an environ
 """
 
 import argparse
+import copy
 import importlib.metadata
 import json
 import statistics
+import sys
 import time
+import types
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 import metaloop as ml
 from metaloop.engine.run import machine, versions
@@ -115,6 +119,32 @@ def with_learn2learn(module: nn.Module, theta, tasks: ml.Task, lr: float) -> Ste
     return step
 
 
+def with_easyfsl(module: nn.Module, theta, tasks: ml.Task) -> Step:
+    """easyfsl's PrototypicalNetworks in its own episode loop. It answers -distance where the paper and we have its
+    square, so the scores are squared; torchvision, which its other methods import, may be an empty module."""
+    try:
+        importlib.import_module("torchvision")
+    except ImportError:
+        resnet = types.ModuleType("torchvision.models.resnet")
+        for name in ("BasicBlock", "Bottleneck", "conv1x1", "conv3x3"):
+            setattr(resnet, name, nn.Identity)
+        sys.modules |= {name: types.ModuleType(name) for name in ("torchvision", "torchvision.models")}
+        sys.modules["torchvision.models.resnet"] = resnet
+    from easyfsl.methods import PrototypicalNetworks  # type: ignore[import-not-found]
+
+    model = PrototypicalNetworks(module).train()
+
+    def step():
+        model.zero_grad()
+        for i in range(len(tasks.support.x)):
+            model.process_support_set(tasks.support.x[i], tasks.support.y[i])
+            loss = F.cross_entropy(-model(tasks.query.x[i]).square(), tasks.query.y[i])
+            (loss / len(tasks.support.x)).backward()
+        return [p.grad for p in module.parameters()]
+
+    return step
+
+
 PEERS = {"higher": with_higher, "torchopt": with_torchopt, "learn2learn": with_learn2learn}
 
 
@@ -186,11 +216,19 @@ def protonet_case(device: str, repeats: int, compile: bool) -> dict:
     steps = {"metaloop": of(theta, tasks), "plain loop over episodes": loop(theta, tasks)}
     if compile:
         steps["metaloop, compiled"] = of(theta, tasks, True)
-    return {"case": "ProtoNet 5-way 5-shot, 15 queries per class", **race(steps, exact, repeats, device, {})}
+    left_out = {}
+    try:
+        steps["easyfsl"] = with_easyfsl(copy.deepcopy(module), theta, tasks)
+    except ImportError as error:
+        left_out["easyfsl"] = str(error)
+    return {"case": "ProtoNet 5-way 5-shot, 15 queries per class", **race(steps, exact, repeats, device, left_out)}
 
 
 def race(steps: dict[str, Step], exact, repeats: int, device: str, left_out: dict[str, str]) -> dict:
-    """Check the gradients, warm up, then time the implementations in turn."""
+    """Check the gradients, warm up, then time the implementations in turn.
+
+    The arithmetic is that of the plain loop's convolutions and matrix products; rates are for that.
+    """
     errors = {name: difference(step(), exact) for name, step in steps.items()}
     for name, error in list(errors.items()):
         if not error < 1e-3:
@@ -210,10 +248,15 @@ def race(steps: dict[str, Step], exact, repeats: int, device: str, left_out: dic
     for name, ms in times.items():
         low, median, high = statistics.quantiles(ms, n=4)
         rows[name] = {"median_ms": median, "quartiles_ms": [low, high], "gradient_error": errors[name]}
+    with FlopCounterMode(display=False) as counter:
+        next(step for name, step in steps.items() if name.startswith("plain loop"))()
+    flops = counter.get_total_flops()
+    for row in rows.values():
+        row["gflops"] = flops / row["median_ms"] / 1e6
     fastest_other = min(row["median_ms"] for name, row in rows.items() if not name.startswith("metaloop"))
     for row in rows.values():
         row["times_faster_than_the_best_other"] = fastest_other / row["median_ms"]
-    return {"rows": rows, "left_out": left_out, "repeats": repeats}
+    return {"rows": rows, "left_out": left_out, "repeats": repeats, "arithmetic_gflop": flops / 1e9}
 
 
 def sgemm_gflops(device: str) -> float:
@@ -238,7 +281,7 @@ def main() -> None:
     cases = [maml_case(1, args.device, repeats, compile), maml_case(15, args.device, repeats, compile)]
     cases.append(protonet_case(args.device, repeats, compile))
     installed = {}
-    for name in PEERS:
+    for name in (*PEERS, "easyfsl"):
         try:
             installed[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
@@ -253,7 +296,9 @@ def main() -> None:
         for name, row in sorted(case["rows"].items(), key=lambda item: item[1]["median_ms"]):
             low, high = row["quartiles_ms"]
             ratio = row["times_faster_than_the_best_other"]
-            print(f"  {name:26} {row['median_ms']:8.1f} ms  ({low:.1f} to {high:.1f})  {ratio:5.2f}x")
+            share = row["gflops"] / result["sgemm_gflops"]
+            time_taken = f"{row['median_ms']:8.1f} ms  ({low:.1f} to {high:.1f})"
+            print(f"  {name:26} {time_taken}  {ratio:5.2f}x  {share:4.0%} of sgemm")
         for name, reason in case["left_out"].items():
             print(f"  {name:26} left out: {reason}")
     print(f"sgemm {result['sgemm_gflops']:.0f} GFLOP/s; written to {args.out}")

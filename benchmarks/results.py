@@ -39,7 +39,7 @@ def rows() -> list[dict]:
     for path in sorted(RESULTS.glob("*-seed*.json")):
         file = json.loads(path.read_text())
         for row in file["evaluation"]:
-            if row.get("split") == "test" and row["tasks"] >= 1000:
+            if row.get("split") == "test" and row.get("whole", row["tasks"] >= 1000):
                 groups[file["run"]["recipe"], row["label"]].append((file["run"], row))
     table = []
     for (recipe, label), found in groups.items():
@@ -53,6 +53,11 @@ def rows() -> list[dict]:
             "spread": f"{figure(stdev(values), metric)}" if len(values) > 1 else "–",
         })  # fmt: skip
     return table
+
+
+def title(recipe: str, label: str) -> str:
+    """A row's name; the ways and shots of its recipe are in its label."""
+    return f"{re.sub(r'-([0-9]+w[0-9]+s|[0-9]+shot)$', '', recipe)}, {label}"
 
 
 def verdict(row: dict) -> str:
@@ -75,7 +80,7 @@ def full_table(table: list[dict]) -> str:
         machines.add(f"{describe(e['machine'])}; " + ", ".join(f"{k} {v}" for k, v in e["versions"].items()))
         files = ", ".join(f"[seed {s}](../results/{r['recipe']}-seed{s}.json)" for s in r["seeds"])
         cells = [
-            f"{r['recipe'].rsplit('-', 1)[0]}, {r['label']}", r["ours"], published, verdict(r), r["spread"], e["norm"],
+            title(r["recipe"], r["label"]), r["ours"], published, verdict(r), r["spread"], e["norm"],
             str(e["step"]), f"{e['training_seconds'] / 60:.0f} min", f"{e['training_tasks_per_second']:.0f}",
             f"`{e['command'].replace(' --resume', '')}` {files}",
         ]  # fmt: skip
@@ -83,8 +88,7 @@ def full_table(table: list[dict]) -> str:
     done = {(r["recipe"], r["label"]) for r in table}
     for recipe, row in published_rows():
         if (recipe, row.label) not in done:
-            name = f"{recipe.rsplit('-', 1)[0]}, {row.label}"
-            lines.append(f"| {name} | not run yet | {row.published:g} | | | | | | | `{recipe}` |")
+            lines.append(f"| {title(recipe, row.label)} | not run yet | {row.published:g} | | | | | | | `{recipe}` |")
     return "\n".join([*lines, "", *(f"Machine and versions: {m}." for m in sorted(machines))]) + "\n"
 
 
@@ -103,13 +107,13 @@ def describe(machine: dict) -> str:
 def short_table(table: list[dict]) -> str:
     lines = ["| learner | file | row | ours | paper |", "| --- | --- | --- | --- | --- |"]
     for r in table:
-        known = ("maml", "metasgd", "reptile", "protonet", "pretrain", "matching", "snail")
+        known = ("maml", "metasgd", "reptile", "protonet", "pretrain", "matching", "snail", "margin")
         learner = next(n for n in known if n in r["recipe"])
         file = "maml" if learner == "metasgd" else learner
         paper = find(r["recipe"]).paper
         published = "–" if r["published"] is None else f"{r['published']:g}"
         lines.append(
-            f"| {paper} | [`{file}.py`](metaloop/learners/{file}.py) | {r['recipe'].rsplit('-', 1)[0]}, {r['label']} "
+            f"| {paper} | [`{file}.py`](metaloop/learners/{file}.py) | {title(r['recipe'], r['label'])} "
             f"| {r['ours']} | {published} |"
         )
     return "\n".join(lines) + "\n"

@@ -22,7 +22,7 @@ def main(argv: list[str] | None = None) -> int:
             warnings.filterwarnings("always", category=UserWarning, module="metaloop")
             warnings.showwarning = lambda message, *_: _note(f"metaloop: {message}")
             args = _parser().parse_args(argv)
-            args.command = "metaloop " + shlex.join(sys.argv[1:] if argv is None else argv)
+            args.command = _launcher() + "metaloop " + shlex.join(sys.argv[1:] if argv is None else argv)
             if getattr(args, "data_root", None):
                 os.environ["METALOOP_DATA"] = args.data_root
             args.run_command(args)
@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # `metaloop recipes | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (ValueError, OSError) as error:
-        _note(f"metaloop: {' '.join(str(error).split())}")
+        _note(f"metaloop: {' '.join(str(error).split())}", heir=getattr(error, "heir", False))
         return 2
     return 0
 
@@ -49,6 +49,8 @@ def _recipes(args) -> None:
 
 
 def _train(args) -> None:
+    from .engine import fit
+    from .engine.ranks import Lost, join
     from .engine.run import read_info
     from .recipes import Outline, find
     from .report import write_report
@@ -65,9 +67,12 @@ def _train(args) -> None:
         options |= {name: value for name, value in read_info(folder).items() if name in given}
     options |= {name: value for name, value in given.items() if value is not None}
 
+    ranks, _ = join(args.device)
     try:
-        pool = _pool(recipe, options["data"])
+        pool = ranks.first_here(lambda: _pool(recipe, options["data"]))
         plan = recipe.plan(pool, steps=options["steps"], budget=options["budget"])
+        if ranks.size > 1 and plan.outer is not fit:
+            raise ValueError(f"{recipe.name} improves theta in one process: train it without torchrun.")
         rows = _rows_for(pool, plan.rows, own=options["data"] is None)
         info = {**options, "steps": plan.steps, "pool": vars(Outline.of(pool))}
         extra = {"checkpoint_every": args.checkpoint_every} if args.checkpoint_every else {}
@@ -75,17 +80,21 @@ def _train(args) -> None:
             plan.learner, plan.pool, **plan.training(), **extra, seed=options["seed"], device=args.device,
             compile=options["compile"], out=folder, resume=args.resume, info=info,
         )  # fmt: skip
+        if ranks.rank > 0:
+            return
         run.plan = plan
         entries = []
         for row in rows:
-            _note(f"testing {row.label} on {args.tasks} tasks")
+            _note(f"testing {row.label} on {row.tested(args.tasks)} tasks")
             entries.append(measure(run, row, pool, tasks=args.tasks, seed=0, split="test", data=options["data"]))
         keep(folder, [{**entry, "command": args.command} for entry in entries])
         _scores(entries)
         print(f"report: {write_report(run, lambda: pool, tasks=args.tasks)}")
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Lost) as stop:
         again = args.command + ("" if args.resume else " --resume")
-        raise KeyboardInterrupt(f"; go on with: {again}" if (folder / "run.json").exists() else "") from None
+        how = f"; go on with: {again}" if (folder / "run.json").exists() else ""
+        stop.args = (f"{stop}{how}",)
+        raise
     if pool.kind == "regression":
         _next(f"metaloop evaluate {folder} --shots 10", f"tensorboard --logdir {folder}")
     else:
@@ -109,7 +118,7 @@ def _evaluate(args) -> None:
     for row in rows:
         check(run, row, pool, args.split)
     for row in rows:
-        _note(f"testing {row.label} on {args.tasks} tasks")
+        _note(f"testing {row.label} on {row.tested(args.tasks)} tasks")
         entries.append(measure(run, row, pool, tasks=args.tasks, seed=args.seed, split=args.split, data=data))
     keep(folder, [{**entry, "command": args.command} for entry in entries])
     _scores(entries)
@@ -327,8 +336,19 @@ def _table(head: list[str], rows: list[list[str]]) -> None:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
-def _note(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+def _note(line: str, heir: bool = False) -> None:
+    """Say it, unless this is one of many processes and neither the first nor its heir."""
+    if heir or os.environ.get("RANK", "0") == "0":
+        print(line, file=sys.stderr, flush=True)
+
+
+def _launcher() -> str:
+    """What stands before `metaloop` in the command that started this process."""
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        return ""
+    nodes = int(os.environ.get("GROUP_WORLD_SIZE", 1))
+    several = f"--nnodes {nodes} " if nodes > 1 else ""
+    return f"torchrun {several}--nproc-per-node {os.environ.get('LOCAL_WORLD_SIZE', '1')} -m "
 
 
 def _next(*commands: str) -> None:

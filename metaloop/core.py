@@ -58,6 +58,8 @@ class Learner:
         pooled gradient, which is cheaper. True is always right.
     statistics: (theta, support) -> part of theta. What must be estimated over meta-training tasks
         rather than learned by gradient (population statistics of `running` norms), or None.
+    scheduled: (step) -> part of theta. What follows the meta-step rather than a gradient (the weight of a term that is
+        annealed, a temperature), or None. `init` gives scheduled(0); theta after t meta-steps holds scheduled(t).
     """
 
     init: Callable[[int], Theta]
@@ -65,6 +67,27 @@ class Learner:
     objective: Callable[[Callable, Theta, Task], tuple[Tensor, Info]]
     differentiates: bool = field(default=True, kw_only=True)
     statistics: Callable[[Theta, Data], Theta] | None = field(default=None, kw_only=True)
+    scheduled: Callable[[int], Theta] | None = field(default=None, kw_only=True)
+
+
+def fold(update: Callable[[Any, Data], Any], *, batch: int = 1) -> Callable[[Any, Data], Any]:
+    """Learning from a stream: (f_0, stream) -> f_n, where f_i = update(f_{i-1}, example i).
+
+    Examples lie along the first axis of the stream and are taken in order, `batch` of them at a time: update is given
+    a Data of `batch` examples, the last time of what is left. f is any pytree.
+
+    >>> import torch
+    >>> longest = fold(lambda f, example: max(f, len(example.x)), batch=4)
+    >>> longest(0, Data(torch.zeros(7, 2), torch.zeros(7)))
+    4
+    """
+
+    def run(f: Any, stream: Data) -> Any:
+        for x, y in zip(stream.x.split(batch), stream.y.split(batch), strict=True):
+            f = update(f, Data(x, y))
+        return f
+
+    return run
 
 
 def static() -> Any:

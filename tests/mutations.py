@@ -41,17 +41,23 @@ def paper(name: str, test: str) -> str:
 
 MAML, REPTILE = "learners/maml.py", "learners/reptile.py"
 PROTONET, PRETRAIN = "learners/protonet.py", "learners/pretrain.py"
+MARGIN, EMBEDDING, MINED = "learners/margin.py", "objectives/embedding.py", "objectives/mined.py"
 MATCHING, SNAIL = "learners/matching.py", "learners/snail.py"
 CAUSAL, CONTEXT = "nn/causal.py", "nn/context.py"
 META_RNN, LSTM_OPTIMIZER, OPTIM = "learners/meta_rnn.py", "learners/lstm_optimizer.py", "optim.py"
 QUERY, DESCENT, NORMS, FUNCTIONAL = "objectives/query.py", "nn/descent.py", "nn/norms.py", "nn/functional.py"
 BATCH, TRAIN, EVALUATE = "engine/batch.py", "engine/train.py", "engine/evaluate.py"
+RANKS, INTERRUPT = "engine/ranks.py", "engine/interrupt.py"
 SEEDS, CHECKPOINT, POOL = "engine/seeds.py", "engine/checkpoint.py", "tasks/pool.py"
+RANKED = "tests/test_distributed.py::"
+SEQUENCE = "tests/test_causal.py::"
 STATISTICIAN = "learners/neural_statistician.py"
 NN, META, ENGINE, TASKS, SETS = (
     f"tests/test_{name}.py::" for name in ("nn", "meta_gradient", "engine", "tasks", "sets")
 )
-SEQUENCE = "tests/test_causal.py::"
+OMNIGLOT = "tasks/omniglot.py"
+OML, CORE, LEADER, STREAMS = "learners/oml.py", "core.py", "outer/follow_leader.py", "tasks/streams.py"
+RAINBOW, STREAM_TESTS = "tasks/rainbow_mnist.py", "tests/test_streams.py::"
 
 MUTATIONS = [
     Mutation(name, file, edits if isinstance(edits[0], tuple) else (edits,), caught_by)
@@ -134,7 +140,8 @@ MUTATIONS = [
         ("queries match the support set out of context", MATCHING,
          ('"embed": params}, g, S.y', '"embed": params}, embed(theta["embed"], S.x), S.y'),
          paper("matching", "test_scores_loss_and_gradient[fce]")),
-        ("the context is learned by half", MATCHING, ('read_g(theta["g"], g) ', 'read_g(theta["g"], g).detach() '),
+        ("the context is learned by half", MATCHING,
+         ('read["g"](theta["g"], g) ', 'read["g"](theta["g"], g).detach() '),
          law("meta_gradient_is_the_derivative", "matching-fce")),
         ("the backward LSTM answers in its own order", CONTEXT, ("back.flip(0)", "back"),
          paper("matching", "test_scores_loss_and_gradient[fce]")),
@@ -192,6 +199,39 @@ MUTATIONS = [
          paper("neural_statistician", "test_densities_and_samples_are_those_of_a_model_that_can_be_solved")),
         ("a class without examples has a KL(c)", STATISTICIAN, ("torch.where(f.present, f.c.kl(), 0.0)", "f.c.kl()"),
          paper("neural_statistician", "test_a_class_without_examples_is_never_chosen_and_changes_nothing")),
+        ("the farthest example decides", MARGIN, ("torch.where(of_class, cosine[:, None], -torch.inf).amax(-1)",
+         "torch.where(of_class, cosine[:, None], torch.inf).amin(-1)"),
+         paper("margin", "test_the_nearest_example_decides")),
+        ("support embeddings stay off the sphere", MARGIN,
+         ('z = F.normalize(embed(theta["net"], S.x), dim=-1)', 'z = embed(theta["net"], S.x)'),
+         paper("margin", "test_the_nearest_example_decides")),
+        ("the metric is trained on queries alone", MARGIN,
+         ("Data(*(torch.cat(part) for part in zip(*task, strict=True)))", "task.query"),
+         paper("margin", "test_loss_and_gradient")),
+        ("the margin is asked of every class", EMBEDDING,
+         ("torch.where(own, target(params, c.gather(-1, y[:, None])), c)", "target(params, c)"),
+         paper("margin", "test_loss_and_gradient")),
+        ("sphereface's cosine is not drawn out", EMBEDDING, ("* cos_mt - 2 * k", "* cos_mt"),
+         paper("margin", "test_the_margin_of_sphereface_draws_the_cosine_out")),
+        ("sphereface starts where it should end", EMBEDDING, ("max(least, first", "min(least, first"),
+         paper("margin", "test_the_annealing_of_sphereface")),
+        ("sphereface forgets the length of embeddings", EMBEDDING,
+         ("(z.norm(dim=-1, keepdim=True) if scale is None else scale)", "(scale or 16.0)"),
+         paper("margin", "test_loss_and_gradient")),
+        ("arcface turns back past pi", EMBEDDING,
+         ("c - margin * sin(margin))", "c * cos(margin) - sine * sin(margin))"),
+         paper("margin", "test_it_is_the_loss_of_pytorch_metric_learning")),
+        ("arcface divides by zero", EMBEDDING, (".clamp_min(torch.finfo(c.dtype).eps)", ".clamp_min(0)"),
+         paper("margin", "test_gradients_are_finite_where_an_embedding_meets_its_class")),
+        ("triplets are measured off the square", MINED, ("p=2, power=2", "p=2, power=1"),
+         paper("margin", "test_triplets")),
+        ("what is mined is not used", MINED, ("(z, y, *mined)", "(z, y)"), paper("margin", "test_triplets")),
+        ("in a batch every task has the first one's loss", MINED, ("t.select(axis, i)", "t.select(axis, 0)"),
+         law("many_tasks_are_each_task", "margin-triplet-semihard")),
+        ("the upstream gradient is dropped", MINED, ("(g * saved for", "(1 * saved for"),
+         paper("margin", "test_any_loss_of_pytorch_metric_learning_in_a_batch_of_tasks")),
+        ("weights are drawn once for all seeds", MINED, ("torch.manual_seed(seed)", "torch.manual_seed(0)"),
+         paper("margin", "test_any_loss_of_pytorch_metric_learning_in_a_batch_of_tasks")),
         ("a recurrent network sees the target it predicts", META_RNN,
          ("torch.cat([torch.zeros_like(S.y[:1]), S.y[:-1]])", "S.y"),
          paper("meta_rnn", "test_a_prediction_is_made_before_its_target_is_seen")),
@@ -262,6 +302,39 @@ MUTATIONS = [
          f"{NN}test_resnet12_has_exact_meta_gradients"),
         ("a gaussian's draw takes its variance for its deviation", "nn/distributions.py",
          ("(self.logvar / 2).exp() * torch", "self.logvar.exp() * torch"), f"{SETS}test_gaussians_are_torchs"),
+        ("oml loses its second order", OML, ("- inner_lr * g[n] for", "- inner_lr * g[n].detach() for"),
+         paper("oml", "test_the_meta_gradient_runs_back_through_the_whole_trajectory")),
+        ("oml's representation gets no gradient from the trajectory", OML, ("Data(z, S.y))", "Data(z.detach(), S.y))"),
+         law("meta_gradient_is_the_derivative", "oml")),
+        ("oml forgets rows of classes that the stream does not hold", OML,
+         ("torch.where(met[n]", "torch.where(~met[n]"),
+         paper("oml", "test_rows_of_the_classes_in_the_stream_are_learned_anew")),
+        ("oml takes every step from where the head began", CORE,
+         (("            f = update(f", "            g = update(f"),
+          ("return f\n\n    return run", "return g\n\n    return run")),
+         paper("oml", "test_the_head_steps_through_the_stream_in_its_order")),
+        ("oml reads the stream backwards", OML, ("Data(z, S.y))", "Data(z.flip(0), S.y.flip(0)))"),
+         paper("oml", "test_the_head_steps_through_the_stream_in_its_order")),
+        ("the leader remembers what has not come yet", LEADER, ("< seen[k][:, None]", "< seen.max()"),
+         paper("follow_leader", "test_memory_gives_what_has_been_seen_and_no_example_twice")),
+        ("the leader follows past tasks only", LEADER,
+         ("order[: t + 1], seen, tasks", "order[: max(1, t)], seen[: max(1, t)], tasks"),
+         paper("follow_leader", "test_the_whole_story")),
+        ("the leader is judged on points that have not come yet", LEADER,
+         ("pool, current, now)", "pool, current, last)"),
+         paper("follow_leader", "test_the_whole_story")),
+        ("a resumed life forgets its record", LEADER, ('descent, None)["rounds"]', 'descent, None)["rounds"][:0]'),
+         paper("follow_leader", "test_ctrl_c_ends_the_arrival_and_keeps_it")),
+        ("support and query from memory overlap", LEADER,
+         ("Data(x[:, shots:], y[:, shots:])", "Data(x[:, :queries], y[:, :queries])"),
+         paper("follow_leader", "test_memory_gives_what_has_been_seen_and_no_example_twice")),
+        ("a stream's queries are taken from it", STREAMS,
+         ("index[..., shots:].flatten(1)", "index[..., :queries].flatten(1)"),
+         f"{STREAM_TESTS}test_a_training_stream_has_the_labels_of_the_whole_list_and_remembers"),
+        ("waves are recoded for the queries", STREAMS, ("[:ways, None]", "[:ways].roll(n, 0)[:, None]"),
+         f"{STREAM_TESTS}test_sines_come_one_after_another"),
+        ("rainbow digits lose their labels", RAINBOW, ("y[k[:, None], index])", "y[k[:, None], index.sort(1).values])"),
+         f"{STREAM_TESTS}test_rainbow_tasks_are_of_one_round_with_every_digit"),
         # Engine
         ("the meta-gradient is a sum", BATCH, ("lambda t: t / n, total", "lambda t: t, total"),
          law("many_tasks_are_each_task", "maml")),
@@ -279,7 +352,7 @@ MUTATIONS = [
         ("tasks share their noise", BATCH,
          ('randomness="different")(theta, tasks)', 'randomness="same")(theta, tasks)'),
          f"{META}test_each_task_meets_its_own_noise"),
-        ("every step draws the same tasks", TRAIN, ('generator(seed, "train", step)', 'generator(seed, "train", 0)'),
+        ("every step draws the same tasks", TRAIN, ("generator(seed, stream, step)", "generator(seed, stream, 0)"),
          f"{ENGINE}test_fit_is_the_loop_one_would_write"),
         ("the schedule stands still", TRAIN, ("        scheduler.step()", "        pass"),
          f"{ENGINE}test_fit_is_the_loop_one_would_write"),
@@ -297,7 +370,7 @@ MUTATIONS = [
          f"{NN}test_population_statistics_are_the_mean_over_tasks_of_the_batchs"),
         ("validation judges the training learner", TRAIN, ("evaluate(run.learner, theta", "evaluate(learner, theta"),
          f"{ENGINE}test_validation_judges_the_learner_of_meta_test_on_validation_tasks"),
-        ("what is not finite goes unseen", TRAIN, ("if math.isfinite(norms.sum().item()):", "if True:"),
+        ("what is not finite goes unseen", TRAIN, ("return math.isfinite(norms.sum().item())", "return True"),
          f"{ENGINE}test_a_loss_that_is_not_finite_names_step_task_and_parameter"),
         ("the interval is of a single task", EVALUATE, ("1.96 * spread / n**0.5", "1.96 * spread"),
          f"{ENGINE}test_score_is_the_mean_with_its_interval"),
@@ -307,6 +380,13 @@ MUTATIONS = [
          f"{ENGINE}test_every_learner_meets_the_same_tasks"),
         ("evaluation ignores the split", EVALUATE, ("getattr(pool, split)", "pool.test"),
          f"{ENGINE}test_evaluate_deals_from_the_split_that_is_asked_for"),
+        ("fixed tasks are scored again and again", EVALUATE, ("(min(tasks, fixed), fixed)", "(tasks, fixed)"),
+         f"{ENGINE}test_fixed_tasks_are_scored_once_each"),
+        ("what is scheduled stays as it began", TRAIN, ("learner.scheduled(run.step)", "learner.scheduled(0)"),
+         f"{ENGINE}test_what_is_scheduled_goes_by_the_step_and_by_nothing_else"),
+        ("what is scheduled drifts with the optimizer", TRAIN,
+         ("if learner.scheduled is not None:", "if learner.scheduled is not None and run.step < 2:"),
+         f"{ENGINE}test_what_is_scheduled_goes_by_the_step_and_by_nothing_else"),
         ("streams of one seed are one", SEEDS, ("{seed}/{stream}/{index}", "{seed}/{index}"),
          f"{ENGINE}test_each_place_of_each_stream_of_each_seed_has_its_own_numbers"),
         ("places run into each other", SEEDS, ("{seed}/{stream}/{index}", "{stream}{seed}{index}"),
@@ -322,6 +402,21 @@ MUTATIONS = [
         ("noise is held still where it should be found", "testing.py",
          ("_StillNoise() if law in STILL else nullcontext()", "_StillNoise()"),
          f"{SETS}test_a_noisy_predictor_is_still_found_out"),
+        # Many processes
+        ("shares overlap", RANKS, ("(self.rank + 1) * n // self.size", "-(-(self.rank + 1) * n // self.size)"),
+         f"{RANKED}test_shares_cover_the_tasks_once"),
+        ("ranks of few tasks weigh as much as ranks of many", RANKS, ("(stop - start) / n", "1 / self.size"),
+         f"{RANKED}test_shares_cover_the_tasks_once"),
+        ("ranks are not weighed", RANKS, ("(weight * t.detach()", "(1 / self.size * t.detach()"),
+         f"{RANKED}test_the_sum_over_ranks_is_the_gradient_of_all_tasks"),
+        ("a share begins with its block", TRAIN, ("part = slice(share.start - first * BLOCK,", "part = slice(0,"),
+         f"{RANKED}test_a_share_is_drawn_without_the_others"),
+        ("blocks of tasks are the same", TRAIN, ('f"train block {block}" if block else "train"', '"train"'),
+         f"{RANKED}test_a_share_is_drawn_without_the_others"),
+        ("one of many stops by itself", INTERRUPT, ("self.agreed if self.many else self.heard", "self.heard"),
+         f"{RANKED}test_ctrl_c_in_one_of_many_is_held_until_they_agree"),
+        ("one of many never stops again", INTERRUPT, ("not (self.many and error)", "not self.many"),
+         f"{RANKED}test_ctrl_c_in_one_of_many_is_held_until_they_agree"),
         # Tasks
         ("every problem starts at one place", "tasks/problems.py",
          ("self.spread * torch.randn(tasks, *p.shape, ",
@@ -341,6 +436,12 @@ MUTATIONS = [
          f"{TASKS}test_draws_are_even"),
         ("test tasks are varied like training tasks", "tasks/varied.py", ("self.pool.test)", "self)"),
          f"{SETS}test_varied_changes_training_tasks_alone"),
+        ("fixed tasks run out", POOL, ("% len(self.all.support.x)", "% tasks"),
+         f"{TASKS}test_fixed_tasks_are_dealt_in_order_and_again"),
+        ("characters are held out one by one", OMNIGLOT, ('if name.split("/")[0] in held_out', "if c % 7 == 0"),
+         f"{TASKS}test_whole_alphabets_are_held_out"),
+        ("Lake's queries are taken for sorted", OMNIGLOT, ("known.index(image) for _, image in pairs",
+         "i for i, _ in enumerate(pairs)"), f"{TASKS}test_runs_are_read_as_their_labels_say"),
         ("each example is turned by itself", POOL, ("(tasks, ways, 1)", "(tasks, ways, shots + queries)"),
          f"{TASKS}test_rotations_per_task_turn_each_class_as_a_whole"),
     )

@@ -32,6 +32,7 @@ from metaloop import predictor as value
 from metaloop.engine import batch, checkpoint, predictor
 from metaloop.engine.device import choose
 from metaloop.engine.log import read_metrics
+from metaloop.engine.run import newest_whole
 from metaloop.engine.seeds import generator
 from metaloop.nn import conv4, mlp
 
@@ -105,6 +106,35 @@ def test_fit_is_the_loop_one_would_write(pool, learner):
     assert_close(run.theta, theta)
     assert run.step == 5
     assert run.learner is learner
+
+
+def annealed():
+    """A learner whose loss is weighed by a part of theta that goes by the meta-step: 1, 1/2, 1/3, ..."""
+
+    def scheduled(step):
+        return {"schedule": {"weight": torch.tensor(1 / (1 + step))}}
+
+    def objective(adapt, theta, task):
+        return theta["schedule"]["weight"] * theta["w"].sum() + 0 * task.query.x.sum(), {}
+
+    init = lambda seed: {"w": torch.zeros(2), **scheduled(0)}
+    return Learner(init, lambda theta, S: lambda x: x @ torch.ones(4, 3), objective, scheduled=scheduled)
+
+
+def test_what_is_scheduled_goes_by_the_step_and_by_nothing_else(pool):
+    run = fit(annealed(), pool, steps=3, optimizer=lambda p: torch.optim.SGD(p, lr=1.0), **QUICK)
+    assert_close(run.theta["w"], -torch.full((2,), 1 + 1 / 2 + 1 / 3))
+    assert run.theta["schedule"]["weight"] == 0.25
+
+
+def test_what_is_scheduled_survives_resuming(pool, tmp_path):
+    options = {"optimizer": lambda p: torch.optim.Adam(p), "checkpoint_every": 1, **QUICK}
+    whole = fit(annealed(), pool, steps=6, **options)
+    with pytest.raises(Stop):
+        fit(annealed(), Altered(pool, 4, stop), steps=6, out=tmp_path / "run", **options)
+    _, saved, _ = newest_whole(tmp_path / "run")
+    assert saved["theta/schedule/weight"] == 0.25
+    assert same(fit(annealed(), pool, steps=6, out=tmp_path / "run", resume=True, **options).theta, whole.theta)
 
 
 @pytest.mark.parametrize("kind", ["SGD", "Adam", "AdamW", "RMSprop", "Adagrad", "NAdam"])
@@ -356,6 +386,20 @@ def test_every_learner_meets_the_same_tasks(pool, learner):
     assert torch.equal(seen(tasks=120, chunk=50), many)
     assert torch.equal(seen(tasks=70), many[:70])
     assert not torch.equal(seen(tasks=70, seed=1), many[:70])
+
+
+@pytest.mark.parametrize("count", [3, 70])
+def test_fixed_tasks_are_scored_once_each(learner, count):
+    """However many are asked for; fewer are the first of them."""
+    dealt = blobs(count, 0)
+    pool = tasks.FixedPool(dealt, ways=3, shots=3, queries=4, name="fixed")
+    theta, episode = learner.init(0), {"ways": 3, "shots": 3, "queries": 4}
+    each = evaluate(learner, theta, pool, tasks=1000, **episode).per_task
+    for i, score in enumerate(each):
+        S, Q = pytree.tree_map(lambda t: t[i], dealt)  # noqa: B023
+        assert_close(score, (learner.adapt(theta, S)(Q.x).argmax(1) == Q.y).float().mean())
+    assert len(each) == count
+    assert torch.equal(evaluate(learner, theta, pool, tasks=2, **episode).per_task, each[:2])
 
 
 def test_evaluate_deals_from_the_split_that_is_asked_for(learner):

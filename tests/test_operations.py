@@ -11,7 +11,7 @@ from zoo import WAYS, pictures
 
 from metaloop import Data, Task, functional, maml, meta_gradient, protonet
 from metaloop.engine.batch import chunk_size
-from metaloop.engine.threads import Spread
+from metaloop.engine.threads import Compiled
 from metaloop.nn import conv4
 
 net, init = functional(conv4((1, 16, 16), width=4, out=WAYS))
@@ -74,7 +74,8 @@ def test_chunks_of_tasks_fit_the_cache_and_the_threads(queries, threads, size):
 
 
 @pytest.fixture
-def two_threads():
+def two_threads(monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda work, **_: work)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     yield
@@ -92,7 +93,7 @@ def test_parts_are_computed_side_by_side_and_come_back_in_order(two_threads):
         time.sleep(0.01 * (5 - part))
         return theta * part
 
-    assert list(Spread(work)(2, range(5))) == [0, 2, 4, 6, 8]
+    assert list(Compiled(work)(2, range(5), spread=True)) == [0, 2, 4, 6, 8]
     assert len(seen) == 2
     assert torch.get_num_threads() == 2
 
@@ -102,10 +103,10 @@ def test_work_that_draws_random_numbers_stays_in_order(two_threads):
         time.sleep(0.01 * (4 - part))
         return torch.rand(())
 
-    spread, draws = Spread(work), []
+    compiled, draws = Compiled(work), []
     for _ in range(2):
         torch.manual_seed(0)
-        draws.append(torch.stack(list(spread(None, range(4)))))
+        draws.append(torch.stack(list(compiled(None, range(4), spread=True))))
     torch.manual_seed(0)
     torch.testing.assert_close(draws[0], torch.stack([torch.rand(()) for _ in range(4)]))
     torch.testing.assert_close(draws[0], draws[1])
@@ -117,4 +118,4 @@ def test_an_error_in_a_part_is_raised(two_threads):
             raise ValueError("part 2")
 
     with pytest.raises(ValueError, match="part 2"):
-        list(Spread(work)(None, range(4)))
+        list(Compiled(work)(None, range(4), spread=True))

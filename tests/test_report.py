@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import torch
@@ -47,6 +48,16 @@ def read(path) -> tuple[str, str, list[str]]:
     html = path.read_text()
     page = Tags(html)
     return html, " ".join(" ".join(page.text).split()), page.loads
+
+
+def test_a_row_on_fixed_tasks_says_how_many_there_were(tmp_path):
+    pool = tasks.folder(image_folder(tmp_path / "images", 25, 20))
+    run = make_run(tmp_path / "run", "maml-glyphs", pool)
+    benchmark = tasks.FixedPool(pool.test.sample(tasks=3, queries=5), ways=5, shots=1, queries=5, name="benchmark")
+    row = replace(run.plan.rows[0], data=lambda: benchmark)
+    entry = measure(run, row, pool, tasks=1000, seed=0, split="test", data=None)
+    assert (entry["tasks"], entry["whole"], entry["data"]) == (3, True, "benchmark")
+    assert not measure(run, run.plan.rows[0], pool, tasks=2, seed=0, split="test", data="images")["whole"]
 
 
 def test_a_report_of_a_classifier(tmp_path):

@@ -17,9 +17,9 @@ import torch
 from PIL import Image
 
 import metaloop.tasks as T
-from metaloop import Problem, functional
+from metaloop import Data, Problem, Task, functional
 from metaloop.tasks.files import cached, download
-from metaloop.tasks.pool import ClassPool, Splits
+from metaloop.tasks.pool import ClassPool, FixedPool, Splits
 
 omniglot_module = importlib.import_module("metaloop.tasks.omniglot")
 glyphs_module = importlib.import_module("metaloop.tasks.glyphs")
@@ -402,6 +402,136 @@ def test_omniglot_random_split(cache):
     assert T.omniglot(data_root(), split="random", rotations=None).test.names == names[2]
     assert T.omniglot(data_root(), split="random", rotations=None, seed=2).test.names != names[2]
     assert T.omniglot(data_root(), split="random", rotations="task", validation=False).classes == 1200
+
+
+@pytest.mark.data
+def test_omniglot_background_split_holds_alphabets_out(cache):
+    """Lake's two sets, as his archives have them; validation alphabets are whole, and of the background set."""
+    pool = T.omniglot(data_root(), split="background")
+    background, evaluation = (
+        {"/".join(entry.split("/")[1:3]) for entry in zipfile.ZipFile(path).namelist() if entry.endswith(".png")}
+        for path in (data_root() / "omniglot" / name for name in omniglot_module.ARCHIVES)
+    )
+    train, val, test = ({name.split("/rot")[0] for name in part.names} for part in (pool.train, pool.val, pool.test))
+    assert test == evaluation
+    assert train | val == background
+    assert not train & val
+    alphabets = [{name.split("/")[0] for name in part} for part in (train, val, test)]
+    assert list(map(len, alphabets)) == [25, 5, 20]
+    assert len(set().union(*alphabets)) == 50
+    assert pool.train.classes == 4 * len(train)
+    other = T.omniglot(data_root(), split="background", seed=2, rotations=None)
+    assert set(other.val.names) != val
+    assert len(T.omniglot(data_root(), split="background", rotations=None, validation=False).train.names) == 964
+
+
+@pytest.mark.data
+def test_lake_runs_are_his_pairs_of_drawings(cache):
+    """Each run as its files tell: query i is a drawing of the class whose training image its line names."""
+    pool = T.lake_runs(data_root())
+    assert (pool.tasks, pool.shape, pool.kind) == (20, (1, 28, 28), "classification")
+    S, Q = pool.sample(tasks=20, ways=20, shots=1, queries=1)
+    with zipfile.ZipFile(data_root() / "omniglot" / "all_runs.zip") as archive:
+
+        def shown(entry):
+            png = Image.open(io.BytesIO(archive.read(entry))).convert("L")
+            return (255 - np.array(png.resize((28, 28), Image.Resampling.LANCZOS))) / 255
+
+        for run in (0, 7, 19):
+            lines = archive.read(f"run{run + 1:02d}/class_labels.txt").decode().split("\n")
+            for line in filter(None, lines):
+                item, known = line.split()
+                i, k = int(item[-6:-4]) - 1, int(known[-6:-4]) - 1
+                assert Q.y[run, i] == k
+                assert S.y[run, k] == k
+                assert np.allclose(Q.x[run, i, 0], shown(item), atol=1e-6)
+                assert np.allclose(S.x[run, k, 0], shown(known), atol=1e-6)
+    assert all(sorted(y.tolist()) == list(range(20)) for y in Q.y)
+
+
+@pytest.mark.data
+def test_lake_runs_are_of_classes_that_the_background_split_tests_on(cache):
+    """So its training classes hold none of them: every image is one of the evaluation set's."""
+    pool, runs = T.omniglot(data_root(), split="background"), T.lake_runs(data_root())
+    known = {image.numpy().tobytes() for image in pool.test.images}
+    asked = torch.cat([part.x.flatten(0, 1) for part in runs.sample(tasks=20, ways=20, shots=1, queries=1)])
+    assert {image.numpy().tobytes() for image in (255 * asked).round().byte()} <= known
+
+
+@pytest.mark.parametrize("wrong", [{"resize": "area"}, {"size": 0}])
+def test_lake_runs_options(wrong):
+    one_line(lambda: T.lake_runs(**wrong), rf"lake_runs\(.*{next(iter(wrong))}=")
+
+
+def write_runs(path, classes=20):
+    """An archive like Lake's: character k is k + 1 dots of ink; run r asks for them in an order of its own."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+
+    def drawing(k):
+        image, png = Image.new("1", (105, 105), 1), io.BytesIO()
+        for dot in range(k + 1):
+            image.putpixel((dot, 50), 0)
+        image.save(png, "png")
+        return png.getvalue()
+
+    with zipfile.ZipFile(path, "w") as archive:
+        for r in range(1, 21):
+            asked = [(7 * i + r) % classes for i in range(20)]
+            pairs = [(f"run{r:02d}/test/item{i + 1:02d}.png", f"run{r:02d}/training/class{k + 1:02d}.png")
+                     for i, k in enumerate(asked)]  # fmt: skip
+            archive.writestr(f"run{r:02d}/class_labels.txt", "\n".join(f"{a} {b}" for a, b in pairs))
+            for (item, known), k in zip(pairs, asked, strict=True):
+                archive.writestr(item, drawing(k))
+                if known not in archive.namelist():
+                    archive.writestr(known, drawing(k))
+
+
+def test_runs_are_read_as_their_labels_say(tmp_path, own_cache):
+    write_runs(tmp_path / "omniglot" / "all_runs.zip")
+    S, Q = T.lake_runs(tmp_path, size=105).sample(tasks=20, ways=20, shots=1, queries=1)
+    assert torch.equal(S.x.sum((2, 3, 4)), S.y + 1.0)
+    assert torch.equal(Q.x.sum((2, 3, 4)), Q.y + 1.0)
+    assert torch.equal(S.y, torch.arange(20).expand(20, 20))
+    assert len(Q.y.unique(dim=0)) == 20
+
+
+def test_a_damaged_archive_of_runs_is_named(tmp_path, own_cache, monkeypatch):
+    path = tmp_path / "omniglot" / "all_runs.zip"
+    write_runs(path, classes=19)
+    one_line(lambda: T.lake_runs(tmp_path), r"damaged \(run01.* names 19 classes, expected 20\). Delete it")
+    path.write_bytes(path.read_bytes()[:-500])
+    one_line(lambda: T.lake_runs(tmp_path), "lake_runs: .*all_runs.zip is damaged .*fetch https://.*one-shot-class")
+    path.unlink()
+    monkeypatch.delenv("METALOOP_DATA", raising=False)
+    one_line(lambda: T.lake_runs(tmp_path, download=False), "lake_runs: all_runs.zip is not in .*Fetch https://.*put")
+
+
+def test_whole_alphabets_are_held_out():
+    """Of the background set: six of its alphabets here, of which five are for validation."""
+    names = [f"{alphabet}/character{i:02d}" for alphabet in "abcdefgh" for i in range(3)]
+    background = [name[0] in "abdefh" for name in names]
+    parts = omniglot_module._background(names, background, seed=1)
+    alphabets = {part: {names[c][0] for c in classes} for part, classes in parts.items()}
+    assert alphabets["test"] == {"c", "g"}
+    assert [len(alphabets[part]) for part in ("train", "val")] == [1, 5]
+    assert alphabets["train"] | alphabets["val"] == set("abdefh")
+    assert sorted(c for part in parts.values() for c in part) == list(range(24))
+
+
+def test_fixed_tasks_are_dealt_in_order_and_again():
+    y = torch.arange(3).view(3, 1).expand(3, 2)
+    tasks = Task(Data(torch.arange(6.0).view(3, 2, 1), y), Data(torch.arange(12.0).view(3, 4, 1), y.repeat(1, 2)))
+    pool = FixedPool(tasks, ways=2, shots=1, queries=2, name="three")
+    assert pool.tasks == 3
+    assert pool.shape == (1,)
+    assert pool.train is pool.val is pool.test is pool
+    dealt = pool.sample(tasks=7, ways=2, shots=1, queries=2, generator=seeded())
+    assert dealt.support.y[:, 0].tolist() == [0, 1, 2, 0, 1, 2, 0]
+    assert torch.equal(dealt.query.x[4], tasks.query.x[1])
+    assert torch.equal(pool.to("cpu").sample(tasks=7, ways=2, shots=1, queries=2).query.x, dealt.query.x)
+    message = r"three.sample\(ways=5.*: the pool has 3 fixed tasks. Ask for ways=2, shots=1, queries=2"
+    one_line(lambda: pool.sample(ways=5, shots=1, queries=2), message)
+    one_line(lambda: pool.sample(tasks=0, ways=2, shots=1, queries=2), "tasks=0")
 
 
 @pytest.mark.data

@@ -12,9 +12,12 @@ from metaloop import (
     functional,
     lstm_optimizer,
     maml,
+    margin,
     matching,
     meta_rnn,
     neural_statistician,
+    objectives,
+    oml,
     pretrain,
     protonet,
     reptile,
@@ -140,6 +143,7 @@ classifier = functional(Smooth())
 features = functional(mlp((4, 12, 6)))
 curve = functional(mlp((1, 16, 16, 1)))
 recurrent = functional(Recurrent(2, 8, 1))
+linear = functional(nn.Linear(6, WAYS))
 
 DERIVATIVE, QUERIES, ORDER, HELPS = (
     "meta_gradient_is_the_derivative", "queries_do_not_see_each_other", "support_order_is_irrelevant",
@@ -147,6 +151,7 @@ DERIVATIVE, QUERIES, ORDER, HELPS = (
 )  # fmt: skip
 TOGETHER = {QUERIES: "a batch of queries is normalised by its own statistics"}
 CONSTANT = "gradients of the network that is trained are held constant"
+STREAM = {ORDER: "the support set is a stream"}
 HELD = "the solution phi is held constant in the meta-gradient"
 
 ZOO: dict[str, Case] = {
@@ -204,11 +209,28 @@ ZOO: dict[str, Case] = {
         snail(*features, ways=WAYS, dim=6, shots=3, filters=4, keys=(4, 4), values=(4, 4)), blobs,
         {ORDER: "the support set is a sequence, which temporal convolutions read in its order"},
     ),
+    "oml": Case(oml(*features, *linear, inner_lr=0.1), blobs, STREAM),
+    "oml-classes": Case(
+        oml(*features, *functional(nn.Linear(6, WAYS + 2)), inner_lr=0.1, anew="classes"), blobs, STREAM
+    ),
+    "oml-new-head": Case(oml(*features, *linear, inner_lr=0.1, batch=2, anew=WAYS), blobs, STREAM),
+    "oml-regression": Case(
+        oml(*functional(mlp((1, 16, 16))), *functional(nn.Linear(16, 1)), inner_lr=0.05, loss=F.mse_loss), waves, STREAM
+    ),
     "pretrain": Case(pretrain(*features, classes=WAYS, dim=6, ways=WAYS), known_blobs),
     "pretrain-linear": Case(
         pretrain(*features, classes=WAYS, dim=6, ways=WAYS, head="linear", inner_lr=0.1, inner_steps=10), known_blobs
     ),
 }  # fmt: skip
+
+for loss in ("softmax", "normface", "sphereface", "cosface", "arcface"):
+    made = getattr(objectives, loss)(classes=WAYS, dim=6)
+    ZOO[f"margin-{loss}"] = Case(margin(*features, ways=WAYS, loss=made), known_blobs)
+for mining in ("all", "semihard"):
+    ZOO[f"margin-triplet-{mining}"] = Case(
+        margin(*features, ways=WAYS, loss=objectives.triplet(mining=mining)), blobs,
+        {"compiles_whole_and_once": "which triplets are mined depends on the data"},
+    )  # fmt: skip
 
 for policy in POLICIES:
     waived = TOGETHER if policy in ("transductive", "running") else {}

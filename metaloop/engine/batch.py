@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.func import grad_and_value, vmap
 
 from ..core import Info, Learner, Task, Theta
-from .threads import Spread
+from .threads import Compiled
 
 MetaGradient = Callable[[Theta, Task], tuple[Theta, Tensor, Info]]
 
@@ -57,17 +57,14 @@ def meta_gradient(learner: Learner, *, chunk: int | None = None, compile: bool =
         grads, (_, logs) = grad_and_value(batch, has_aux=True)(theta, tasks)
         return grads, pytree.tree_map(lambda t: t.sum(0), logs)
 
-    if compile:
-        summed.__code__ = summed.__code__.replace()  # torch counts compilations by code object: let each have its own
-    of_chunk = torch.compile(summed, fullgraph=True, dynamic=False) if compile else summed
-    spread = Spread(of_chunk) if compile else None
+    compiled = Compiled(summed) if compile else None
 
     def sums(theta: Theta, tasks: Task) -> Iterable[Any]:
         """The sums over each chunk."""
-        size = chunk or chunk_size(learner, tasks, torch.get_num_threads() if spread else 1)
-        if spread and tasks.support.x.device.type == "cpu":
-            return spread(theta, [*chunks(tasks, size)])
-        return (of_chunk(theta, part) for part in chunks(tasks, size))
+        cpu = tasks.support.x.device.type == "cpu"
+        size = chunk or chunk_size(learner, tasks, torch.get_num_threads() if compiled else 1)
+        parts = [*chunks(tasks, size)]
+        return compiled(theta, parts, spread=cpu) if compiled else (summed(theta, part) for part in parts)
 
     def mean(theta: Theta, tasks: Task) -> tuple[Theta, Tensor, Info]:
         n, total = count(tasks), None

@@ -73,6 +73,7 @@ def evaluate(
     """Score f = F_theta(S) on the queries of `tasks` tasks from a split of the pool.
 
     The same seed and episode give the same tasks to every learner, so scores can be compared in pairs.
+    A pool of fixed tasks is scored on those it has, if they are fewer.
     metric: (predictions [tasks, n, ...], y [tasks, n, ...]) -> [tasks]; unless given, accuracy for classes and mean
     squared error for numbers. chunk: how many tasks are adapted at once; None lets
         `engine.batch.chunk_size` choose.
@@ -82,9 +83,11 @@ def evaluate(
         raise ValueError(f"evaluate: tasks={tasks}, expected at least 1.")
     source, scores, name = getattr(pool, split), [], getattr(metric, "__name__", "metric") if metric else ""
     where = device or pytree.tree_leaves(theta)[0].device
-    for block, start in enumerate(range(0, tasks, BLOCK)):
+    fixed = getattr(source, "tasks", None)
+    tasks, size = (min(tasks, fixed), fixed) if fixed else (tasks, BLOCK)
+    for block, start in enumerate(range(0, tasks, size)):
         batch = source.sample(
-            tasks=BLOCK, ways=ways, shots=shots, queries=queries, generator=generator(seed, "test", block)
+            tasks=size, ways=ways, shots=shots, queries=queries, generator=generator(seed, "test", block)
         )
         batch = pytree.tree_map(lambda t: t[: tasks - start].to(where), batch)  # noqa: B023
         if not all(t.isfinite().all() for t in pytree.tree_leaves(batch)):

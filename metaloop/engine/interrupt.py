@@ -5,20 +5,36 @@ import threading
 
 
 class Interrupt:
-    """While entered, a first Ctrl-C only sets `asked`; a second one is raised where it strikes."""
+    """While entered, a first Ctrl-C only sets `asked`; a second one is raised where it strikes.
 
-    asked = False
+    many: this is one of many processes, which stop at the same step or not at all. Each has `heard` a Ctrl-C, or the
+    SIGTERM by which torchrun ends them, for itself; `asked` is what they have `agreed` on. None is raised where it
+    strikes, not even after an error: torchrun kills whoever does not end in time.
+    """
+
+    def __init__(self, many: bool = False):
+        self.many, self.heard, self.agreed = many, False, False
+        self.signals = (signal.SIGINT, signal.SIGTERM) if many else (signal.SIGINT,)
+
+    @property
+    def asked(self) -> bool:
+        return self.agreed if self.many else self.heard
 
     def __enter__(self) -> "Interrupt":
         self.in_charge = threading.current_thread() is threading.main_thread()
         if self.in_charge:  # signals reach no other thread
-            self.before = signal.signal(signal.SIGINT, self._hold) or signal.default_int_handler
+            self.before = {number: signal.signal(number, self._hold) for number in self.signals}
         return self
 
-    def __exit__(self, *_) -> None:
-        if self.in_charge:
-            signal.signal(signal.SIGINT, self.before)
+    def __exit__(self, error, *_) -> None:
+        if self.in_charge and not (self.many and error):
+            self._release()
 
     def _hold(self, number, frame) -> None:
-        self.asked = True
-        signal.signal(signal.SIGINT, self.before)
+        self.heard = True
+        if not self.many:
+            self._release()
+
+    def _release(self) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: not set by Python

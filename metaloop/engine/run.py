@@ -10,6 +10,7 @@ import json
 import os
 import platform
 import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,16 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(folder.glob("checkpoint-*.safetensors"))
 
 
+def appears(folder: Path, step: int, seconds: float = 3.0) -> bool:
+    """Whether a checkpoint of that step or a later one is there, or is written by another process before long."""
+    until = time.monotonic() + seconds
+    while not any(path.stem >= f"checkpoint-{step:08d}" for path in checkpoints(folder)):
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.1)
+    return True
+
+
 def newest_whole(folder: Path) -> tuple[Path, dict[str, Tensor], Any] | None:
     """The newest checkpoint that can be read, with its content; newer ones that are damaged are set aside.
 
@@ -127,7 +138,8 @@ def machine() -> dict[str, Any]:
         cpu = platform.processor() or platform.machine()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return {"cpu": cpu, "cores": cores, "threads": torch.get_num_threads(), "gpus": gpus}
+    processes = int(os.environ.get("WORLD_SIZE", 1))
+    return {"cpu": cpu, "cores": cores, "threads": torch.get_num_threads(), "gpus": gpus, "processes": processes}
 
 
 def peak_memory(before: dict[str, int]) -> dict[str, int]:

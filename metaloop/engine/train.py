@@ -1,10 +1,11 @@
 """Meta-training by gradient: draw tasks, take the meta-gradient, step; survive whatever stops it.
 
 Step t draws its tasks and noise from generators seeded by (seed, t), so a resumed run repeats an unbroken one bit by
-bit on the same machine.
+bit on the same machine. Under torchrun the tasks of a step are shared among processes (`engine.ranks`).
 """
 
 import math
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,17 +17,18 @@ from torch.func import vmap
 from ..core import Learner, Task, Theta
 from . import checkpoint
 from .batch import chunks, count, meta_gradient
-from .device import choose
 from .evaluate import check_labels, check_outputs, evaluate
 from .interrupt import Interrupt
 from .log import Log
-from .run import Run, checkpoints, newest_whole, peak_memory, prepare
+from .ranks import Lost, join
+from .run import Run, appears, checkpoints, newest_whole, peak_memory, prepare
 from .seeds import generator, noise
 
 if TYPE_CHECKING:
     from ..tasks.pool import Pool
 
 CALIBRATION_TASKS = 64
+BLOCK = 64  # tasks drawn from one generator: of many tasks, a process draws those blocks alone that it needs
 
 
 class NonFinite(ValueError):
@@ -69,19 +71,25 @@ def fit(
         its newest whole checkpoint (and starts anew if there is none).
     compile: trace the whole meta-step with torch.compile; half a minute or more at the start, for long runs.
 
+    Under torchrun the processes share the tasks of each step and end in the same weights as one process, but for
+    rounding, and for the noise of learners that draw any: each process draws its own. Only the first writes files.
+
     Returns a Run. Raises ValueError on bad arguments, on an existing run folder, or if a checkpoint does not fit the
     learner; NonFinite (a ValueError) on a loss, gradient or theta that is not finite, leaving the last checkpoint.
-    Ctrl-C lets the step end, writes a checkpoint, then raises KeyboardInterrupt.
+    Ctrl-C lets the step end, writes a checkpoint, then raises KeyboardInterrupt. If another process dies, the last
+    whole step is kept and `ranks.Lost` (a ValueError) raised; any number of processes can resume.
     """
     if steps < 0 or tasks < 1:
         raise ValueError(f"fit: steps={steps}, tasks={tasks}; expected steps >= 0 and tasks >= 1.")
-    where = choose(device)
+    ranks, where = join(device)
+    if tasks < ranks.size and ranks.rank == 0:
+        warnings.warn(f"{tasks} tasks a step cannot keep {ranks.size} processes busy.", stacklevel=2)
     folder = Path(out) if out is not None else None
-    info = {**(info or {}), "seed": seed}
+    given = info = {**(info or {}), "seed": seed}
     if folder is not None:
-        info = prepare(folder, resume, info)
+        info = ranks.from_first(lambda: prepare(folder, resume, given))
     pool = pool.to(where)
-    theta = pytree.tree_map(lambda t: t.to(where), learner.init(seed))
+    theta = pytree.tree_map(lambda t: t.to(where), ranks.from_first(lambda: learner.init(seed)))
     leaves = pytree.tree_leaves(theta)
     descent = (optimizer or (lambda p: torch.optim.Adam(p, lr=1e-3)))(leaves)
     scheduler = schedule(descent) if schedule else None
@@ -90,39 +98,44 @@ def fit(
     episode = {"ways": ways, "shots": shots, "queries": queries}
     judged = {"tasks": 100, **episode, **(validation or {})}
     run = Run(at_test or learner, theta, folder=folder, info=info)
-    if folder is not None and resume and (found := newest_whole(folder)) is not None:
-        _restore(run, found, descent, scheduler)
+    if folder is not None and resume and (found := ranks.from_first(lambda: newest_whole(folder))) is not None:
+        restore(run, found, descent, scheduler)
     start = run.step
     if start < steps:
         _check_first(learner, run.learner, theta, pool, episode, judged if validate_every else None, seed)
-    log = Log(folder, steps=steps, start=start, seconds=run.seconds, tasks=tasks, show=progress)
+    files = folder if ranks.rank == 0 else None
+    log = Log(files, steps=steps, start=start, seconds=run.seconds, tasks=tasks, show=progress and ranks.rank == 0)
 
     def save() -> None:
-        """Keep everything."""
-        for name, leaf in checkpoint.flatten(theta, "theta").items():
-            if not leaf.isfinite().all():
-                raise NonFinite(f"step {run.step}: {name} is not finite after it. Lower the learning rates, or clip.")
-        run.seconds, run.memory = log.seconds(), peak_memory(run.memory)
-        if folder is not None:
-            tensors, rest = checkpoint.optimizer_state(descent)
-            meta = {"step": run.step, "seconds": run.seconds, "memory": run.memory, "optimizer": rest}
-            meta["scheduler"] = scheduler.state_dict() if scheduler else None
-            name = folder / f"checkpoint-{run.step:08d}.safetensors"
-            checkpoint.write(name, {**checkpoint.flatten(theta, "theta"), **tensors}, meta)
-            for old in checkpoints(folder)[:-2]:
-                old.unlink()
+        keep(run, files, descent, scheduler, log)
 
     if steps == 0:
         save()
     every = checkpoint_every or max(1, min(1000, steps // 10))
-    with log, Interrupt() as interrupt:
+    with log, Interrupt(many=ranks.size > 1) as interrupt:
         for step in range(start, steps):
-            batch = pool.train.sample(tasks=tasks, **episode, generator=generator(seed, "train", step))
-            with noise(seed, "noise", step):
-                grads, loss, scalars = compiled(theta, batch)
-            _check_finite(gradient, theta, batch, grads, loss, step)
-            _descend(leaves, pytree.tree_leaves(grads), descent, scheduler, clip)
+            share, weight = ranks.share(tasks)
+            batch = _draw(pool.train, tasks, share, seed, step, **episode)
+            with noise(seed, ranks.stream("noise"), step):
+                result = compiled(theta, batch)
+            try:
+                (grads, loss, scalars), interrupt.agreed = ranks.mean(result, weight, interrupt.heard)
+            except Lost as lost:
+                if ranks.rank == 1 and folder is not None and not appears(folder, step - 1):
+                    files, lost.heir = folder, True  # it is the first who died
+                calibrate(learner, theta, pool, seed=seed, **episode)
+                save()
+                kept = f". Step {step} is kept in {folder}, for any number of processes" if folder is not None else ""
+                lost.args = (f"fit: step {step + 1}: {lost}{kept}",)
+                raise
+            if not finite(grads, loss):
+                if ranks.size > 1:  # every process looks for it among the tasks of all
+                    batch = _draw(pool.train, tasks, range(tasks), seed, step, **episode)
+                explain(gradient, theta, batch, step)
+            descend(leaves, pytree.tree_leaves(grads), descent, scheduler, clip)
             run.step = step + 1
+            if learner.scheduled is not None:
+                _overwrite(theta, learner.scheduled(run.step))
             log.step(run.step, {"loss": loss, **scalars})
             last = run.step == steps
             judging = validate_every and (run.step % validate_every == 0 or last)
@@ -136,6 +149,8 @@ def fit(
                 save()
             if saving and interrupt.asked:
                 raise KeyboardInterrupt
+        if interrupt.heard:  # too late to agree on it
+            raise KeyboardInterrupt
     return run
 
 
@@ -164,7 +179,27 @@ def _overwrite(theta: Any, part: Any) -> None:
             theta[name].copy_(value)
 
 
-def _restore(run: Run, found, descent, scheduler) -> None:
+def keep(run: Run, folder: Path | None, descent: torch.optim.Optimizer, scheduler, log: Log, **more: Any) -> None:
+    """Write a checkpoint of theta, the optimizer and what more is JSON-able, by name; the two newest stay.
+
+    Raises NonFinite if theta is not finite.
+    """
+    for name, leaf in checkpoint.flatten(run.theta, "theta").items():
+        if not leaf.isfinite().all():
+            raise NonFinite(f"step {run.step}: {name} is not finite after it. Lower the learning rates, or clip.")
+    run.seconds, run.memory = log.seconds(), peak_memory(run.memory)
+    if folder is not None:
+        tensors, rest = checkpoint.optimizer_state(descent)
+        meta = {"step": run.step, "seconds": run.seconds, "memory": run.memory, "optimizer": rest, **more}
+        meta["scheduler"] = scheduler.state_dict() if scheduler else None
+        name = folder / f"checkpoint-{run.step:08d}.safetensors"
+        checkpoint.write(name, {**checkpoint.flatten(run.theta, "theta"), **tensors}, meta)
+        for old in checkpoints(folder)[:-2]:
+            old.unlink()
+
+
+def restore(run: Run, found, descent: torch.optim.Optimizer, scheduler) -> dict[str, Any]:
+    """Put a checkpoint, as `newest_whole` found it, into the run and its optimizer; what else was kept with it."""
     path, tensors, meta = found
     saved = checkpoint.unflatten(tensors, run.theta, "theta", str(path))
     pytree.tree_map(lambda ours, theirs: ours.copy_(theirs), run.theta, saved)
@@ -172,6 +207,7 @@ def _restore(run: Run, found, descent, scheduler) -> None:
     if scheduler is not None:
         scheduler.load_state_dict(meta["scheduler"])
     run.step, run.seconds, run.memory = meta["step"], meta["seconds"], meta["memory"]
+    return meta
 
 
 def _check_first(learner, at_test, theta, pool, episode, judged, seed) -> None:
@@ -187,7 +223,8 @@ def _check_first(learner, at_test, theta, pool, episode, judged, seed) -> None:
         check_outputs("fit: validation", at_test, theta, task, judged["ways"])
 
 
-def _descend(leaves, grads, descent, scheduler, clip: float | None) -> None:
+def descend(leaves, grads, descent, scheduler, clip: float | None) -> None:
+    """One step of the optimizer on a meta-gradient."""
     for leaf, g in zip(leaves, grads, strict=True):
         leaf.grad = g
     if clip is not None:
@@ -197,10 +234,25 @@ def _descend(leaves, grads, descent, scheduler, clip: float | None) -> None:
         scheduler.step()
 
 
-def _check_finite(gradient, theta: Theta, batch: Task, grads: Theta, loss: torch.Tensor, step: int) -> None:
+def _draw(pool: "Pool", tasks: int, share: range, seed: int, step: int, **episode) -> Task:
+    """A share of a step's tasks. Each BLOCK of tasks has a generator, so the others need not be drawn to get it."""
+    parts, first = [], share.start // BLOCK
+    for block in range(first, (share.stop - 1) // BLOCK + 1):
+        stream = f"train block {block}" if block else "train"
+        size = min(BLOCK, tasks - block * BLOCK)
+        parts.append(pool.sample(tasks=size, **episode, generator=generator(seed, stream, step)))
+    part = slice(share.start - first * BLOCK, share.stop - first * BLOCK)
+    return pytree.tree_map(lambda *t: (t[0] if len(t) == 1 else torch.cat(t))[part], *parts)
+
+
+def finite(grads: Theta, loss: torch.Tensor) -> bool:
+    """Whether the loss and the whole meta-gradient are finite."""
     norms = torch.stack([loss.detach(), *(g.sum() for g in pytree.tree_leaves(grads))])
-    if math.isfinite(norms.sum().item()):
-        return
+    return math.isfinite(norms.sum().item())
+
+
+def explain(gradient, theta: Theta, batch: Task, step: int) -> None:
+    """Raise NonFinite, saying of which task and parameter: what to do when a result is not finite."""
     for i, task in enumerate(chunks(batch, 1)):
         for what, data in (("support", task.support), ("query", task.query)):
             if not all(t.isfinite().all() for t in pytree.tree_leaves(data)):

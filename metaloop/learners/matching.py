@@ -73,19 +73,18 @@ def matching(
     if metric not in ("cosine", "euclidean"):
         raise ValueError(f"matching: metric is {metric!r}, expected 'cosine' or 'euclidean'.")
     scale = temperature if metric == "cosine" else None
-    read_g, init_g = functional(SupportContext(context or 1))
-    read_f, init_f = functional(QueryContext(context or 1, steps))
+    reads = {"g": functional(SupportContext(context)), "f": functional(QueryContext(context, steps))} if context else {}
+    read = {part: net for part, (net, _) in reads.items()}
 
     def start(seed: int):
-        theta = {"embed": init(seed)}
-        return {**theta, "g": init_g(seed), "f": init_f(seed + 1)} if context else theta
+        return {"embed": init(seed), **{part: read_init(seed) for part, (_, read_init) in reads.items()}}
 
     def adapt(theta, S: Data) -> Matches:
         g = embed(theta["embed"], S.x)
         if context:
-            g = read_g(theta["g"], g)                                                      # (4)
+            g = read["g"](theta["g"], g)                                                   # (4)
         query_embed, params = condition(embed, theta["embed"], S.x)
-        return Matches({**theta, "embed": params}, g, S.y, query_embed, read_f if context else None, ways, scale)
+        return Matches({**theta, "embed": params}, g, S.y, query_embed, read.get("f"), ways, scale)
 
     return Learner(
         start, adapt, query_loss(F.cross_entropy),                                         # (3)

@@ -12,6 +12,8 @@ from .norms import norm
 class Backbone(nn.Sequential):
     """`body`, which gives features of size `dim`, and a `head` where there is one."""
 
+    body: nn.Module
+
     def __init__(self, body: nn.Module, dim: int, head: nn.Module | None):
         super().__init__(OrderedDict(body=body) if head is None else OrderedDict(body=body, head=head))
         self.dim = dim

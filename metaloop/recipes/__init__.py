@@ -6,6 +6,8 @@ from math import pi
 from .. import tasks
 from .densities import distributions_plan, statistician_plan
 from .few_shot import maml_plan, pretrain_plan, protonet_plan, reptile_plan
+from .margins import margin_plan
+from .online import follow_leader_plan, oml_omniglot_plan, oml_sines_plan
 from .optimizers import mnist_plan, mnist_problems, quadratic_plan, quadratics
 from .plan import Outline, Plan, Recipe, Row
 from .recurrent import meta_rnn_plan
@@ -32,12 +34,14 @@ def find(name: str) -> Recipe:
 
 
 # The data of each published protocol: ProtoNet's split is Vinyals', with rotations as classes and test classes
-# rotated too; MAML draws a rotation per class and task, at test too; Reptile's test classes are not rotated.
+# rotated too; MAML draws a rotation per class and task, at test too; Reptile's test classes are not rotated. Lake's
+# background set alone is for what is tested on his runs, which are of characters that the others train on.
 _vinyals = partial(
     tasks.omniglot, split="vinyals", rotations="classes", rotations_at_test="classes", validation=False
 )
 _random = partial(tasks.omniglot, split="random", rotations="task", rotations_at_test="task")
 _reptile = partial(tasks.omniglot, split="random", rotations="classes", rotations_at_test=None, validation=False)
+_lake = partial(tasks.omniglot, split="background", rotations="classes")
 _rotated = partial(tasks.omniglot, split="random", rotations="classes", rotations_at_test="classes", validation=False)
 _sines = partial(tasks.sinusoid, amplitude=(0.1, 5.0), phase=(0.0, pi), frequency=(0.8, 1.2))
 
@@ -46,6 +50,7 @@ HOCHREITER, ANDRYCHOWICZ = "Hochreiter et al. 2001", "Andrychowicz et al. 2016"
 NS = "Edwards & Storkey 2017"
 CHEN, METASGD = "baseline, after Chen et al. 2019", "Li et al. 2017"
 VINYALS, MISHRA = "Vinyals et al. 2016", "Mishra et al. 2018"
+OML, FTML = "Javed & White 2019", "Finn et al. 2019"
 
 # On the embedded glyphs: no download, minutes on two cores.
 _add("protonet-glyphs", PROTO, "prototypical networks, 5-way 1-shot", tasks.glyphs,
@@ -87,6 +92,16 @@ for ways, shots, inductive, transductive in (
 _add("pretrain-omniglot", CHEN, "softmax pretraining, nearest prototypes", _vinyals, pretrain_plan, steps=10_000,
      quick={"steps": 2000}, smoke={"steps": 3})
 
+for name, paper, summary, settings in (
+    ("softmax", CHEN, "softmax over all classes, the baseline of the margins", {"loss": "softmax"}),
+    ("sphereface", "Liu et al. 2017", "SphereFace, with its annealing", {"loss": "sphereface"}),
+    ("cosface", "Wang et al. 2018", "CosFace, that is AM-Softmax", {"loss": "cosface"}),
+    ("arcface", "Deng et al. 2019", "ArcFace", {"loss": "arcface"}),
+    ("triplet", "Schroff et al. 2015", "triplets, all of a batch", {"loss": "triplet"}),
+    ("semihard", "Schroff et al. 2015", "FaceNet: semi-hard triplets", {"loss": "triplet", "mining": "semihard"}),
+):
+    _add(f"margin-omniglot-{name}", paper, f"{summary}; nearest neighbour on the sphere", _lake, margin_plan,
+         **settings, steps=20_000, quick={"steps": 2000}, smoke={"steps": 3, "batch": 32})
 
 for shots, (ours, ci), (sgd, sgd_ci) in (
     (5, (1.13, 0.18), (0.90, 0.16)), (10, (0.77, 0.11), (0.53, 0.09)), (20, (0.48, 0.08), (0.31, 0.05)),
@@ -145,3 +160,31 @@ _add("statistician-omniglot", NS, "Neural Statistician, sets of 5, without label
      quick={"steps": 6000, "lr": 2e-3, "decay": True, **_small}, smoke={"steps": 3, **_small, "widths": (4, 4, 4)})
 _add("statistician-distributions", NS, "Neural Statistician, densities from 200 points", tasks.distributions,
      distributions_plan, steps=31_250, quick={"steps": 5000, "z": 4, "hidden": 64}, smoke={"steps": 3, "tasks": 2})
+
+# Streams. The quick and smoke networks of OML have norms of single examples, which the published ones have not.
+_add("oml-sines", OML, "OML, ten sine waves in turn", tasks.sine_stream, oml_sines_plan,
+     published=0.35, steps=300_000, tasks=1, shots=40, width=300, depth=6, norm_policy=None, inner_lr=0.003, lr=1e-4,
+     quick={"steps": 1000, "tasks": 8, "width": 100, "depth": 5, "norm_policy": "layer", "inner_lr": 0.01, "lr": 1e-3,
+            "queries": 16},
+     smoke={"steps": 2, "tasks": 2, "shots": 8, "width": 10, "depth": 1})
+_add("oml-omniglot", OML, "OML, a stream of up to 200 new characters", tasks.omniglot_stream, oml_omniglot_plan,
+     published={10: (93, 100), 50: (82, 97), 75: (81, 96), 100: (78, 96.5), 150: (66, 91.5), 200: (60, 89)},
+     steps=700_000,
+     quick={"steps": 3500, "width": 64, "strides": (2, 2, 2, 2), "norm_policy": "group", "inner_lr": 0.01, "lr": 1e-3,
+            "streams": 10},
+     smoke={"steps": 2, "width": 4, "strides": (2, 2, 2, 2), "classes": (2, 3), "streams": 2})
+
+# Rainbow-MNIST: the leader and what it is held against. The figures of the paper are drawings, so none stands beside.
+for method, name, summary in (
+    ("leader", "follow-leader", "MAML follows the meta-leader through 56 tasks"),
+    ("everything", "everything", "ordinary training on all data of 56 tasks so far"),
+    ("fine-tuned", "everything-fine-tuned", "the same, fine-tuned on each task"),
+    ("scratch", "scratch", "each of 56 tasks learned from scratch"),
+):  # fmt: skip
+    descent = {"leader": 5, "everything": 0, "fine-tuned": 200, "scratch": 200}[method]
+    _add(f"{name}-rainbow-mnist", FTML, summary, tasks.rainbow_mnist, follow_leader_plan,
+         method=method, arrivals=range(20, 901, 20), steps=56 * 45, updates=50, test_steps=descent,
+         quick={"arrivals": (20, 50, 100, 200, 400, 900), "steps": 56 * 6, "updates": 20, "width": 16, "tasks": 10,
+                "inner_steps": 1},
+         smoke={"arrivals": (20, 40), "steps": 5, "updates": 1, "width": 4, "tasks": 2, "inner_steps": 1,
+                "test_steps": 1})

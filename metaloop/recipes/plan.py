@@ -11,7 +11,7 @@ from ..engine import Run, fit
 from ..tasks.pool import Pool
 
 # pools that read or render images
-STORED = ("omniglot", "glyphs", "mini_imagenet", "mnist", "mnist_problems", "rainbow_mnist")
+STORED = ("omniglot", "glyphs", "mini_imagenet", "mnist", "mnist_problems", "omniglot_stream", "rainbow_mnist")
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,8 @@ class Row:
     """One published figure: the tasks it is measured on, the learner as used there, and what the paper says.
 
     metric: as `evaluate` takes it, accuracy or mean squared error unless given. data: makes the pool whose test tasks
-    the row is measured on, where those are not the plan's: transfer to other data.
+    the row is measured on, where those are not the plan's: transfer to other data. tasks: at most so many are tested,
+    where the protocol says so (a stream of 200 classes is no episode of five).
     """
 
     label: str  # e.g. "5-way 1-shot"
@@ -31,6 +32,11 @@ class Row:
     published_ci: float | None = None
     metric: Callable[[Tensor, Tensor], Tensor] | None = None
     data: Callable[[], Pool] | None = None
+    tasks: int | None = None
+
+    def tested(self, tasks: int) -> int:
+        """How many tasks are tested when `tasks` are asked for."""
+        return min(tasks, self.tasks or tasks)
 
 
 @dataclass(frozen=True)

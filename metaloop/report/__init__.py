@@ -114,12 +114,17 @@ def _costs(run: Run) -> list[tuple[str, str]]:
     machine, versions = info["machine"], info["versions"]
     speed = run.step / run.seconds if run.seconds else 0.0
     gpus = ", ".join(machine["gpus"])
+    processes = machine.get("processes", 1)
+    shared = f", {processes} processes" if processes > 1 else ""
     return [
         ("wall time", _clock(run.seconds)),
         ("meta-steps", f"{run.step:,}, {speed:.3g} per second"),
         ("tasks", f"{speed * run.plan.tasks:.3g} per second"),
         ("peak memory", ", ".join(f"{kind} {b / 2**20:,.0f} MiB" for kind, b in run.memory.items()) or "not known"),
-        ("machine", f"{machine['cpu']}, {machine['cores']} cores, {machine['threads']} threads{gpus and ', ' + gpus}"),
+        (
+            "machine",
+            f"{machine['cpu']}, {machine['cores']} cores, {machine['threads']} threads{gpus and ', ' + gpus}{shared}",
+        ),
         ("versions", ", ".join(f"{name} {version}" for name, version in versions.items())),
     ]
 

@@ -32,8 +32,8 @@ def find_out(run: Run, own: Callable[[], Pool], tasks: int) -> dict[str, Any]:
         kept = json.loads(path.read_text())
         if kept["step"] == run.step:
             return kept
-    tasks = min(tasks, TASKS)
     row, at_test, pool = run.plan.rows[0], run.plan.at_test, own()
+    tasks = row.tested(min(tasks, TASKS))
     queries = min(row.queries, 5) if pool.kind == "classification" else row.queries
     each = sorted({*run.plan.more_shots, row.shots}) if run.plan.more_shots else []
     shots = [_point(run, at_test(ways=row.ways), row, pool, tasks, k, queries) for k in each]

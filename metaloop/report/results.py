@@ -19,17 +19,19 @@ from ..recipes.plan import Row
 from ..tasks.pool import Pool
 
 Entry = dict[str, Any]
+WHOLE = 1000  # tasks of a protocol that says nothing else
 KEY = ("label", "metric", "ways", "shots", "queries", "tasks", "seed", "split", "data")
 
 
 def measure(run: Run, row: Row, pool: Pool, *, tasks: int, seed: int, split: str, data: str | None) -> Entry:
     """A row's score on tasks from a split of the pool; accuracies are in per cent.
 
-    data: a name for the pool, None for the recipe's own. The published score stands beside it if the run was trained
-    on those, too. A row with data of its own is measured on those instead of the pool.
+    tasks: at most so many; the row may say fewer. data: a name for the pool, None for the recipe's own. The published
+    score stands beside it if the run was trained on those, too. A row with data of its own is measured on those
+    instead of the pool.
     """
     pool = row.data() if row.data is not None else pool
-    own = data is None and run.info.get("data") is None
+    tasks, own = row.tested(tasks), data is None and run.info.get("data") is None
     began = time.monotonic()
     episode: dict[str, Any] = {"ways": row.ways, "shots": row.shots, "queries": row.queries}
     score = evaluate(row.learner, run.theta, pool, tasks=tasks, seed=seed, split=split, metric=row.metric, **episode)
@@ -39,11 +41,12 @@ def measure(run: Run, row: Row, pool: Pool, *, tasks: int, seed: int, split: str
         "label": row.label, "metric": metric, "mean": mean, "ci95": ci95,
         "published": row.published if own else None,
         "published_ci95": row.published_ci if own else None,
-        **episode, "tasks": tasks, "seed": seed, "split": split, "data": data or pool.name,
+        **episode, "tasks": len(score.per_task), "whole": pool.tasks is not None or tasks >= row.tested(WHOLE),
+        "seed": seed, "split": split, "data": data or pool.name,
         "norm": norm(run, row, pool), "budget": run.info.get("budget", "full"),
         "step": run.step, "training_seconds": round(run.seconds, 1),
         "training_tasks_per_second": rate(run.step * run.plan.tasks, run.seconds),
-        "test_tasks_per_second": rate(tasks, seconds),
+        "test_tasks_per_second": rate(len(score.per_task), seconds),
         "machine": machine(), "versions": versions(),
     }  # fmt: skip
 
@@ -66,7 +69,8 @@ def in_units(score: Score) -> tuple[float, float | None, str]:
 
 def norm(run: Run, row: Row, pool: Pool) -> str:
     """The norm policy of a row's predictors."""
-    batch = pool.test.sample(tasks=1, ways=row.ways, shots=row.shots, queries=1, generator=generator(0, "norm", 0))
+    episode = {"ways": row.ways, "shots": row.shots, "queries": row.queries}
+    batch = pool.test.sample(tasks=1, **episode, generator=generator(0, "norm", 0))
     support = pytree.tree_map(lambda t: t.to(pytree.tree_leaves(run.theta)[0].device), first_task(batch).support)
     return ", ".join(sorted(policies(row.learner.adapt(run.theta, support)))) or "none"
 

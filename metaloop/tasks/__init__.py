@@ -4,7 +4,7 @@
 from .glyphs import glyphs  # rendered characters, embedded
 from .images import folder, mini_imagenet, read_folder, read_image  # your own; mini-ImageNet
 from .mnist import mnist  # handwritten digits, downloaded
-from .omniglot import omniglot  # handwritten characters, downloaded
+from .omniglot import lake_runs, omniglot  # handwritten characters, downloaded; Lake's 20 fixed tasks
 
 # random functions
 from .functions import boolean, gaussians, quadratic, semilinear, sinusoid  # isort: skip
@@ -15,12 +15,16 @@ from .problems import least_squares, problems  # isort: skip
 # random distributions
 from .distributions import distributions  # isort: skip
 
+# one after another
+from .rainbow_mnist import rainbow_mnist  # isort: skip
+from .streams import class_stream, omniglot_stream, sine_stream  # isort: skip
+
 # what they are, and how to change them
-from .pool import ClassPool, Pool  # isort: skip
+from .pool import ClassPool, FixedPool, Pool  # isort: skip
 from .varied import Varied, strokes  # isort: skip
 
 __all__ = [
-    "ClassPool", "Pool", "Varied", "boolean", "distributions", "folder", "gaussians", "glyphs", "least_squares",
-    "mini_imagenet", "mnist", "omniglot", "problems", "quadratic", "read_folder", "read_image", "semilinear",
-    "sinusoid", "strokes",
+    "ClassPool", "FixedPool", "Pool", "Varied", "boolean", "class_stream", "distributions", "folder", "gaussians",
+    "glyphs", "lake_runs", "least_squares", "mini_imagenet", "mnist", "omniglot", "omniglot_stream", "problems",
+    "quadratic", "rainbow_mnist", "read_folder", "read_image", "semilinear", "sine_stream", "sinusoid", "strokes",
 ]

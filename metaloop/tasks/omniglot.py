@@ -1,4 +1,4 @@
-"""Omniglot: 1623 handwritten characters of 50 alphabets, each drawn once by 20 people
+"""Omniglot: 1623 handwritten characters of 50 alphabets, each drawn once by 20 people; and its 20 one-shot runs
 Lake, Salakhutdinov, Tenenbaum, Human-level concept learning through probabilistic program induction,
 Science 350, 2015
 """
@@ -14,16 +14,19 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..core import Data, Task
 from .files import Arrays, cached, data_folders, reading
 from .files import download as fetch
-from .pool import ClassPool, Splits
+from .pool import ClassPool, FixedPool, Splits
 
 URL = "https://raw.githubusercontent.com/brendenlake/omniglot/master/python/"
 ARCHIVES = {  # name: (classes of 20 images, md5 of the official file)
     "images_background.zip": (964, "68d2efa1b9178cc56df9314c21c6e718"),
     "images_evaluation.zip": (659, "6b91aef0f799c5bb55b94e3f2daec811"),
 }
+RUNS = "all_runs.zip", "one-shot-classification/", "e8996daecdf12afeeb4a53a179f06b19"  # name, place under URL, md5
 DRAWERS = 20
+HELD_OUT = 5  # alphabets of the background set, for validation
 FILTERS = {"lanczos": Image.Resampling.LANCZOS, "nearest": Image.Resampling.NEAREST}
 ROTATIONS = (None, "classes", "task")
 
@@ -45,7 +48,9 @@ def omniglot(
     root: a folder that holds images_background.zip and images_evaluation.zip, itself or in a folder `omniglot`;
         unless given, METALOOP_DATA. What is not there is looked for in the cache, or downloaded to it.
     split: "vinyals" (1028/172/423 characters; all test alphabets but one are new: Vinyals et al. 2016, as
-        published by Snell et al. 2017) or "random" (1100/100/423 of all characters, shuffled by `seed`: easier).
+        published by Snell et al. 2017), "random" (1100/100/423 of all characters, shuffled by `seed`: easier) or
+        "background" (Lake's: the test characters are his evaluation set, 659 of 20 new alphabets; of his 30 background
+        alphabets, with 964 characters, five dealt out by `seed` are for validation).
     rotations: of the training characters, by multiples of 90 degrees. "classes": each of the four is a class
         of its own (4112 of them); "task": one is drawn per class and task, as in MAML's code; None.
     rotations_at_test: the same for validation and test characters.
@@ -58,7 +63,7 @@ def omniglot(
     Data: https://github.com/brendenlake/omniglot (MIT).
     """
     for key, value, known in (
-        ("split", split, ("vinyals", "random")),
+        ("split", split, ("vinyals", "random", "background")),
         ("rotations", rotations, ROTATIONS),
         ("rotations_at_test", rotations_at_test, ROTATIONS),
         ("resize", resize, tuple(FILTERS)),
@@ -69,15 +74,40 @@ def omniglot(
         raise ValueError(f"omniglot({size=}): expected at least 1 pixel.")
 
     archives = [_find(name, root, download) for name in ARCHIVES]
-    stored = cached("omniglot", archives, f"{size} {resize} 1", lambda: _decode(archives, size, FILTERS[resize]))
+    stored = cached("omniglot", archives, f"{size} {resize} 2", lambda: _decode(archives, size, FILTERS[resize]))
     images, names = torch.from_numpy(stored["images"]), stored["names"].tolist()
-    parts = _vinyals(names) if split == "vinyals" else _random(len(names), seed)
+    if split == "background":
+        parts = _background(names, stored["background"].tolist(), seed)
+    else:
+        parts = _vinyals(names) if split == "vinyals" else _random(len(names), seed)
     if not validation:
         parts["train"] = sorted(parts["train"] + parts["val"])
     return Splits(*(
         _pool(part, images[parts[part]], [names[c] for c in parts[part]], how)
         for part, how in (("train", rotations), ("val", rotations_at_test), ("test", rotations_at_test))
     ))
+
+
+def lake_runs(
+    root: str | os.PathLike | None = None, *, resize: str = "lanczos", size: int = 28, download: bool = True
+) -> FixedPool:
+    """Lake's 20 one-shot runs: in each, 20 characters of one alphabet, drawn once by one person, are to be recognised
+    among the same 20 drawn by another. 20-way, 1-shot, one query per class; images as in `omniglot`.
+
+    root, resize, download: as in `omniglot`; the archive is all_runs.zip.
+    The characters are from the evaluation set, so train on `omniglot(split="background")`: the other splits put some of
+    them among the training classes.
+
+    Raises ValueError for an unknown option, a damaged archive, or data that cannot be fetched.
+    """
+    if resize not in FILTERS or size < 1:
+        raise ValueError(f"lake_runs({resize=}, {size=}): expected one of {', '.join(FILTERS)}, and at least 1 pixel.")
+    path = _find(RUNS[0], root, download, "lake_runs")
+    stored = cached("lake_runs", [path], f"{size} {resize} 1", lambda: _decode_runs(path, size, FILTERS[resize]))
+    support, query, y = (torch.from_numpy(stored[part]) for part in ("support", "query", "y"))
+    known = torch.arange(20).expand(len(y), 20)
+    runs = Task(*(Data(x[:, :, None].float() / 255, k) for x, k in ((support, known), (query, y))))
+    return FixedPool(runs, ways=20, shots=1, queries=1, name="lake_runs")
 
 
 def _pool(split: str, images: Tensor, names: list[str], rotations: str | None) -> ClassPool:
@@ -103,29 +133,40 @@ def _vinyals(names: list[str]) -> dict[str, list[int]]:
     }
 
 
+def _background(names: list[str], background: list[bool], seed: int) -> dict[str, list[int]]:
+    alphabets = sorted({name.split("/")[0] for name, b in zip(names, background, strict=True) if b})
+    held_out = {alphabets[i] for i in np.random.RandomState(seed).permutation(len(alphabets))[:HELD_OUT]}
+    parts: dict[str, list[int]] = {"train": [], "val": [], "test": []}
+    for c, (name, b) in enumerate(zip(names, background, strict=True)):
+        parts["test" if not b else "val" if name.split("/")[0] in held_out else "train"].append(c)
+    return parts
+
+
 def _random(classes: int, seed: int) -> dict[str, list[int]]:
     order = np.random.RandomState(seed).permutation(classes).tolist()
     return {"train": sorted(order[:1100]), "val": sorted(order[1100:1200]), "test": sorted(order[1200:])}
 
 
-def _find(name: str, root: str | os.PathLike | None, may_download: bool) -> Path:
+def _find(name: str, root: str | os.PathLike | None, may_download: bool, call: str = "omniglot") -> Path:
+    place, md5 = RUNS[1:] if name == RUNS[0] else ("", ARCHIVES[name][1])
     folders = data_folders("omniglot", root)
     for folder in folders:
         if (folder / name).is_file():
             return folder / name
     if not may_download:
-        raise ValueError(f"omniglot: {name} is not in {folders[0]}. Fetch {URL}{name} and put it there.")
-    fetch("omniglot", URL + name, folders[-1] / name, ARCHIVES[name][1])
+        raise ValueError(f"{call}: {name} is not in {folders[0]}. Fetch {URL}{place}{name} and put it there.")
+    fetch(call, URL + place + name, folders[-1] / name, md5)
     return folders[-1] / name
 
 
 def _decode(archives: list[Path], size: int, resample: Image.Resampling) -> Arrays:
-    """images: uint8 [1623, 20, size, size], ink = 255; names: `Alphabet/characterNN`, sorted."""
-    classes: dict[str, list[np.ndarray]] = {}
-    for path in archives:
-        classes |= _read(path, size, resample)
+    """images: uint8 [1623, 20, size, size], ink = 255; names: `Alphabet/characterNN`, sorted; background: whether each
+    is of the background set."""
+    parts = [_read(path, size, resample) for path in archives]
+    classes = parts[0] | parts[1]
     names = sorted(classes)
-    return {"images": np.stack([np.stack(classes[name]) for name in names]), "names": np.array(names)}
+    images = np.stack([np.stack(classes[name]) for name in names])
+    return {"images": images, "names": np.array(names), "background": np.array([n in parts[0] for n in names])}
 
 
 def _read(path: Path, size: int, resample: Image.Resampling) -> dict[str, list[np.ndarray]]:
@@ -136,9 +177,7 @@ def _read(path: Path, size: int, resample: Image.Resampling) -> dict[str, list[n
         for entry in sorted(archive.namelist()):
             if entry.endswith(".png"):
                 _, alphabet, character, _ = entry.split("/")
-                with Image.open(BytesIO(archive.read(entry))) as png:
-                    small = png.convert("L").resize((size, size), resample)
-                classes.setdefault(f"{alphabet}/{character}", []).append(255 - np.asarray(small))
+                classes.setdefault(f"{alphabet}/{character}", []).append(_ink(archive.read(entry), size, resample))
     if len(classes) != wanted or any(len(images) != DRAWERS for images in classes.values()):
         images = sum(map(len, classes.values()))
         raise ValueError(
@@ -146,3 +185,26 @@ def _read(path: Path, size: int, resample: Image.Resampling) -> dict[str, list[n
             f"{wanted}. {again}"
         )
     return classes
+
+
+def _decode_runs(path: Path, size: int, resample: Image.Resampling) -> Arrays:
+    """support, query: uint8 [20, 20, size, size], ink = 255; y [20, 20]: which support image each query is of."""
+    parts: dict[str, list[np.ndarray]] = {"support": [], "query": [], "y": []}
+    fix = f"Delete it and fetch {URL}{RUNS[1]}{path.name} again."
+    with reading("lake_runs", path, fix) as archive:
+        for run in (f"run{i:02d}" for i in range(1, 21)):
+            words = archive.read(f"{run}/class_labels.txt").decode().split()
+            pairs = list(zip(words[::2], words[1::2], strict=True))  # (query, the support image of its class)
+            known = sorted(image for _, image in pairs)
+            if len(set(known)) != 20:
+                raise ValueError(f"{run}/class_labels.txt names {len(set(known))} classes, expected 20")
+            parts["support"].append(np.stack([_ink(archive.read(image), size, resample) for image in known]))
+            parts["query"].append(np.stack([_ink(archive.read(image), size, resample) for image, _ in pairs]))
+            parts["y"].append(np.array([known.index(image) for _, image in pairs]))
+    return {name: np.stack(arrays) for name, arrays in parts.items()}
+
+
+def _ink(png: bytes, size: int, resample: Image.Resampling) -> np.ndarray:
+    """A drawing as uint8 [size, size], ink = 255."""
+    with Image.open(BytesIO(png)) as image:
+        return 255 - np.asarray(image.convert("L").resize((size, size), resample))

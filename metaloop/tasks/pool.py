@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.utils._pytree as pytree
 from torch import Generator, Tensor
 
 from ..core import Data, Task
@@ -20,6 +21,7 @@ class Pool:
 
     name: the data's name. split: "train", "val", "test", or "" where there is only one.
     kind: "classification" (y int64 [tasks, n]) or "regression" (y float32 [tasks, n, ...]).
+    tasks: how many there are, where they are fixed; None where they are drawn.
     shape: of one example. classes, names: how many and what they are called, None where there is no end of them.
     skipped: files that were left out, and why.
     """
@@ -27,6 +29,7 @@ class Pool:
     name: str
     split: str = ""
     kind: str = "classification"
+    tasks: int | None = None
     shape: tuple[int, ...]
     classes: int | None = None
     names: list[str] | None = None
@@ -212,6 +215,33 @@ class FlatPool(Pool):
 
     def to(self, device) -> "FlatPool":
         return FlatPool(self.pool.to(device), self.batch)
+
+
+class FixedPool(Pool):
+    """Tasks that somebody has fixed: a benchmark's own. `sample` deals them in order, and again from the first.
+
+    all: a Task with a leading task axis, of ways * shots support examples and ways * queries queries each.
+    """
+
+    def __init__(self, all: Task, *, ways: int, shots: int, queries: int, name: str):
+        self.all, self.episode, self.name = all, {"ways": ways, "shots": shots, "queries": queries}, name
+        x = all.support.x
+        self.tasks, self.shape, self.device = len(x), tuple(x.shape[2:]), x.device
+
+    def sample(self, tasks=1, ways=5, shots=1, queries=15, generator=None) -> Task:
+        self._check_positive(tasks=tasks)
+        asked = {"ways": ways, "shots": shots, "queries": queries}
+        if asked != self.episode:
+            fixed = ", ".join(f"{k}={v}" for k, v in self.episode.items())
+            raise ValueError(f"{self._call(**asked)} has {self.tasks} fixed tasks. Ask for {fixed}.")
+        index = torch.arange(tasks, device=self.device) % len(self.all.support.x)
+        return pytree.tree_map(lambda t: t[index], self.all)
+
+    def to(self, device) -> "FixedPool":
+        return FixedPool(pytree.tree_map(lambda t: t.to(device), self.all), **self.episode, name=self.name)
+
+    def __repr__(self) -> str:
+        return f"{self.name}({self.tasks} fixed tasks, examples of shape {self.shape})"
 
 
 class AnyShots(Pool):

@@ -1,0 +1,88 @@
+"""Meta-Learning Representations for Continual Learning (OML)
+Javed & White, NeurIPS 2019, arXiv:1905.12588
+
+Learn a representation on which plain online updates, one example after another, neither forget nor interfere:
+
+    z_j = phi_theta(x_j)                                        the representation network (RLN), held still     (1)
+    W_j = W_{j-1} - alpha * grad_W l(g_W(z_j), y_j)             j = 1 .. k, the stream in its order              (2)
+    f(x) = g_{W_k}(phi_theta(x))                                g: the prediction network (PLN)                  (3)
+    theta, W_0 = argmin  E_stream  l(f; Q)                      Q: what the stream taught, and all before it     (4)
+
+(4) scores where the whole trajectory (2) ends, so its gradient runs back through every step to theta and W_0.
+
+Departs: rows of the PLN that are to be learned anew start at zero, where the authors draw them at random.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+from torch.func import grad
+
+from ..core import Data, Learner, Params, fold, predictor, static
+from ..objectives.query import query_loss
+
+
+@predictor
+class Represented:
+    """g_W(phi_theta(.)): a head that has learned online, on a representation that stayed as it was."""
+
+    theta: Params
+    W: Params
+    phi: Callable[[Params, Tensor], Tensor] = static()
+    g: Callable[[Params, Tensor], Tensor] = static()
+
+    def __call__(self, x: Float[Tensor, "n ..."]) -> Float[Tensor, "n ..."]:
+        return self.g(self.W, self.phi(self.theta, x))
+
+
+def oml(
+    embed: Callable[[Params, Tensor], Tensor],
+    init: Callable[[int], Params],
+    head: Callable[[Params, Tensor], Tensor],
+    init_head: Callable[[int], Params],
+    *,
+    inner_lr: float,
+    batch: int = 1,
+    anew: str | int | None = None,
+    loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
+) -> Learner:
+    """OML: theta = {"representation": of embed, "prediction": of head}; a stream moves the head alone.
+
+    The support set is a stream: its order counts. batch: consecutive examples per update (2).
+    anew: which rows of a linear head, one per class, start at zero: None; the "classes" of the stream, as in
+        meta-training with a fixed list of classes, where rows that know their class already would leave nothing to
+        be learned online; or a number of classes, for a new head with so many rows, at meta-test.
+    To learn on from an f, adapt from {"representation": f.theta, "prediction": f.W}.
+    Raises ValueError on an unknown anew, or for rows anew if the head is more than one linear layer.
+    """
+    if anew not in (None, "classes") and not (isinstance(anew, int) and anew > 0):
+        raise ValueError(f'oml: anew is {anew!r}, expected None, "classes" or a number of classes.')
+
+    def start(seed: int):
+        W = init_head(seed)
+        if anew and sum(w.ndim > 1 for w in W.values()) != 1:
+            raise ValueError(f"oml: anew={anew!r} needs a head of one linear layer, its parameters are {', '.join(W)}.")
+        return {"representation": init(seed), "prediction": W}
+
+    def forget(W: Params, y: Tensor) -> Params:
+        if anew is None:
+            return W
+        if isinstance(anew, int):
+            return {n: w.new_zeros(anew, *w.shape[1:]) for n, w in W.items()}
+        met = {n: (y[:, None] == torch.arange(len(w), device=y.device)).any(0) for n, w in W.items()}
+        return {n: torch.where(met[n].view(-1, *[1] * (w.ndim - 1)), torch.zeros_like(w), w) for n, w in W.items()}
+
+    def update(W: Params, example: Data) -> Params:
+        z, y = example
+        g = grad(lambda W: loss(head(W, z), y))(W)
+        return {n: w - inner_lr * g[n] for n, w in W.items()}                            # (2)
+
+    def adapt(theta, S: Data) -> Represented:
+        z = embed(theta["representation"], S.x)                                          # (1)
+        W = fold(update, batch=batch)(forget(theta["prediction"], S.y), Data(z, S.y))
+        return Represented(theta["representation"], W, embed, head)                      # (3)
+
+    return Learner(start, adapt, query_loss(loss))                                       # (4)

@@ -1,0 +1,172 @@
+"""Online Meta-Learning: follow the meta-leader (FTML)
+Finn, Rajeswaran, Kakade & Levine, ICML 2019, arXiv:1902.08438
+
+Tasks come one after another, and each must be learned from few points. The leader is the theta that would have been
+best, after adaptation, for all tasks so far:
+
+    theta_t = argmin  sum_{k <= t} L_k(F_theta(D_k))                                                       (1)
+
+found in practice by steps on a memory of the data seen so far, the current task's included, each on
+
+    E_{k ~ U(1..t)}  L(F_theta(D_tr); D_val)        D_tr, D_val: disjoint examples drawn from D_k           (2)
+
+after which the current task is adapted to, from all of its data that have arrived, and judged on held-out data  (3)
+
+What is followed is up to F: MAML's is the paper's FTML; MAML's with no inner step is ordinary training on everything
+(with inner steps at test, its fine-tuning); no updates at all is learning each task from scratch.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+import torch.utils._pytree as pytree
+from torch import Tensor
+
+from ..core import Data, Learner, Task, Theta
+from ..engine.batch import meta_gradient
+from ..engine.checkpoint import write_bytes
+from ..engine.device import choose
+from ..engine.evaluate import Score, score_tasks
+from ..engine.interrupt import Interrupt
+from ..engine.log import Log
+from ..engine.run import Run, newest_whole, prepare
+from ..engine.seeds import generator, noise
+from ..engine.train import descend, explain, finite, keep, restore
+
+if TYPE_CHECKING:
+    from ..tasks.rainbow_mnist import Rounds
+
+
+def follow_leader(
+    learner: Learner,
+    pool: "Rounds",
+    *,
+    steps: int | None = None,
+    updates: int = 50,
+    arrivals: Sequence[int] = (100, 300, 900),
+    goal: float = 0.9,
+    tasks: int = 25,
+    ways: int = 10,
+    shots: int = 10,
+    queries: int = 10,
+    optimizer: Callable[[list[Tensor]], torch.optim.Optimizer] | None = None,
+    clip: float | None = None,
+    at_test: Learner | None = None,
+    validation: dict[str, int] | None = None,
+    validate_every: int | None = None,
+    checkpoint_every: int | None = None,
+    chunk: int | None = None,
+    compile: bool = False,
+    seed: int = 0,
+    device: str | torch.device = "auto",
+    out: str | Path | None = None,
+    resume: bool = False,
+    progress: bool = True,
+    info: dict[str, Any] | None = None,
+) -> Run:
+    """Live through a pool of rounds, whose order `seed` draws; theta follows the leader on all data seen so far.
+
+    arrivals: how many of a round's points are there, each time that more of them arrive; those of the last time
+        stay in memory. A step is one arrival: `updates` meta-steps (2), then the judgement (3).
+    steps: how many arrivals to live through; all unless given. goal: the accuracy, or squared error, that is aimed at.
+    tasks: past rounds per meta-step. shots, queries: points of each for adapting and for the loss, of whatever class.
+    at_test: the learner of (3), where that differs. ways, validation and validate_every, which `fit` takes, have no use
+        here: every round is a test.
+    The other arguments are those of `fit`, and like its runs this one survives being stopped at any moment.
+
+    Returns a Run; `run.info["rounds"]`, kept as rounds.json, holds for each round its accuracy (or squared error) and
+    loss at each arrival, and the points that were needed for the goal: None if it was not reached.
+    Raises ValueError if the arrivals are not increasing, or the first cannot hold shots + queries; and as `fit` does.
+    """
+    last, total = arrivals[-1], pool.rounds * len(arrivals)
+    if list(arrivals) != sorted({*arrivals}) or last > pool.points or (updates and arrivals[0] < shots + queries):
+        raise ValueError(
+            f"follow_leader: arrivals={tuple(arrivals)}, expected numbers that rise from shots + queries = "
+            f"{shots + queries} at least to the pool's {pool.points} at most."
+        )
+    steps, where = total if steps is None else min(steps, total), choose(device)
+    folder = Path(out) if out is not None else None
+    info = {**(info or {}), "seed": seed}
+    if folder is not None:
+        info = prepare(folder, resume, info)
+    pool = pool.to(where)  # type: ignore[assignment]
+    order = torch.randperm(pool.rounds, generator=generator(seed, "order", 0))
+    theta = pytree.tree_map(lambda t: t.to(where), learner.init(seed))
+    leaves = pytree.tree_leaves(theta)
+    descent = (optimizer or (lambda p: torch.optim.Adam(p, lr=1e-3)))(leaves)
+    gradient = meta_gradient(learner, chunk=chunk)
+    compiled = meta_gradient(learner, chunk=chunk, compile=True) if compile else gradient
+    run = Run(at_test or learner, theta, folder=folder, info=info)
+    told: list[dict[str, Any]] = []
+    if folder is not None and resume and (found := newest_whole(folder)) is not None:
+        told = restore(run, found, descent, None)["rounds"]
+    run.info["rounds"] = told
+    log = Log(folder, steps=steps, start=run.step, seconds=run.seconds, tasks=tasks * max(1, updates), show=progress)
+    every = checkpoint_every or len(arrivals)
+
+    def save() -> None:
+        if folder is not None:
+            write_bytes(folder / "rounds.json", json.dumps({"arrivals": arrivals, "rounds": told}, indent=1).encode())
+        keep(run, folder, descent, None, log, rounds=told)
+
+    if steps == 0:
+        save()
+    with log, Interrupt() as interrupt:
+        for step in range(run.step, steps):
+            t, arrival = divmod(step, len(arrivals))
+            now, current = arrivals[arrival], int(order[t])
+            seen = torch.full((t + 1,), last).index_fill(0, torch.tensor([t]), now)
+            logs = []
+            for i in range(step * updates, (step + 1) * updates):
+                batch = remember(pool, order[: t + 1], seen, tasks, shots, queries, generator(seed, "train", i))
+                with noise(seed, "noise", i):
+                    grads, loss, scalars = compiled(theta, batch)
+                if not finite(grads, loss):
+                    explain(gradient, theta, batch, step)
+                descend(leaves, pytree.tree_leaves(grads), descent, None, clip)
+                logs.append({"loss": loss, **scalars})
+            with noise(seed, "test noise", step):
+                score, loss = judge(run.learner, theta, pool, current, now)
+            if arrival == 0:
+                told.append({"round": current, "look": pool.look(current), "score": [], "loss": [], "points": None})
+            told[-1]["score"].append(score.mean)
+            told[-1]["loss"].append(loss)
+            reached = score.mean >= goal if score.metric == "accuracy" else score.mean <= goal
+            if reached and told[-1]["points"] is None:
+                told[-1]["points"] = now
+            run.step = step + 1
+            log.step(run.step, pytree.tree_map(lambda *values: sum(values) / len(values), *logs) if logs else {})
+            if now == last:
+                log.score(run.step, score)
+            if interrupt.asked or run.step % every == 0 or run.step == steps:
+                save()
+            if interrupt.asked:
+                raise KeyboardInterrupt
+    return run
+
+
+def remember(
+    pool: "Rounds", rounds: Tensor, seen: Tensor, tasks: int, shots: int, queries: int, g: torch.Generator
+) -> Task:
+    """A batch of tasks from memory: of the rounds [t], of which the first `seen` [t] points have been seen, some are
+    drawn with replacement, and of each shots points for the support set and queries others for the query set."""
+    k = torch.randint(len(rounds), (tasks,), generator=g)
+    lot = torch.rand(tasks, pool.points, generator=g)
+    index = torch.where(torch.arange(pool.points) < seen[k][:, None], lot, -1.0).topk(shots + queries).indices
+    x, y = pool.deal(rounds[k], index)
+    return Task(Data(x[:, :shots], y[:, :shots]), Data(x[:, shots:], y[:, shots:]))
+
+
+def judge(learner: Learner, theta: Theta, pool: "Rounds", k: int, points: int) -> tuple[Score, float]:
+    """How well F_theta, given the first `points` points of round k, does on what is held out: the score, whose interval
+    is over examples, and the mean loss."""
+    D, Q = pool.deal(torch.tensor([k]), torch.arange(points)[None]), pool.held_out(k)
+    with torch.no_grad():
+        predicted = learner.adapt(theta, Data(D.x[0], D.y[0]))(Q.x)
+        numbers = Q.y.is_floating_point()
+        loss = F.mse_loss(predicted, Q.y) if numbers else F.cross_entropy(predicted, Q.y)
+    return Score.of(score_tasks(predicted[:, None], Q.y[:, None]).cpu(), "mse" if numbers else "accuracy"), loss.item()
