@@ -2,6 +2,7 @@
 
 from math import prod
 
+import torch
 from torch import Tensor, nn
 
 from ..learners.neural_statistician import neural_statistician
@@ -15,11 +16,13 @@ from .plan import Plan, Row
 def statistician_plan(
     pool: Pool, *, published: dict[tuple[int, int], float | None], transfer: dict[int, float | None] | None = None,
     steps: int, sets: int = 16, shots: int = 5, c: int = 512, z: int = 16, hidden: int = 256, layers: int = 3,
-    widths: tuple[int, ...] = (64, 128, 256), depth: int = 3, decoder: str = "convolutions",
+    widths: tuple[int, ...] = (64, 128, 256), depth: int = 3, decoder: str = "convolutions", pens: bool = True,
+    lr: float = 1e-3, decay: bool = False,
 ) -> Plan:  # fmt: skip
     """The Neural Statistician as published on Omniglot: 16 sets of 5 drawings a step, rotated and mirrored characters
     as classes, random pens, sample dropout, Adam 1e-3; scored by the divergence between statistics.
 
+    pens: mirrored characters and random pens. decay: the rate falls to 0, linearly over the second half of the run.
     published: by (ways, shots). transfer: by shots, of all ten digits of MNIST, which no training has seen.
     """
     if len(pool.shape) != 3:
@@ -45,11 +48,17 @@ def statistician_plan(
         Row(f"{label(10, k)}, MNIST", at_test(10), 10, k, 15, figure, data=mnist)
         for k, figure in (transfer or {}).items()
     ]
-    drawn = pool.shape[0] == 1 and pool.shape[1] == pool.shape[2]
+    pens = pens and pool.shape[0] == 1 and pool.shape[1] == pool.shape[2]
     return Plan(
-        Varied(pool, strokes) if drawn else pool, neural_statistician((encoder, init), *others, ways=sets), at_test,
-        tuple(rows), steps=steps, tasks=1, ways=sets, shots=shots, queries=1, options={"clip": 100.0},
-    )
+        Varied(pool, strokes) if pens else pool, neural_statistician((encoder, init), *others, ways=sets), at_test,
+        tuple(rows), steps=steps, tasks=1, ways=sets, shots=shots, queries=1,
+        options={
+            "clip": 100.0, "optimizer": lambda p: torch.optim.Adam(p, lr=lr),
+            "schedule": lambda o: torch.optim.lr_scheduler.LambdaLR(
+                o, lambda step: min(1.0, 2 - 2 * step / steps) if decay else 1.0
+            ),
+        },
+    )  # fmt: skip
 
 
 def excess_nats(predicted: Tensor, y: Tensor) -> Tensor:
