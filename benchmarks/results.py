@@ -19,6 +19,16 @@ from statistics import mean, stdev
 from metaloop.recipes import RECIPES, Row, find
 
 ROOT = Path(__file__).resolve().parent.parent
+# Where a recipe's system is, by how its name starts.
+FILES = {
+    "maml": "learners/maml.py", "fomaml": "learners/maml.py", "metasgd": "learners/maml.py",
+    "reptile": "learners/reptile.py", "protonet": "learners/protonet.py", "pretrain": "learners/pretrain.py",
+    "matching": "learners/matching.py", "snail": "learners/snail.py", "margin": "learners/margin.py",
+    "meta-rnn": "learners/meta_rnn.py", "lstm-optimizer": "learners/lstm_optimizer.py",
+    "statistician": "learners/neural_statistician.py", "oml": "learners/oml.py",
+    "follow-leader": "outer/follow_leader.py", "everything": "outer/follow_leader.py",
+    "scratch": "outer/follow_leader.py",
+}  # fmt: skip
 RESULTS, MARK = ROOT / "results", re.compile(r"(<!-- results -->\n).*(<!-- /results -->)", re.S)
 
 
@@ -30,7 +40,7 @@ def collect(folder: Path) -> None:
 
 
 def figure(value: float, metric: str) -> str:
-    return f"{value:.3f}" if metric == "mse" else f"{value:.2f}"
+    return f"{value:.2f}" if metric.endswith("(%)") else f"{value:.3g}"
 
 
 def rows() -> list[dict]:
@@ -64,7 +74,7 @@ def verdict(row: dict) -> str:
     """How far from the paper: nothing where it is reached, else the shortfall."""
     if row["published"] is None:
         return ""
-    short = row["mean"] - row["published"] if row["metric"] == "mse" else row["published"] - row["mean"]
+    short = row["mean"] - row["published"] if not row["metric"].endswith("(%)") else row["published"] - row["mean"]
     return "reached" if short <= 0 else f"short by {figure(short, row['metric'])}"
 
 
@@ -81,7 +91,8 @@ def full_table(table: list[dict]) -> str:
         files = ", ".join(f"[seed {s}](../results/{r['recipe']}-seed{s}.json)" for s in r["seeds"])
         cells = [
             title(r["recipe"], r["label"]), r["ours"], published, verdict(r), r["spread"], e["norm"],
-            str(e["step"]), f"{e['training_seconds'] / 60:.0f} min", f"{e['training_tasks_per_second']:.0f}",
+            f"{e['step']} ({e.get('budget', 'full')})", f"{e['training_seconds'] / 60:.0f} min",
+            f"{e['training_tasks_per_second']:.0f}",
             f"`{e['command'].replace(' --resume', '')}` {files}",
         ]  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")
@@ -107,13 +118,11 @@ def describe(machine: dict) -> str:
 def short_table(table: list[dict]) -> str:
     lines = ["| learner | file | row | ours | paper |", "| --- | --- | --- | --- | --- |"]
     for r in table:
-        known = ("maml", "metasgd", "reptile", "protonet", "pretrain", "matching", "snail", "margin")
-        learner = next(n for n in known if n in r["recipe"])
-        file = "maml" if learner == "metasgd" else learner
+        file = next(file for start, file in FILES.items() if r["recipe"].startswith(start))
         paper = find(r["recipe"]).paper
         published = "–" if r["published"] is None else f"{r['published']:g}"
         lines.append(
-            f"| {paper} | [`{file}.py`](metaloop/learners/{file}.py) | {title(r['recipe'], r['label'])} "
+            f"| {paper} | [`{Path(file).name}`](metaloop/{file}) | {title(r['recipe'], r['label'])} "
             f"| {r['ours']} | {published} |"
         )
     return "\n".join(lines) + "\n"

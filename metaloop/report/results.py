@@ -97,5 +97,5 @@ def keep(folder: Path, entries: list[Entry]) -> None:
 
 def text(mean: float, ci95: float | None, metric: str) -> str:
     """`98.71 ± 0.05`, `1.13 ± 0.18`."""
-    spread = "" if ci95 is None else f" ± {ci95:.2f}"
-    return f"{mean:.2f}{spread}" if metric.endswith("(%)") or abs(mean) < 100 else f"{mean:.3g}{spread}"
+    form = ".2f" if metric.endswith("(%)") or 0.1 <= abs(mean) < 100 else ".3g"
+    return f"{mean:{form}}" + ("" if ci95 is None else f" ± {ci95:{'.2f' if form == '.2f' else '.2g'}}")
