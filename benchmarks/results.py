@@ -128,13 +128,34 @@ def short_table(table: list[dict]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def speed_table(bench: dict) -> str:
+    lines = []
+    for case in bench["cases"]:
+        lines += [f"**{case['case']}**", "", "| | ms, median (quartiles) | best other / this | of sgemm |"]
+        lines += ["| --- | --- | --- | --- |"]
+        for name, row in sorted(case["rows"].items(), key=lambda item: item[1]["median_ms"]):
+            low, high = row["quartiles_ms"]
+            share = f"{row['gflops'] / bench['sgemm_gflops']:.0%}" if "gflops" in row else ""
+            times = f"{row['median_ms']:.1f} ({low:.1f} to {high:.1f})"
+            lines.append(f"| {name} | {times} | {row['times_faster_than_the_best_other']:.2f} | {share} |")
+        lines += ["", *(f"Left out: {name} ({why})." for name, why in case["left_out"].items()), ""]
+    versions = ", ".join(f"{k} {v}" for k, v in bench["versions"].items() if v)
+    about = f"{bench['machine']['cpu']}, {bench['machine']['threads']} threads; {versions}"
+    return "\n".join([*lines, f"`{bench['command']}`; {about}; sgemm {bench['sgemm_gflops']:.0f} GFLOP/s."]) + "\n"
+
+
 def main(arguments: list[str]) -> int:
     check = "--check" in arguments
     for folder in arguments:
         if folder != "--check":
             collect(Path(folder))
     table, stale = rows(), []
-    for path, text in ((ROOT / "README.md", short_table(table)), (ROOT / "docs" / "results.md", full_table(table))):
+    bench = json.loads((RESULTS / "bench-cpu.json").read_text())
+    for path, text in (
+        (ROOT / "README.md", short_table(table)),
+        (ROOT / "docs" / "results.md", full_table(table)),
+        (ROOT / "docs" / "performance.md", speed_table(bench)),
+    ):
         old = path.read_text()
         new = MARK.sub(lambda m: m[1] + text + m[2], old)  # noqa: B023
         if new != old:
