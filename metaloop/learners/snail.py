@@ -11,7 +11,7 @@ Learning is reading a sequence. With S = (x_1, y_1) .. (x_m, y_m) in this order 
 f = F(S) is the memory of the layers after (x_m, y_m). Each query is the last element of a sequence of its own: queries
 do not see each other, and share the work on S. One theta serves any number of shots: train it on `pool.any_shots()`.
 
-Departs: a TC block's dilations are 1, 2, 4 .., where the paper's begin with 2; one S is asked about several queries.
+Departs: a TC block ends with the first dilation that reaches back over all of u; one S is asked about several queries.
 """
 
 from collections.abc import Callable

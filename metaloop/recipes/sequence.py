@@ -37,13 +37,13 @@ def matching_plan(
 
 def snail_plan(
     pool: Pool, *, ways: int, published: dict[int, tuple[float, float]], steps: int, tasks: int = 32, queries: int = 1,
-    lr: float = 1e-4, downsample: str = "max", norm_policy: str = "running", filters: int = 128,
+    lr: float = 1e-4, falling: bool = False, downsample: str = "max", filters: int = 128,
     keys: Sequence[int] = (64, 256, 512), values: Sequence[int] = (32, 128, 256),
 ) -> Plan:
     """SNAIL: one model for 1 to 5 shots, a number drawn anew for each meta-batch, Adam at 1e-4; one query per class
-    at test, population statistics (inductive)."""
+    at test, population statistics (inductive). falling: the rate falls linearly to zero."""
     shots = max(published)
-    net, init = functional(conv4(pool.shape, out=FEATURES, downsample=downsample, norm_policy=norm_policy))
+    net, init = functional(conv4(pool.shape, out=FEATURES, downsample=downsample, norm_policy="running"))
 
     def F_theta(net):
         return snail(net, init, ways=ways, dim=FEATURES, shots=shots, filters=filters, keys=keys, values=values)
@@ -51,8 +51,11 @@ def snail_plan(
     def at_test(ways: int = ways):  # it tells as many classes apart as in training, or fewer
         return F_theta(net.eval())
 
+    def schedule(optimizer):
+        return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps if falling else 1.0)
+
     rows = tuple(Row(label(ways, k), at_test(), ways, k, 1, *figure) for k, figure in published.items())
     return Plan(
         pool.any_shots(), F_theta(net), at_test, rows, steps=steps, tasks=tasks, ways=ways, shots=shots,
-        queries=queries, options={"optimizer": lambda p: torch.optim.Adam(p, lr=lr)},
+        queries=queries, options={"optimizer": lambda p: torch.optim.Adam(p, lr=lr), "schedule": schedule},
     )
