@@ -31,6 +31,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FILE, PAGE = ROOT / "results" / "scaling-model.json", ROOT / "docs" / "performance" / "many-processes.md"
 EPISODE = {"ways": 5, "shots": 1, "queries": 5}
 SIZES, TASKS = (8, 64, 512), (1, 4, 32)  # GPUs; tasks on each
+BATCHES, GAIN = (32, 512), 1.5  # tasks of all; what twice the GPUs must bring, at least, to be worth it
 
 ASSUMED = {
     "flops": 30e12,  # sustained by one GPU in the meta-gradient, per second
@@ -111,11 +112,11 @@ def measure(shape: tuple[int, ...], make, classes: int) -> dict[str, float]:
 def seconds(work) -> float:
     """CPU seconds of this thread, the best of several."""
     best, until = math.inf, time.process_time() + 2
-    for i in range(100):
+    for _ in range(100):
         began = time.process_time()
         work()
         best = min(best, time.process_time() - began)
-        if time.process_time() > until and i >= 1:
+        if time.process_time() > until:
             break
     return best
 
@@ -129,10 +130,10 @@ def all_reduce(size: float, gpus: int, a: dict[str, float]) -> float:
     return within + between
 
 
-def step(m: dict[str, float], gpus: int, tasks: int, a: dict[str, float]) -> dict[str, float]:
+def step(m: dict[str, float], gpus: int, tasks: int, total: int, a: dict[str, float]) -> dict[str, float]:
     """Seconds of a step's parts. Every rank draws the blocks of tasks that hold its share: indices on its CPU, then
     images on its GPU (a byte read and four written per number)."""
-    drawn = min(gpus * tasks, BLOCK * math.ceil(tasks / BLOCK))
+    drawn = min(total, BLOCK * math.ceil(tasks / BLOCK))
     return {
         "compute": a["fixed"] + tasks * m["operations"] / a["flops"] + m["parameters"] * a["optimizer"] / a["memory"],
         "draw": drawn * (m["draw seconds"] + 1.25 * m["task bytes"] / a["memory"]),
@@ -144,14 +145,28 @@ def model(measured: dict[str, dict[str, float]], a: dict[str, float]) -> list[di
     rows = []
     for name, m in measured.items():
         for tasks in TASKS:
-            alone = sum(step(m, 1, tasks, a).values())
+            alone = sum(step(m, 1, tasks, tasks, a).values())
             for gpus in SIZES:
-                parts = step(m, gpus, tasks, a)
+                parts = step(m, gpus, tasks, gpus * tasks, a)
                 rows.append({
                     "network": name, "gpus": gpus, "tasks": tasks, **parts, "alone": alone,
                     "efficiency": alone / sum(parts.values()),
                 })  # fmt: skip
     return rows
+
+
+def speedup(m: dict[str, float], gpus: int, total: int, a: dict[str, float]) -> float:
+    """Of a step with so many tasks in all, over that on one GPU."""
+    seconds = [sum(step(m, n, math.ceil(total / n), total, a).values()) for n in (1, gpus)]
+    return seconds[0] / seconds[1]
+
+
+def end(m: dict[str, float], total: int, a: dict[str, float]) -> int:
+    """The number of GPUs, a power of two, that it does not pay to double."""
+    gpus = 1
+    while speedup(m, 2 * gpus, total, a) >= GAIN * speedup(m, gpus, total, a):
+        gpus *= 2
+    return gpus
 
 
 def tables(kept: dict) -> dict[str, str]:
@@ -161,7 +176,7 @@ def tables(kept: dict) -> dict[str, str]:
     for name, m in kept["measured"].items():
         sizes.append(
             f"| {name} | {m['parameters'] / 1e6:.3g} M | {m['message bytes'] / 1e6:.3g} MB "
-            f"| {m['operations'] / 1e9:.3g} GFLOP | {m['cpu seconds']:.3g} s | {1e6 * m['draw seconds']:.2g} µs |"
+            f"| {m['operations'] / 1e9:,.1f} GFLOP | {m['cpu seconds']:.3g} s | {1e6 * m['draw seconds']:.2g} µs |"
         )
     sizes += ["", f"Machine and versions: {kept['machine']['cpu']}, one core; torch {kept['versions']['torch']}."]
     head = "| network | tasks per GPU | " + " | ".join(f"{n} GPUs" for n in SIZES) + " |"
@@ -171,10 +186,21 @@ def tables(kept: dict) -> dict[str, str]:
         for tasks in TASKS:
             cells = []
             for r in (r for r in rows if (r["network"], r["tasks"]) == (name, tasks)):
-                ms = " + ".join(f"{1e3 * r[part]:.2g}" for part in ("compute", "message", "draw"))
+                ms = " + ".join(figure(1e3 * r[part]) for part in ("compute", "message", "draw"))
                 cells.append(f"{100 * r['efficiency']:.0f} % ({ms} ms)")
             modelled.append(f"| {name} | {tasks} | " + " | ".join(cells) + " |")
-    return {"sizes": "\n".join(sizes) + "\n", "model": "\n".join(modelled) + "\n"}
+    head = " | ".join([*(f"{n} GPUs" for n in SIZES), "ends at GPUs"])
+    ends = [f"| network | tasks of all GPUs | {head} |", "|" + " --- |" * (3 + len(SIZES))]
+    for name, m in kept["measured"].items():
+        for total in BATCHES:
+            cells = [f"{speedup(m, n, total, kept['assumed']):.1f} x" for n in SIZES]
+            ends.append(f"| {name} | {total} | {' | '.join(cells)} | {end(m, total, kept['assumed'])} |")
+    return {name: "\n".join(lines) + "\n" for name, lines in {"sizes": sizes, "model": modelled, "ends": ends}.items()}
+
+
+def figure(value: float) -> str:
+    """Two significant digits, without an exponent."""
+    return f"{value:.0f}" if value >= 10 else f"{value:.2g}"
 
 
 def filled(text: str, kept: dict) -> str:
