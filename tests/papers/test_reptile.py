@@ -93,6 +93,7 @@ def test_carried_moments_make_one_run_of_adam_over_the_tasks(theta, tasks):
     """With one task per meta-step and eps = 1, theta is handed on whole: as if the tasks' minibatches were one run."""
     learner = reptile(net, init, inner_lr=0.05, inner_steps=5, batch=4, carry_moments=True)
     start = pytree.tree_map(lambda t: t.double(), learner.init(0))
+    assert len({id(t) for t in pytree.tree_leaves(learner.init(0))}) == len(pytree.tree_leaves(start))  # none twice
     assert_close(start["net"], theta)
     moved, leaves = start, pytree.tree_leaves(start)
     phi = {n: p.clone().requires_grad_() for n, p in theta.items()}
