@@ -189,8 +189,9 @@ class _Written(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, *cotangents):
-        saved, n = ctx.saved_tensors, ctx.inputs
-        return None, None, *ctx.pull(saved[:n], saved[n:], cotangents, ctx.needs_input_grad[2:])
+        saved, n = [t.detach() for t in ctx.saved_tensors], ctx.inputs
+        held = tuple(c.detach() for c in cotangents)
+        return None, None, *ctx.pull(saved[:n], saved[n:], held, ctx.needs_input_grad[2:])
 
 
 def _take_apart(tree: Any) -> tuple[list[Tensor], Callable[[Sequence[Tensor]], Any]]:
@@ -218,7 +219,8 @@ def _pullback(f: Callable[[list[Tensor]], Any], tensors: Sequence[Tensor], wante
             full[i] = t
         return tuple(t for t in pytree.tree_leaves(f(full)) if _is_real(t))
 
-    products = vjp(of_wanted, *(tensors[i] for i in at))[1](cotangents)
+    with torch.no_grad():
+        products = vjp(of_wanted, *(tensors[i] for i in at))[1](cotangents, retain_graph=False)
     pulled: list[Tensor | None] = [None] * len(tensors)
     for i, product in zip(at, products, strict=True):
         pulled[i] = product
