@@ -31,7 +31,7 @@ from typing import Any
 import torch
 import torch.utils._pytree as pytree
 from torch import Tensor
-from torch.func import grad, vjp
+from torch.func import vjp
 
 from ..core import Params
 from .descent import Descent, Rate, sgd
@@ -80,11 +80,12 @@ def unroll(step: Step, state: Any, given: Any, steps: int, *, every: bool = Fals
     if way.method == "implicit":
         raise ValueError("unroll: method='implicit' needs an inner loop made by metaloop.nn.descend.")
     _meet(way, "unroll")
-    ahead = steps % way.horizon or way.horizon if way.method == "truncated" else steps
-    for k in _segments(steps, way, every):
-        if k[0] == ahead:
-            state, ahead = _constant_plus(state, start), ahead + way.horizon
-        state = _again(step, k, state, given) if way.checkpoint else step(k[0], state, given)
+    window = min(way.horizon, steps) if way.method == "truncated" else steps
+    for k in _segments(steps, window, way, every):
+        if k[0] and (steps - k[0]) % window == 0:
+            state = _constant_plus(state, start)
+        now = (state, given) if every or k[0] >= steps - window else pytree.tree_map(_held, (state, given))
+        state = _again(step, k, *now) if way.checkpoint else step(k[0], *now)
         path.append(state)
         path = path if every else path[-1:]
     return path
@@ -116,13 +117,19 @@ def descend(
     method, way = optimizer or sgd(), _way
 
     def slope(phi: Params, given) -> Params:
-        return grad(loss)(phi, *given)
+        """grad_phi L(phi; given), which is recorded for further derivatives where torch.is_grad_enabled()."""
+        value, pull = vjp(lambda phi: loss(phi, *given), phi)
+        if value.dim():
+            raise ValueError(f"descend: loss gives {tuple(value.shape)} numbers, expected one. Take their mean.")
+        return pull(torch.ones_like(value), retain_graph=torch.is_grad_enabled())[0]
 
     def step(k: int, state, everything):
         (phi, moments), (given, centre, lr) = state, everything
-        g = slope(phi, given)
         if first_order:
-            g = {n: g_n.detach() for n, g_n in g.items()}
+            with torch.no_grad():
+                g = slope(*pytree.tree_map(_held, (phi, given)))
+        else:
+            g = slope(phi, given)
         if proximal:
             g = {n: g_n + proximal * (phi[n] - centre[n]) for n, g_n in g.items()}
         return method.update(lr[k] if isinstance(lr, list) else lr, g, phi, moments)
@@ -144,25 +151,22 @@ def descend(
     return [_implicit(solve, slope, phi, tuple(given), rates, proximal, way.cg_steps)]
 
 
-def _segments(steps: int, way: Way, every: bool) -> Iterator[range]:
+def _segments(steps: int, window: int, way: Way, every: bool) -> Iterator[range]:
     """The steps that are computed again together, in order; none reaches across a cut. One by one if nothing is."""
     size = math.isqrt(max(steps - 1, 0)) + 1 if way.checkpoint and not every else 1
-    window = way.horizon if way.method == "truncated" else max(steps, 1)
     end = 0
-    for last in range(steps % window or window, steps + 1, window):
+    for last in range(steps % window or window, steps + 1, window) if steps else ():
         while end < last:
             yield range(end, end := min(end + size, last))
 
 
 def _constant_plus(state: Any, start: Any) -> Any:
     """The value of state, with the derivative of start."""
-    old, now = pytree.tree_leaves(start), pytree.tree_leaves(state)
-    cut = [_held(b) + (a - _held(a)) if _is_real(b) else b for a, b in zip(old, now, strict=True)]
-    return pytree.tree_unflatten(cut, pytree.tree_structure(state))
+    return pytree.tree_map(lambda s, s_0: _held(s) + (s_0 - _held(s_0)) if _is_real(s) else s, state, start)
 
 
-def _held(t: Tensor) -> Tensor:
-    return t.detach()
+def _held(t: Any) -> Any:
+    return t.detach() if isinstance(t, Tensor) else t
 
 
 def _is_real(t: Any) -> bool:
@@ -245,7 +249,7 @@ def _again(step: Step, steps: range, state: Any, given: Any) -> Any:
     def pull(inputs: Tensors, _, cotangents: Tensors, needed: Sequence[bool]):
         s, fixed = build(inputs[:n]), inputs[n:]
         g, states = build_given(fixed), []
-        with noise.again():
+        with noise.again(), torch.no_grad():
             for k in steps:
                 states.append((s, noise.now()))
                 s = step(k, s, g) if k != steps[-1] else None
