@@ -7,7 +7,7 @@ A learner says what is iterated. How the meta-gradient comes back through it is 
 says so by `backward(way)`, for all that is computed inside.
 
     exact       through all K steps
-    checkpoint  the same, from about 2 sqrt(K) kept states: the steps between are computed again on the way back
+    checkpoint  the same, from about sqrt(2 K) kept states: the steps between are computed again on the way back
     truncated   back through windows of `horizon` steps, the last window ending at s_K. Across a cut the state counts
                 as s_0 plus a constant: d s / d s_0 = I, d s / d given = 0. Where s_0 holds nothing learned this is
                 truncated back-propagation through time (Werbos 1990); with an s_0 that is learned, plain truncation
@@ -22,7 +22,6 @@ L(phi; given) + lambda/2 |phi - phi_0|^2, with H the Hessian of L in phi, and v 
     d loss / d given  = - d/d given <grad_phi L(phi*; given), u> / lambda                               (3)
 """
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -66,7 +65,7 @@ def backward(way: Way) -> Iterator[None]:
 
 
 def _meet(way: Way, loop: str) -> None:
-    if not torch.compiler.is_compiling():  # a trace must not depend on how often it is made
+    if not torch.compiler.is_compiling() and loop not in way.met:  # a trace must not depend on what came before
         way.met.append(loop)
 
 
@@ -152,12 +151,19 @@ def descend(
 
 
 def _segments(steps: int, window: int, way: Way, every: bool) -> Iterator[range]:
-    """The steps that are computed again together, in order; none reaches across a cut. One by one if nothing is."""
-    size = math.isqrt(max(steps - 1, 0)) + 1 if way.checkpoint and not every else 1
-    end = 0
-    for last in range(steps % window or window, steps + 1, window) if steps else ():
-        while end < last:
-            yield range(end, end := min(end + size, last))
+    """The steps that are computed again together, in order; none reaches across a cut. One by one if nothing is.
+
+    Each is one longer than the next. When a segment is computed again the states before it are kept, and it adds its
+    own: about sqrt(2 K) in all, at every segment.
+    """
+    alone = every or not way.checkpoint
+    for end in range(steps % window or window, steps + 1, window) if steps else ():
+        start, found = max(0, end - window), []
+        while end > start:
+            length = 1 if alone else len(found) + 1
+            found.append(range(max(start, end - length), end))
+            end -= length
+        yield from reversed(found)
 
 
 def _constant_plus(state: Any, start: Any) -> Any:
@@ -302,7 +308,7 @@ class _Noise:
 
 
 def _implicit(solve, slope, phi: Params, given: Any, rates: Any, strength: float, cg_steps: int) -> Params:
-    """solve(phi, given, rates), a minimum, with the derivative of (1) - (3). The rates have none: they do not move it."""
+    """solve(phi, given, rates), a minimum, with the derivative of (1) - (3). The rates do not move it."""
     first, build = _take_apart(phi)
     fixed, build_given = _take_apart(given)
     paces, build_rates = _take_apart(rates)
@@ -313,10 +319,10 @@ def _implicit(solve, slope, phi: Params, given: Any, rates: Any, strength: float
 
     def pull(inputs: Tensors, solution: Tensors, v: Tensors, needed: Sequence[bool]):
         given = build_given(inputs[n:m])
-        _, hessian = vjp(lambda *phi: tuple(_take_apart(slope(build(phi), given))[0]), *solution)
-        damped = lambda u: tuple(a + h / strength for a, h in zip(u, hessian(u), strict=True))
+        times_H = vjp(lambda *phi: tuple(_take_apart(slope(build(phi), given))[0]), *solution)[1]
+        damped = lambda u: tuple(a + h / strength for a, h in zip(u, times_H(u), strict=True))
         u = conjugate_gradients(damped, v, steps=cg_steps)                                           # (1), (2)
-        del hessian
+        times_H = None  # its graph is not needed any more
         down = tuple(-a / strength for a in u)
         of_given = lambda t: slope(build(solution), build_given(t))
         return [*u, *_pullback(of_given, inputs[n:m], needed[n:m], down), *[None] * len(paces)]      # (3)
