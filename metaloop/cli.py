@@ -76,6 +76,10 @@ def _train(args) -> None:
         rows = _rows_for(pool, plan.rows, own=options["data"] is None)
         info = {**options, "steps": plan.steps, "pool": vars(Outline.of(pool))}
         extra = {"checkpoint_every": args.checkpoint_every} if args.checkpoint_every else {}
+        if args.memory is not None:
+            if plan.outer is not fit:
+                raise ValueError(f"--memory: {recipe.name} is not trained by the meta-gradient of many tasks.")
+            extra["memory"] = args.memory
         run = plan.outer(
             plan.learner, plan.pool, **plan.training(), **extra, seed=options["seed"], device=args.device,
             compile=options["compile"], out=folder, resume=args.resume, info=info,
@@ -401,7 +405,8 @@ def _parser() -> argparse.ArgumentParser:
         option("--out", metavar="DIR", help="the run's folder (runs/RECIPE-seedN)"),
         option("--resume", action="store_true", help="go on where the run was stopped"),
         option("--compile", action="store_const", const=True, help="compile the meta-step; for long runs"),
-        option("--checkpoint-every", type=_count, metavar="N", help="steps between checkpoints"), tasks,
+        option("--checkpoint-every", type=_count, metavar="N", help="steps between checkpoints"),
+        option("--memory", metavar="SIZE", help="what training may hold, e.g. 4GB: fewer tasks at once"), tasks,
     )  # fmt: skip
     command(
         "evaluate", _evaluate, "Test a run under its paper's protocol, or another.",

@@ -45,6 +45,7 @@ MARGIN, EMBEDDING, MINED = "learners/margin.py", "objectives/embedding.py", "obj
 MATCHING, SNAIL = "learners/matching.py", "learners/snail.py"
 CAUSAL, CONTEXT = "nn/causal.py", "nn/context.py"
 META_RNN, LSTM_OPTIMIZER, OPTIM = "learners/meta_rnn.py", "learners/lstm_optimizer.py", "optim.py"
+UNROLL = "nn/unroll.py"
 QUERY, DESCENT, NORMS, FUNCTIONAL = "objectives/query.py", "nn/descent.py", "nn/norms.py", "nn/functional.py"
 BATCH, TRAIN, EVALUATE = "engine/batch.py", "engine/train.py", "engine/evaluate.py"
 RANKS, INTERRUPT = "engine/ranks.py", "engine/interrupt.py"
@@ -63,24 +64,29 @@ MUTATIONS = [
     Mutation(name, file, edits if isinstance(edits[0], tuple) else (edits,), caught_by)
     for name, file, edits, caught_by in (
         # Learners
-        ("maml loses its second order", MAML, ("if first_order:", "if True:"),
+        ("maml loses its second order", UNROLL, ("if first_order:", "if True:"),
          law("meta_gradient_is_the_derivative", "maml")),
-        ("first-order maml is of second order", MAML, ("if first_order:", "if False:"),
+        ("first-order maml is of second order", UNROLL, ("if first_order:", "if False:"),
          paper("maml", "test_first_order_is_the_gradient_at_phi")),
-        ("first-order maml keeps its waiver without need", MAML, ("if first_order:", "if False:"),
+        ("first-order maml keeps its waiver without need", UNROLL, ("if first_order:", "if False:"),
          law("meta_gradient_is_the_derivative", "fomaml")),
-        ("maml takes one step too few", MAML, ("in range(inner_steps):", "in range(max(1, inner_steps - 1)):"),
+        ("maml takes one step too few", MAML,
+         ("steps=inner_steps, optimizer", "steps=max(1, inner_steps - 1), optimizer"),
          paper("maml", "test_f_is_the_network_after_the_steps")),
-        ("maml starts every step from theta", MAML, ("phi = {**phi, **fast}\n            yield", "yield"),
+        ("maml starts every step from theta", UNROLL,
+         ("now = (state, given) if every", "now = (start, given) if every"),
          paper("maml", "test_f_is_the_network_after_the_steps")),
-        ("maml sums its inner loss", MAML, ("S.x), S.y))(fast)", "S.x), S.y) * len(S.y))(fast)"),
+        ("maml sums its inner loss", MAML, ("return loss(net({**rest, **fast}, S.x), S.y)",
+         "return loss(net({**rest, **fast}, S.x), S.y) * len(S.y)"),
          paper("maml", "test_f_is_the_network_after_the_steps")),
-        ("maml moves theta in place", MAML, ("fast, state = method.update", "phi[n0 := next(iter(fast))].sub_(g[n0])\n"
-         "            fast, state = method.update"), law("adapt_is_pure", "maml")),
+        ("maml moves theta in place", UNROLL,
+         ("        if proximal:\n            g = {n", "        phi[n0 := next(iter(phi))].sub_(g[n0])\n"
+         "        if proximal:\n            g = {n"), law("adapt_is_pure", "maml")),
         ("anil moves the body too", MAML,
          ("for n, p in learned(phi).items() if moves(n)}", "for n, p in learned(phi).items()}"),
          paper("maml", "test_anil_moves_the_head_and_learns_the_body")),
-        ("meta-sgd does not learn its rates", MAML, ('theta["inner_lr"] if learn_lr else', ""),
+        ("meta-sgd does not learn its rates", MAML,
+         ('(theta["net"], theta["inner_lr"]) if', '(theta["net"], inner_lr) if'),
          paper("maml", "test_meta_sgd_learns_a_rate_for_each_parameter")),
         ("maml++ has one rate for all steps", MAML, ("{n: a[min(k, len(a) - 1)] for", "{n: a[0] for"),
          paper("maml", "test_maml_plus_plus_learns_a_rate_for_each_tensor_and_step_and_scores_every_step")),
@@ -336,11 +342,11 @@ MUTATIONS = [
         ("rainbow digits lose their labels", RAINBOW, ("y[k[:, None], index])", "y[k[:, None], index.sort(1).values])"),
          f"{STREAM_TESTS}test_rainbow_tasks_are_of_one_round_with_every_digit"),
         # Engine
-        ("the meta-gradient is a sum", BATCH, ("lambda t: t / n, total", "lambda t: t, total"),
+        ("the meta-gradient is a sum", BATCH, ("lambda t: t / count(tasks), total", "lambda t: t, total"),
          law("many_tasks_are_each_task", "maml")),
         ("chunks weigh the same, whatever is in them", BATCH,
-         ("(summed(theta, part) for part in parts)",
-          "(pytree.tree_map(lambda t: t * size / count(part), summed(theta, part)) for part in parts)"),
+         ("(work(theta, part) for part in parts)",
+          "(pytree.tree_map(lambda t: t * count(parts[0]) / count(part), work(theta, part)) for part in parts)"),
          law("chunks_change_nothing", "maml")),
         ("the last chunk is dropped", BATCH,
          ("range(0, count(tasks), size)", "range(0, count(tasks) - size + 1, size)"),

@@ -26,7 +26,7 @@ MAY = {
     "objectives": {"core"},
     "learners": {"core", "nn", "objectives"},
     "tasks": {"core"},
-    "engine": {"core"},
+    "engine": {"core", "nn"},  # of nn, only how gradients come back through inner loops
     "testing": {"core", "engine"},
 }
 # What may import the command line and what it shows.

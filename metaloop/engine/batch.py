@@ -6,15 +6,18 @@ With an inner gradient, torch's batching rules for the derivatives of norm layer
 gradient both are exact and the pooled form is cheaper, since weights shared by all tasks keep one gradient.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 import torch.utils._pytree as pytree
 from torch import Tensor
-from torch.func import grad_and_value, vmap
+from torch.func import vjp, vmap
 
 from ..core import Info, Learner, Task, Theta
+from ..nn.unroll import backward
+from . import methods
+from .memory import in_bytes, largest_chunk
 from .threads import Compiled
 
 MetaGradient = Callable[[Theta, Task], tuple[Theta, Tensor, Info]]
@@ -23,19 +26,42 @@ MetaGradient = Callable[[Theta, Task], tuple[Theta, Tensor, Info]]
 WORKING_SET = 2**18  # numbers of task data per chunk on a CPU; see `chunk_size`
 
 
-def meta_gradient(learner: Learner, *, chunk: int | None = None, compile: bool = False) -> MetaGradient:
+def meta_gradient(
+    learner: Learner,
+    *,
+    method: str = "exact",
+    checkpoint: bool = False,
+    chunk: int | None = None,
+    memory: str | int | None = None,
+    compile: bool = False,
+    horizon: int = 1,
+    cg_steps: int = 5,
+    sigma: float = 0.1,
+    pairs: int = 16,
+) -> MetaGradient:
     """(theta, tasks) -> (grads, loss, info): the gradient of the mean over tasks of the learner's objective.
 
     tasks: a Task whose tensors carry a leading task axis. grads: a pytree like theta. loss and the entries
-    of info are means over tasks. chunk: how many tasks are held in memory at once; None lets `chunk_size` choose.
+    of info are means over tasks. The result is a value, which cannot be differentiated further.
+
+    method: "exact"; or, for learners with an inner loop by `metaloop.nn.descend` or `unroll`, "truncated" to the last
+        `horizon` inner steps, or "implicit" with `cg_steps` of conjugate gradients (`metaloop.nn.unroll` has the
+        mathematics); or, for all, "evolution" with `pairs` of values at a distance of sigma (`engine.methods`).
+    checkpoint: inner steps are computed again when the gradient comes back, instead of kept: the same gradient, in
+        memory that hardly grows with their number.
+    chunk: how many tasks are held in memory at once; None lets `chunk_size` choose. memory: what the process may hold
+        ("4GB", or bytes; on a GPU, in tensors); chunks are then as large as fits, and no larger than `chunk`.
     compile: trace the work of a chunk with torch.compile (half a minute or more, once); on a CPU, chunks are then
-    computed on all cores side by side. The result depends on neither beyond rounding.
+        computed on all cores side by side.
+    The result depends on none of checkpoint, chunk, memory and compile beyond rounding.
 
-    Raises ValueError if the tensors of `tasks` disagree on the number of tasks, or there are none.
+    Raises ValueError on an unknown method or one that the learner has no use for, if one task takes more than the
+    memory, if the tensors of `tasks` disagree on the number of tasks, or if there are none.
     """
-
     if chunk is not None and chunk < 1:
         raise ValueError(f"meta_gradient: chunk={chunk}, expected at least 1, or None.")
+    way = methods.way(method, checkpoint, compile, horizon, cg_steps, sigma, pairs)
+    budget = None if memory is None else in_bytes(memory)
 
     def one(theta: Theta, task: Task) -> tuple[Tensor, tuple[Tensor, Info]]:
         loss, info = learner.objective(learner.adapt, theta, task)
@@ -48,32 +74,72 @@ def meta_gradient(learner: Learner, *, chunk: int | None = None, compile: bool =
     def summed(theta: Theta, tasks: Task):
         """Gradient, loss and info, summed over tasks. A single task needs no batching, whose copies cost time."""
         if count(tasks) == 1:
-            grads, (_, logs) = grad_and_value(one, has_aux=True)(theta, first_task(tasks))
-            return grads, logs
+            return gradient(one)(theta, first_task(tasks))
         if learner.differentiates:
-            per_task = vmap(grad_and_value(one, has_aux=True), in_dims=(None, 0), randomness="different")
-            grads, (_, logs) = per_task(theta, tasks)
-            return pytree.tree_map(lambda t: t.sum(0), (grads, logs))
-        grads, (_, logs) = grad_and_value(batch, has_aux=True)(theta, tasks)
+            per_task = vmap(gradient(one), in_dims=(None, 0), randomness="different")
+            return pytree.tree_map(lambda t: t.sum(0), per_task(theta, tasks))
+        grads, logs = gradient(batch)(theta, tasks)
         return grads, pytree.tree_map(lambda t: t.sum(0), logs)
 
-    compiled = Compiled(summed) if compile else None
+    def values(theta: Theta, tasks: Task):
+        """Loss and info, summed over tasks."""
+        with torch.no_grad():
+            if count(tasks) == 1:
+                return one(theta, first_task(tasks))[1]
+            return pytree.tree_map(lambda t: t.sum(0), batch(theta, tasks)[1])
 
-    def sums(theta: Theta, tasks: Task) -> Iterable[Any]:
-        """The sums over each chunk."""
-        cpu = tasks.support.x.device.type == "cpu"
-        size = chunk or chunk_size(learner, tasks, torch.get_num_threads() if compiled else 1)
-        parts = [*chunks(tasks, size)]
-        return compiled(theta, parts, spread=cpu) if compiled else (summed(theta, part) for part in parts)
+    work = values if method == "evolution" else summed
+    compiled, sizes = Compiled(work) if compile else None, {}
+
+    def size(theta: Theta, tasks: Task) -> int:
+        """Of the chunks; what is measured for it is measured once for tasks of one shape."""
+        beside = torch.get_num_threads() if compiled and tasks.support.x.device.type == "cpu" else 1
+        most = min(chunk or chunk_size(learner, tasks, beside), count(tasks))
+        if budget is None:
+            return most
+        shapes = tuple(t.shape for t in pytree.tree_leaves(tasks))
+        if shapes not in sizes:
+            part = lambda n: next(chunks(tasks, n))
+            even = [most, *(n for n in range(1, most) if count(tasks) % n == 0)]
+            sizes[shapes] = largest_chunk(work, theta, part, even, budget=budget, beside=beside)
+        return sizes[shapes]
+
+    def mean_of(theta: Theta, tasks: Task) -> Any:
+        """The work's sums over tasks, as means."""
+        parts, total = [*chunks(tasks, size(theta, tasks))], None
+        spread = tasks.support.x.device.type == "cpu"
+        done = compiled(theta, parts, spread=spread) if compiled else (work(theta, part) for part in parts)
+        for of_part in done:
+            total = of_part if total is None else pytree.tree_map(torch.add, total, of_part)
+        return pytree.tree_map(lambda t: t / count(tasks), total)
 
     def mean(theta: Theta, tasks: Task) -> tuple[Theta, Tensor, Info]:
-        n, total = count(tasks), None
-        for of_part in sums(theta, tasks):
-            total = of_part if total is None else pytree.tree_map(torch.add, total, of_part)
-        grads, (loss, info) = pytree.tree_map(lambda t: t / n, total)
-        return grads, loss, info
+        if way.method != "exact" and not way.met:
+            methods.check_inner_loop(learner, theta, first_task(tasks), way)
+        with backward(way):
+            if method != "evolution":
+                grads, (loss, info) = mean_of(theta, tasks)
+                return grads, loss, info
+            still = methods.not_learned(learner, theta, first_task(tasks))
+            loss, info = mean_of(theta, tasks)
+            of = lambda theta: mean_of(theta, tasks)[0]
+            return methods.evolution(of, theta, still, pairs=pairs, sigma=sigma), loss, info
 
     return mean
+
+
+def gradient(f: Callable[..., tuple[Tensor, Any]]) -> Callable[..., tuple[Any, Any]]:
+    """(x, ...) -> (the gradient in x of the first, the second) of what f(x, ...) gives.
+
+    As torch.func.grad(f, has_aux=True), but without a graph of the way back, which costs memory and time.
+    """
+
+    def of(x, *rest):
+        value, pull, more = vjp(lambda x: f(x, *rest), x, has_aux=True)  # type: ignore[misc]
+        with torch.no_grad():
+            return pull(torch.ones_like(value), retain_graph=False)[0], more
+
+    return of
 
 
 def predict(learner: Learner, theta: Theta, tasks: Task) -> Tensor:

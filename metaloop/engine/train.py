@@ -20,6 +20,7 @@ from .batch import chunks, count, meta_gradient
 from .evaluate import check_labels, check_outputs, evaluate
 from .interrupt import Interrupt
 from .log import Log
+from .methods import overwrite
 from .ranks import Lost, join
 from .run import Run, appears, checkpoints, newest_whole, peak_memory, prepare
 from .seeds import generator, noise
@@ -59,6 +60,7 @@ def fit(
     resume: bool = False,
     progress: bool = True,
     info: dict[str, Any] | None = None,
+    **options: Any,
 ) -> Run:
     """Meta-train a learner on tasks from `pool.train`: theta <- optimizer(theta, mean meta-gradient), `steps` times.
 
@@ -70,6 +72,7 @@ def fit(
     out: the run's folder; None keeps nothing on disk. An existing run is never overwritten: resume=True goes on from
         its newest whole checkpoint (and starts anew if there is none).
     compile: trace the whole meta-step with torch.compile; half a minute or more at the start, for long runs.
+    options: how the meta-gradient is taken, as `meta_gradient` has it: method, checkpoint, memory, horizon and so on.
 
     Under torchrun the processes share the tasks of each step and end in the same weights as one process, but for
     rounding, and for the noise of learners that draw any: each process draws its own. Only the first writes files.
@@ -93,8 +96,8 @@ def fit(
     leaves = pytree.tree_leaves(theta)
     descent = (optimizer or (lambda p: torch.optim.Adam(p, lr=1e-3)))(leaves)
     scheduler = schedule(descent) if schedule else None
-    gradient = meta_gradient(learner, chunk=chunk)
-    compiled = meta_gradient(learner, chunk=chunk, compile=True) if compile else gradient
+    gradient = meta_gradient(learner, chunk=chunk, **options)
+    compiled = meta_gradient(learner, chunk=chunk, compile=True, **options) if compile else gradient
     episode = {"ways": ways, "shots": shots, "queries": queries}
     judged = {"tasks": 100, **episode, **(validation or {})}
     run = Run(at_test or learner, theta, folder=folder, info=info)
@@ -135,7 +138,7 @@ def fit(
             descend(leaves, pytree.tree_leaves(grads), descent, scheduler, clip)
             run.step = step + 1
             if learner.scheduled is not None:
-                _overwrite(theta, learner.scheduled(run.step))
+                overwrite(theta, learner.scheduled(run.step))
             log.step(run.step, {"loss": loss, **scalars})
             last = run.step == steps
             judging = validate_every and (run.step % validate_every == 0 or last)
@@ -167,16 +170,7 @@ def calibrate(learner: Learner, theta: Theta, pool: "Pool", *, seed: int = 0, ta
         for part in chunks(batch, 8):
             statistics = vmap(learner.statistics, in_dims=(None, 0), randomness="different")
             parts.append(statistics(theta, part.support))
-    _overwrite(theta, pytree.tree_map(lambda *values: torch.cat(values).mean(0), *parts))
-
-
-def _overwrite(theta: Any, part: Any) -> None:
-    """Copy the tensors of part, which is theta or some branches of it, into theta."""
-    for name, value in part.items():
-        if isinstance(value, dict):
-            _overwrite(theta[name], value)
-        else:
-            theta[name].copy_(value)
+    overwrite(theta, pytree.tree_map(lambda *values: torch.cat(values).mean(0), *parts))
 
 
 def keep(run: Run, folder: Path | None, descent: torch.optim.Optimizer, scheduler, log: Log, **more: Any) -> None:

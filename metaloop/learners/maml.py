@@ -14,21 +14,21 @@ and what has been made of it since, each an option:
     Meta-SGD (Li et al. 2017, arXiv:1707.09835)       alpha learned, one per parameter       (4)
     MAML++ (Antoniou et al. 2019, arXiv:1810.09502)   alpha learned, per tensor and step     (5)
                                                       L = sum_k w_k L(phi_k; Q) in (3)       (6)
+    iMAML  (Rajeswaran et al. 2019, arXiv:1909.04630) L(phi; S) + lambda/2 |phi - theta|^2 in (1)    (7)
+                                                      and meta_gradient(..., method="implicit")
 
 Departs: L is the mean cross-entropy; the authors' sums over classes, so their 0.4 for 5 ways and 0.1 for 20 are 2 here.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
-from torch.func import grad
 
 from ..core import Data, Learner, Params, Task, predictor, static
-from ..nn import Descent, condition, learned, population, sgd
+from ..nn import Descent, condition, descend, learned, population
 from ..objectives.query import query_loss, scalars
 
 
@@ -54,6 +54,7 @@ def maml(
     learn_lr: str | None = None,
     step_weights: Sequence[float] | None = None,
     optimizer: Descent | None = None,
+    proximal: float = 0.0,
     loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
 ) -> Learner:
     """MAML: theta is net's initialisation, f is net after inner_steps steps of descent on the support loss.
@@ -63,13 +64,13 @@ def maml(
         theta = {"net": ..., "inner_lr": ...}, with every rate starting at inner_lr.
     step_weights: w_1 .. w_K of (6); their sum should be 1. None scores phi_K alone.
     optimizer: the inner method of (1), `metaloop.nn.sgd()` unless given.
+    proximal: lambda of (7).
     Raises ValueError if no parameter is adapted, or on an unknown learn_lr, or on weights not one per step.
     """
     if learn_lr not in (None, "parameter", "layer-step"):
         raise ValueError(f'maml: learn_lr is {learn_lr!r}, expected None, "parameter" or "layer-step".')
     if step_weights is not None and len(step_weights) != inner_steps:
         raise ValueError(f"maml: {len(step_weights)} step_weights for inner_steps={inner_steps}. Give one each.")
-    method = optimizer or sgd()
 
     def moved(phi: Params) -> Params:
         moves = adapts if callable(adapts) else lambda name: name.startswith(adapts)
@@ -85,31 +86,31 @@ def maml(
         size = {"parameter": lambda p: p.shape, "layer-step": lambda p: (inner_steps,)}[learn_lr]  # (4), (5)
         return {"net": theta, "inner_lr": {n: p.new_full(size(p), inner_lr) for n, p in fast.items()}}
 
-    def path(theta, S: Data):
-        """phi_0, phi_1 .. phi_K."""
-        phi = theta["net"] if learn_lr else theta
-        alpha: Any = theta["inner_lr"] if learn_lr else inner_lr
-        fast, state = moved(phi), method.init(moved(phi))
-        yield phi
-        for k in range(inner_steps):
-            g = grad(lambda fast: loss(net({**phi, **fast}, S.x), S.y))(fast)  # noqa: B023
-            if first_order:
-                g = {n: g_n.detach() for n, g_n in g.items()}
-            lr = {n: a[min(k, len(a) - 1)] for n, a in alpha.items()} if learn_lr == "layer-step" else alpha
-            fast, state = method.update(lr, g, fast, state)                             # (1)
-            phi = {**phi, **fast}
-            yield phi
+    def L(fast: Params, rest: Params, S: Data) -> Tensor:
+        return loss(net({**rest, **fast}, S.x), S.y)
+
+    def path(theta, S: Data, every: bool = False) -> list[Params]:
+        """phi_K, or phi_1 .. phi_K."""
+        phi, alpha = (theta["net"], theta["inner_lr"]) if learn_lr else (theta, inner_lr)
+        if learn_lr == "layer-step":
+            rates = theta["inner_lr"].items()
+            alpha = [{n: a[min(k, len(a) - 1)] for n, a in rates} for k in range(inner_steps)]
+        fast = moved(phi)
+        rest = {n: p for n, p in phi.items() if n not in fast}
+        steps = descend(L, fast, (rest, S), lr=alpha, steps=inner_steps, optimizer=optimizer,
+                        first_order=first_order, proximal=proximal, every=every)  # fmt: skip  # (1), (7)
+        return [{**phi, **fast} for fast in steps or [fast]]
 
     def predictor_of(phi: Params, S: Data) -> FineTuned:
         query_net, phi = condition(net, phi, S.x)
         return FineTuned(phi, query_net)                                                # (2)
 
     def adapt(theta, S: Data) -> FineTuned:
-        return predictor_of(list(path(theta, S))[-1], S)
+        return predictor_of(path(theta, S)[-1], S)
 
     def multi_step(adapt, theta, task: Task):
         S, Q = task
-        each = [predictor_of(phi, S)(Q.x) for phi in list(path(theta, S))[1:]]
+        each = [predictor_of(phi, S)(Q.x) for phi in path(theta, S, every=True)]
         losses = [w * loss(predicted, Q.y) for w, predicted in zip(step_weights or (), each, strict=True)]
         return torch.stack(losses).sum(), scalars(each[-1], Q.y)                        # (6)
 

@@ -7,9 +7,10 @@ from .distributions import Bernoulli, Gaussian
 from .functional import Net, condition, functional, learned, population
 from .norms import POLICIES, BatchNorm, norm
 from .sequence import LSTM, Recurrent, attend
+from .unroll import descend, unroll
 
 __all__ = [
     "LSTM", "POLICIES", "Backbone", "BatchNorm", "Bernoulli", "Descent", "Gaussian", "Mean", "Net", "Recurrent",
-    "Shaped", "adam", "attend", "condition", "conv4", "conv_decoder", "conv_encoder", "functional", "learned", "mlp",
-    "norm", "population", "resnet12", "rmsprop", "sgd",
+    "Shaped", "adam", "attend", "condition", "conv4", "conv_decoder", "conv_encoder", "descend", "functional",
+    "learned", "mlp", "norm", "population", "resnet12", "rmsprop", "sgd", "unroll",
 ]

@@ -1,0 +1,112 @@
+"""How much memory a computation takes, and how much of it at once a budget allows."""
+
+import re
+import sys
+import weakref
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
+SPARE = 1.5  # what allocators and kernels take beside the tensors; see docs/performance.md
+
+
+def in_bytes(memory: str | int) -> int:
+    """4_000_000_000, "4GB", "512 MiB" as bytes. Raises ValueError on anything else.
+
+    >>> in_bytes("1.5GB")
+    1500000000
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]i?|)B?\s*", str(memory), re.IGNORECASE)
+    unit = found and next((size for name, size in UNITS.items() if name.lower() == found[2].lower()), None)
+    if not found or not unit or not float(found[1]):
+        raise ValueError(f"memory={memory!r}, expected a size such as '4GB' or '512MiB'.")
+    return int(float(found[1]) * unit)
+
+
+def in_words(size: float) -> str:
+    """Bytes as people write them.
+
+    >>> in_words(4.2e9)
+    '4.2 GB'
+    """
+    return f"{size / 1e9:.2g} GB" if size >= 1e9 else f"{max(size / 1e6, 0.1):.3g} MB"
+
+
+def in_use(device: torch.device) -> int:
+    """The bytes that this process holds now, on a GPU in tensors."""
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device)
+    if sys.platform.startswith("linux"):
+        import resource
+
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    return 0
+
+
+def peak(work: Callable[..., Any], *arguments: Any) -> int:
+    """The most bytes of tensors that work(*arguments) holds at once beside its arguments."""
+    with _Living(pytree.tree_leaves(arguments)) as living:
+        work(*arguments)
+    return living.most
+
+
+def largest_chunk(
+    work: Callable[[Any, Any], Any], theta: Any, part: Callable[[int], Any], sizes: Sequence[int], *,
+    budget: int, beside: int = 1,
+) -> int:  # fmt: skip
+    """The largest of the chunk sizes with which work(theta, part(size)) stays within the budget, what the process
+    holds already included. beside: how many chunks are computed side by side.
+
+    One task is measured, and two where twice one would fit; since what tasks share counts once, n tasks take at most
+    n / 2 of what two take. Raises ValueError if one task takes more than there is.
+    """
+    device = pytree.tree_leaves(theta)[0].device
+    held, need = in_use(device), 0.0
+    devices = [device] if device.type == "cuda" else []
+    for probe in (1, 2):
+        with torch.random.fork_rng(devices):
+            need = max(need, SPARE * beside * peak(work, theta, part(probe)) / probe)
+        fitting = [size for size in sizes if held + need * size <= budget]
+        if max(fitting, default=0) < 2:
+            break
+    if fitting:
+        return max(fitting)
+    raise ValueError(
+        f"memory={in_words(budget)!r}: a task takes {in_words(need)} beside the {in_words(held)} in use. "
+        "Take checkpoint=True, fewer inner steps or queries, or more memory."
+    )
+
+
+class _Living(TorchDispatchMode):
+    """Counts the bytes of the tensors that are made within it, while they live."""
+
+    def __init__(self, known: Sequence[Tensor]):
+        super().__init__()
+        self.now = self.most = 0
+        self.seen = {id(s): weakref.ref(s) for s in (t.untyped_storage() for t in known)}
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for t in pytree.tree_leaves(result):
+            if isinstance(t, Tensor):
+                self._count(t.untyped_storage())
+        return result
+
+    def _count(self, storage) -> None:
+        key, size = id(storage), storage.nbytes()
+        if key in self.seen:
+            return
+        self.now += size
+        self.most = max(self.most, self.now)
+
+        def gone(_):
+            self.seen.pop(key, None)
+            self.now -= size
+
+        self.seen[key] = weakref.ref(storage, gone)
