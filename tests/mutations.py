@@ -48,6 +48,7 @@ META_RNN, LSTM_OPTIMIZER, OPTIM = "learners/meta_rnn.py", "learners/lstm_optimiz
 UNROLL = "nn/unroll.py"
 QUERY, DESCENT, NORMS, FUNCTIONAL = "objectives/query.py", "nn/descent.py", "nn/norms.py", "nn/functional.py"
 BATCH, TRAIN, EVALUATE = "engine/batch.py", "engine/train.py", "engine/evaluate.py"
+THREADS = "engine/threads.py"
 RANKS, INTERRUPT = "engine/ranks.py", "engine/interrupt.py"
 SEEDS, CHECKPOINT, POOL = "engine/seeds.py", "engine/checkpoint.py", "tasks/pool.py"
 RANKED = "tests/test_distributed.py::"
@@ -345,7 +346,7 @@ MUTATIONS = [
         ("the meta-gradient is a sum", BATCH, ("lambda t: t / count(tasks), total", "lambda t: t, total"),
          law("many_tasks_are_each_task", "maml")),
         ("chunks weigh the same, whatever is in them", BATCH,
-         ("(work(theta, part) for part in parts)",
+         ("at_once(theta, parts, spread=spread(tasks))",
           "(pytree.tree_map(lambda t: t * count(parts[0]) / count(part), work(theta, part)) for part in parts)"),
          law("chunks_change_nothing", "maml")),
         ("the last chunk is dropped", BATCH,
@@ -355,6 +356,16 @@ MUTATIONS = [
          law("many_tasks_are_each_task", "maml-conv4-transductive")),
         ("the pooled form is taken for maml, stock layers", BATCH, ("if learner.differentiates:", "if False:"),
          f"{META}test_exact_for_stock_norm_layers"),
+        ("threads share a module", FUNCTIONAL, ("self._copies[key] = _skeleton(module)", "self._copies[key] = module"),
+         "tests/test_exact.py::test_side_by_side_is_one_by_one[maml]"),
+        ("threads share modules that are called by hand", THREADS, ("bool(foreign) or not", "not"),
+         "tests/test_operations.py::test_what_threads_would_share_stays_in_order"),
+        ("threads draw in any order", THREADS, ("bool(foreign) or not torch.equal(", "bool(foreign) or False and ("),
+         "tests/test_operations.py::test_work_that_draws_random_numbers_stays_in_order[SideBySide]"),
+        ("threads forget autocast", THREADS, (" and not _modes()", ""),
+         "tests/test_operations.py::test_what_threads_would_share_stays_in_order"),
+        ("steps computed again share their random numbers", BATCH, (' == "cpu" and not checkpoint', ' == "cpu"'),
+         "tests/test_operations.py::test_what_threads_would_share_stays_in_order"),
         ("tasks share their noise", BATCH,
          ('randomness="different")(theta, tasks)', 'randomness="same")(theta, tasks)'),
          f"{META}test_each_task_meets_its_own_noise"),

@@ -480,14 +480,12 @@ def test_streams_are_the_same_everywhere_and_for_ever():
 
 
 @pytest.mark.parametrize(
-    ("n", "numbers", "size", "alone"),
-    [(32, 1, 32, 32), (32, 2**12, 32, 32), (32, 2**13, 16, 16), (30, 2**15, 3, 1), (7, 2**20, 1, 1)],
+    ("n", "numbers", "eager", "compiled"),
+    [(32, 1, 32, 32), (32, 2**12, 16, 4), (32, 2**13, 8, 2), (30, 2**12, 15, 3), (30, 2**15, 1, 1), (7, 2**20, 1, 1)],
 )
-def test_chunks_divide_the_batch_within_the_working_set(n, numbers, size, alone):
+def test_chunks_divide_the_batch_within_the_working_set(n, numbers, eager, compiled):
     data = Data(torch.zeros(1, 1).expand(n, numbers), torch.zeros(n, 1))
-    for differentiates, want in ((True, size), (False, alone)):
-        learner = Learner(print, print, print, differentiates=differentiates)
-        assert batch.chunk_size(learner, Task(data, data)) == want
+    assert [batch.chunk_size(Task(data, data), compiled=c) for c in (False, True)] == [eager, compiled]
 
 
 # Files

@@ -126,6 +126,24 @@ def test_batched_and_chunked_are_the_loop_and_the_derivative(name, policy):
         assert any((want @ flat(v)).item() == pytest.approx(slope, rel=1e-4, abs=1e-7) for slope in slopes)
 
 
+@pytest.mark.parametrize("i", range(len(LEARNERS)), ids=list(LEARNERS))
+def test_side_by_side_is_one_by_one(i):
+    """Chunks on two threads at once, which share no module, against the same chunks one after the other."""
+    for policy in NORMS if i == 0 else [NORMS[i % len(NORMS)]]:
+        learner, theta, tasks = case(list(LEARNERS)[i], policy)
+        tasks = pytree.tree_map(lambda t: torch.cat([t] * 3), tasks)
+        gradient, threads = meta_gradient(learner, chunk=1), torch.get_num_threads()
+        torch.manual_seed(0)
+        want = flat(gradient(theta, tasks)[0])
+        torch.set_num_threads(2)
+        try:
+            for _ in range(4):  # the first call computes a chunk alone
+                torch.manual_seed(0)
+                agree(flat(gradient(theta, tasks)[0]), want)
+        finally:
+            torch.set_num_threads(threads)
+
+
 @pytest.mark.compile
 @pytest.mark.parametrize("i", range(len(LEARNERS)), ids=list(LEARNERS))
 def test_compiled_is_the_loop(i, monkeypatch):

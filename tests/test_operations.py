@@ -3,15 +3,17 @@
 import threading
 import time
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
+from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
 from zoo import WAYS, pictures
 
 from metaloop import Data, Task, functional, maml, meta_gradient, protonet
 from metaloop.engine.batch import chunk_size
-from metaloop.engine.threads import Compiled
+from metaloop.engine.threads import Compiled, SideBySide
 from metaloop.nn import conv4
 
 net, init = functional(conv4((1, 16, 16), width=4, out=WAYS))
@@ -66,11 +68,14 @@ def test_without_an_inner_gradient_shared_weights_have_one_gradient():
     assert convolutions(operations(learner, 6)) == convolutions(operations(learner, 1))
 
 
-@pytest.mark.parametrize(("queries", "threads", "size"), [(1, 1, 32), (1, 2, 16), (15, 1, 4), (15, 2, 4)])
-def test_chunks_of_tasks_fit_the_cache_and_the_threads(queries, threads, size):
+@pytest.mark.parametrize(
+    ("queries", "threads", "eager", "compiled"),
+    [(1, 1, 16, 4), (1, 2, 16, 4), (1, 4, 8, 4), (1, 32, 1, 1), (15, 1, 1, 1), (15, 2, 1, 1)],
+)
+def test_chunks_of_tasks_fit_the_cache_and_the_threads(queries, threads, eager, compiled):
     numbers = lambda n: torch.empty(32, n, 1, 28, 28)
     tasks = Task(Data(numbers(5), torch.empty(32, 5)), Data(numbers(5 * queries), torch.empty(32, 5 * queries)))
-    assert chunk_size(LEARNERS["maml, 1 step"][0], tasks, threads) == size
+    assert [chunk_size(tasks, threads, compiled=c) for c in (False, True)] == [eager, compiled]
 
 
 @pytest.fixture
@@ -82,7 +87,11 @@ def two_threads(monkeypatch):
     torch.set_num_threads(before)
 
 
-def test_parts_are_computed_side_by_side_and_come_back_in_order(two_threads):
+SPREAD = pytest.mark.parametrize("Spread", [SideBySide, Compiled])
+
+
+@SPREAD
+def test_parts_are_computed_side_by_side_and_come_back_in_order(two_threads, Spread):
     meeting, seen = threading.Barrier(2, timeout=10), set()
 
     def work(theta, part):
@@ -93,29 +102,61 @@ def test_parts_are_computed_side_by_side_and_come_back_in_order(two_threads):
         time.sleep(0.01 * (5 - part))
         return theta * part
 
-    assert list(Compiled(work)(2, range(5), spread=True)) == [0, 2, 4, 6, 8]
+    assert list(Spread(work)(2, range(5), spread=True)) == [0, 2, 4, 6, 8]
     assert len(seen) == 2
     assert torch.get_num_threads() == 2
 
 
-def test_work_that_draws_random_numbers_stays_in_order(two_threads):
+@SPREAD
+def test_work_that_draws_random_numbers_stays_in_order(two_threads, Spread):
     def work(theta, part):
         time.sleep(0.01 * (4 - part))
         return torch.rand(())
 
-    compiled, draws = Compiled(work), []
+    spread, draws = Spread(work), []
     for _ in range(2):
         torch.manual_seed(0)
-        draws.append(torch.stack(list(compiled(None, range(4), spread=True))))
+        draws.append(torch.stack(list(spread(None, range(4), spread=True))))
     torch.manual_seed(0)
     torch.testing.assert_close(draws[0], torch.stack([torch.rand(()) for _ in range(4)]))
     torch.testing.assert_close(draws[0], draws[1])
 
 
-def test_an_error_in_a_part_is_raised(two_threads):
+@SPREAD
+def test_an_error_in_a_part_is_raised(two_threads, Spread):
     def work(theta, part):
         if part == 2:
             raise ValueError("part 2")
 
     with pytest.raises(ValueError, match="part 2"):
-        list(Compiled(work)(None, range(4), spread=True))
+        list(Spread(work)(None, range(4), spread=True))
+
+
+def where(learner, theta, batch, **around) -> set[str]:
+    """The threads in which the learner's objective is computed, when two are there."""
+    seen = set()
+
+    def objective(*given):
+        seen.add(threading.current_thread().name)
+        return learner.objective(*given)
+
+    gradient = meta_gradient(replace(learner, objective=objective), chunk=1, **around)
+    gradient(theta, batch)
+    seen.clear()  # the first call tries the first task alone
+    gradient(theta, batch)
+    return {"main" if name == "MainThread" else "worker" for name in seen}
+
+
+def test_what_threads_would_share_stays_in_order(two_threads):
+    """A module that is called by other means than `functional`, numbers that are drawn, modes of one thread."""
+    maml_here = LEARNERS["maml, 1 step"][0]
+    theta, batch = init(0), pictures(4, 0)
+    assert where(maml_here, theta, batch) == {"worker"}
+    assert where(maml_here, theta, batch, checkpoint=True) == {"main"}
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert where(maml_here, theta, batch) == {"main"}
+    module = conv4((1, 16, 16), width=4, out=WAYS)
+    by_hand = maml(lambda params, x: functional_call(module, params, (x,)), init, inner_lr=0.1)
+    assert where(by_hand, theta, batch) == {"main"}
+    noisy = maml(lambda params, x: net(params, x + torch.randn_like(x)), init, inner_lr=0.1)
+    assert where(noisy, theta, batch) == {"main"}

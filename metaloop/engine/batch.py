@@ -18,12 +18,12 @@ from ..core import Info, Learner, Task, Theta
 from ..nn.unroll import backward
 from . import methods
 from .memory import in_bytes, largest_chunk
-from .threads import Compiled
+from .threads import Compiled, SideBySide
 
 MetaGradient = Callable[[Theta, Task], tuple[Theta, Tensor, Info]]
 
 
-WORKING_SET = 2**18  # numbers of task data per chunk on a CPU; see `chunk_size`
+WORKING_SET, COMPILED_SET = 2**17, 2**15  # numbers of task data per chunk on a CPU; see `chunk_size`
 
 
 def meta_gradient(
@@ -89,12 +89,16 @@ def meta_gradient(
             return pytree.tree_map(lambda t: t.sum(0), batch(theta, tasks)[1])
 
     work = values if method == "evolution" else summed
-    compiled, sizes = Compiled(work) if compile else None, {}
+    at_once, sizes = Compiled(work) if compile else SideBySide(work), {}
+
+    def spread(tasks: Task) -> bool:
+        """Steps that are computed again set the random numbers, which threads share."""
+        return tasks.support.x.device.type == "cpu" and not checkpoint
 
     def size(theta: Theta, tasks: Task) -> int:
         """Of the chunks; what is measured for it is measured once for tasks of one shape."""
-        beside = torch.get_num_threads() if compiled and tasks.support.x.device.type == "cpu" else 1
-        most = min(chunk or chunk_size(learner, tasks, beside), count(tasks))
+        beside = torch.get_num_threads() if spread(tasks) else 1
+        most = min(chunk or chunk_size(tasks, beside, compiled=compile), count(tasks))
         if budget is None:
             return most
         shapes = tuple(t.shape for t in pytree.tree_leaves(tasks))
@@ -107,9 +111,7 @@ def meta_gradient(
     def mean_of(theta: Theta, tasks: Task) -> Any:
         """The work's sums over tasks, as means."""
         parts, total = [*chunks(tasks, size(theta, tasks))], None
-        spread = tasks.support.x.device.type == "cpu"
-        done = compiled(theta, parts, spread=spread) if compiled else (work(theta, part) for part in parts)
-        for of_part in done:
+        for of_part in at_once(theta, parts, spread=spread(tasks)):
             total = of_part if total is None else pytree.tree_map(torch.add, total, of_part)
         return pytree.tree_map(lambda t: t / count(tasks), total)
 
@@ -170,21 +172,21 @@ def first_task(tasks: Task) -> Task:
     return pytree.tree_map(lambda t: t[0], tasks)
 
 
-def chunk_size(learner: Learner, tasks: Task, threads: int = 1) -> int:
+def chunk_size(tasks: Task, threads: int = 1, *, compiled: bool = False) -> int:
     """How many tasks to compute at once: all on a GPU; on a CPU as many as keep the working set in its cache.
 
     Activations grow with the input, so what is bounded is the numbers of task data in a chunk. The largest divisor of
-    the number of tasks within the bound is taken: chunks of one shape are compiled once. Large tasks without an inner
-    gradient are computed one by one: each keeps the cores busy alone, and batching would only add copies.
+    the number of tasks within the bound is taken: chunks of one shape are compiled once. What batching saves is the
+    calls, and what it costs are copies and weights that differ from task to task: where fewer than eight tasks fit they
+    are computed one by one. A compiled chunk makes few calls, so its bound is lower, and it has no such step.
     threads: how many chunks are computed side by side; if possible, all of them then have as many to do.
     """
     leaf, n = tasks.support.x, count(tasks)
     if leaf.device.type != "cpu":
         return n
-    numbers = sum(part.x[0].numel() for part in tasks)
-    most = max(1, WORKING_SET // numbers)
-    if most < 8 and not learner.differentiates:
-        return 1
+    most = max(1, (COMPILED_SET if compiled else WORKING_SET) // sum(part.x[0].numel() for part in tasks))
+    if not compiled and (most < 8 or most >= n):
+        return 1 if most < 8 else n
     sizes = [size for size in range(1, n + 1) if n % size == 0 and size <= most]
     return max(sizes, key=lambda size: (n // size % threads == 0, size))
 

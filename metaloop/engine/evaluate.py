@@ -96,7 +96,7 @@ def evaluate(
         if block == 0:
             check_outputs("evaluate", learner, theta, batch, ways)
         with noise(seed, "test noise", block):
-            for part in chunks(batch, chunk or chunk_size(learner, batch)):
+            for part in chunks(batch, chunk or chunk_size(batch)):
                 predicted, y = predict(learner, theta, part), part.query.y
                 scores.append((metric or score_tasks)(predicted, y).cpu())
                 name = name or ("mse" if y.is_floating_point() else "accuracy")

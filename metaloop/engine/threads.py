@@ -1,53 +1,110 @@
-"""Compiled work, and chunks of tasks side by side: one thread for each core, each computing with that core alone.
+"""Chunks of tasks side by side: one thread for each core, each computing with that core alone.
 
-Small convolutions do not keep two cores busy from within; two chunks at once do. Only compiled work is spread: it
-holds no Python state of the learner, while `functional_call` puts parameters into a module that threads would share.
+Small convolutions do not keep two cores busy from within; two chunks at once do. Torch's operations do not hold the
+interpreter's lock, nor does compiled work, for which torch writes a wrapper in C++.
+
+Threads must share nothing that changes. A `functional` network has a copy of its module for each thread. Work stays in
+order, one part after the other, where a module is called in any other way, where it draws random numbers (a seed
+would not give the same again), and where the caller's autocast or another mode of torch holds for one thread alone.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
 import torch
+from torch._C import _len_torch_dispatch_stack, _len_torch_function_stack
+from torch.nn.modules.module import register_module_forward_pre_hook
+
+from ..nn.functional import is_own
 
 Work = Callable[[Any, Any], Any]  # (theta, part) -> a pytree of tensors
 
 
-class Compiled:
-    """Compile work(theta, part), a function of its own, and call it for each part; results in the order of the parts.
+class SideBySide:
+    """work(theta, part) for many parts, on as many threads as torch may use, or in order where it must be."""
 
-    spread: on as many threads as torch may use. The first call then tries the first part alone: that compiles it, and
-    shows whether the work draws random numbers. Work that does stays in order, one part after the other, or a seed
-    would not give the same numbers again.
-    """
+    def __init__(self, work: Work):
+        self.work = work
+        self.in_order: bool | None = None  # that it must be; None: not known yet
+
+    def __call__(self, theta: Any, parts: Sequence[Any], *, spread: bool) -> Iterator[Any]:
+        """The results, in the order of the parts. spread: whether more than one thread may be used.
+
+        The first call tries the first part alone, to see what it does; if it must stay in order, it is done again.
+        """
+        if spread and torch.get_num_threads() > 1 and len(parts) > 1 and not self.in_order and not _modes():
+            pool, work = _pool(torch.get_num_threads()), self.form(many=True)
+            if self.in_order is None:
+                before = torch.get_rng_state()
+                with _foreign_modules() as foreign:
+                    first = pool.submit(work, theta, parts[0]).result()
+                self.in_order = bool(foreign) or not torch.equal(before, torch.get_rng_state())
+                if self.in_order:
+                    torch.set_rng_state(before)
+                else:
+                    yield first
+                    parts = parts[1:]
+            if not self.in_order:
+                with _one_thread():
+                    yield from pool.map(lambda part: work(theta, part), parts)
+                return
+        work = self.form(many=False)
+        yield from (work(theta, part) for part in parts)
+
+    def form(self, many: bool) -> Work:
+        """The work as it is called. many: on several threads."""
+        return self.work
+
+
+class Compiled(SideBySide):
+    """The same, compiled. The first call compiles it."""
 
     def __init__(self, work: Any):
         work.__code__ = work.__code__.replace()  # torch counts compilations by code object, and allows eight
-        self.work, self.draws = work, None
+        super().__init__(work)
         self.forms: dict[bool, Work] = {}
 
     def form(self, many: bool) -> Work:
-        """many: for several threads, where a wrapper in Python would keep its lock while the kernels run."""
+        """many: a wrapper in Python would keep its lock while the kernels run."""
         if many not in self.forms:
             options: Any = {"cpp_wrapper": True} if many else None
             self.forms[many] = torch.compile(self.work, fullgraph=True, dynamic=False, options=options)
         return self.forms[many]
 
-    def __call__(self, theta: Any, parts: Sequence[Any], *, spread: bool) -> Iterator[Any]:
-        many = spread and torch.get_num_threads() > 1 and len(parts) > 1
-        work = self.form(many)
-        if not many:
-            yield from (work(theta, part) for part in parts)
-            return
-        pool = _pool(torch.get_num_threads())
-        alone = lambda part: pool.submit(work, theta, part).result()
-        if self.draws is None:
-            before = torch.get_rng_state()
-            yield alone(parts[0])
-            self.draws = not torch.equal(before, torch.get_rng_state())
-            parts = parts[1:]
-        yield from (map(alone, parts) if self.draws else pool.map(lambda part: work(theta, part), parts))
+
+def _modes() -> int:
+    """How many of torch's modes hold for this thread, and would not for others."""
+    return torch.is_autocast_enabled("cpu") + _len_torch_function_stack() + _len_torch_dispatch_stack()
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """The caller, who adds up what comes, leaves the other cores alone; threads of OpenMP keep theirs busy waiting."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@contextmanager
+def _foreign_modules() -> Iterator[list[str]]:
+    """What modules are called within this otherwise than as `functional` networks; compiled code calls none."""
+    found: list[str] = []
+
+    def see(module, _):
+        if not is_own(module):
+            found.append(type(module).__name__)
+
+    handle = register_module_forward_pre_hook(see)
+    try:
+        yield found
+    finally:
+        handle.remove()
 
 
 @cache

@@ -1,6 +1,7 @@
 """A torch module as a pure function of its parameters."""
 
 import copy
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -38,13 +39,24 @@ class Net:
         for layer in _norms(self.module):
             layer.stored = conditioned if layer.policy == "support" else not training
         self._variants: dict[tuple[bool, bool], Net] = {(training, conditioned): self}
+        self._copies: dict[tuple[int, bool], nn.Module] = {}
         self.policies = frozenset(layer.policy for layer in _norms(self.module))
         self._needed = [n for p in self.policies if p != "transductive" for n in self._statistics(p, stored=True)]
 
     def __call__(self, params: Params, x: Tensor, *more: Any) -> Any:
         if missing := [n for n in self._needed if n not in params]:
             raise ValueError(f"net: theta has no '{missing[0]}', which its norm policy needs: it is another network's.")
-        return functional_call(self.module, params, (x, *more))
+        return functional_call(self._own(), params, (x, *more))
+
+    def _own(self, recorder: bool = False) -> nn.Module:
+        """This thread's copy of the module, or of the recorder: a call puts parameters into it while it lasts."""
+        module = self._recorder if recorder else self.module
+        if torch.compiler.is_compiling() or threading.current_thread() is threading.main_thread():
+            return module
+        key = (threading.get_ident(), recorder)
+        if key not in self._copies:
+            self._copies[key] = _skeleton(module)
+        return self._copies[key]
 
     def _variant(self, training: bool, conditioned: bool) -> "Net":
         """The same network in another mode: one object per mode, so that predictors compare equal."""
@@ -69,8 +81,9 @@ class Net:
         return self._record(params, x, "running")
 
     def _record(self, params: Params, x: Tensor, policy: str) -> Params:
-        seen = {**dict(self._recorder.named_buffers()), **params}
-        functional_call(self._recorder, seen, (x,))  # leaves what each norm saw in `seen`
+        recorder = self._own(recorder=True)
+        seen = {**dict(recorder.named_buffers()), **params}
+        functional_call(recorder, seen, (x,))  # leaves what each norm saw in `seen`
         return {n: seen[n] for n in self._statistics(policy)}
 
     def _statistics(self, policy: str, stored: bool = False) -> list[str]:
@@ -136,7 +149,15 @@ def population(net: Callable, key: str | None = None) -> Callable | None:
 
 def _skeleton(module: nn.Module) -> nn.Module:
     """A copy of the module that shares its tensors, which a call replaces by those it is given."""
-    return copy.deepcopy(module, {id(t): t for t in (*module.parameters(), *module.buffers())})
+    skeleton = copy.deepcopy(module, {id(t): t for t in (*module.parameters(), *module.buffers())})
+    for layer in skeleton.modules():
+        layer.of_functional = True  # type: ignore[assignment]
+    return skeleton
+
+
+def is_own(module: nn.Module) -> bool:
+    """Whether the module is (part of) a network made by `functional`, which each thread has for itself."""
+    return getattr(module, "of_functional", False)  # type: ignore[return-value]
 
 
 def _norms(module: nn.Module) -> list[BatchNorm]:
