@@ -29,6 +29,7 @@ FILES = {
     "follow-leader": "outer/follow_leader.py", "everything": "outer/follow_leader.py",
     "scratch": "outer/follow_leader.py",
 }  # fmt: skip
+SHOWN = 6  # rows of a recipe in the README
 RESULTS, MARK = ROOT / "results", re.compile(r"(<!-- results -->\n).*(<!-- /results -->)", re.S)
 
 
@@ -112,19 +113,26 @@ def published_rows() -> Iterator[tuple[str, Row]]:
 
 
 def describe(machine: dict) -> str:
-    return f"{machine['cpu']}, {machine['threads']} of {machine['cores']} cores, GPUs: {machine['gpus'] or 'none'}"
+    many = f"{n} processes, " if (n := machine.get("processes", 1)) > 1 else ""
+    cores = f"{machine['threads']} of {machine['cores']} cores"
+    return f"{machine['cpu']}, {many}{cores}, GPUs: {machine['gpus'] or 'none'}"
 
 
 def short_table(table: list[dict]) -> str:
-    lines = ["| learner | file | row | ours | paper |", "| --- | --- | --- | --- | --- |"]
+    """One line per recipe, with its first rows; the full table has the others."""
+    lines = ["| paper | file | recipe | ours ± 95 %, and the paper's in brackets |", "| --- | --- | --- | --- |"]
+    recipes: dict[str, list[dict]] = defaultdict(list)
     for r in table:
-        file = next(file for start, file in FILES.items() if r["recipe"].startswith(start))
-        paper = find(r["recipe"]).paper
-        published = "–" if r["published"] is None else f"{r['published']:g}"
-        lines.append(
-            f"| {paper} | [`{Path(file).name}`](metaloop/{file}) | {title(r['recipe'], r['label'])} "
-            f"| {r['ours']} | {published} |"
-        )
+        recipes[r["recipe"]].append(r)
+    for name, found in recipes.items():
+        file = next(file for start, file in FILES.items() if name.startswith(start))
+        figures = [
+            f"{r['label']}: {r['ours']}" + ("" if r["published"] is None else f" ({r['published']:g})")
+            for r in found[:SHOWN]
+        ]
+        if len(found) > SHOWN:
+            figures.append(f"[{len(found) - SHOWN} more](docs/results.md)")
+        lines.append(f"| {find(name).paper} | [`{Path(file).name}`](metaloop/{file}) | {name} | {'; '.join(figures)} |")
     return "\n".join(lines) + "\n"
 
 
