@@ -59,7 +59,7 @@ _add("maml-glyphs", MAML, "MAML, 5-way 1-shot", tasks.glyphs,
      maml_plan, ways=5, shots=1, published=None, steps=1500, tasks=16, width=32, queries=5,
      quick={}, smoke={"steps": 3, "tasks": 2})
 _add("reptile-glyphs", REPTILE, "Reptile, 5-way 1-shot", tasks.glyphs,
-     reptile_plan, ways=5, shots=1, published=(None, None), steps=3000, quick={}, smoke={"steps": 3})
+     reptile_plan, ways=5, published={1: (None, None)}, steps=3000, quick={}, smoke={"steps": 3})
 _add("pretrain-glyphs", CHEN, "softmax pretraining, nearest prototypes", tasks.glyphs,
      pretrain_plan, steps=2000, quick={}, smoke={"steps": 3})
 
@@ -81,12 +81,11 @@ for ways, shots, figure, ci, first, first_ci in (
          maml_plan, ways=ways, shots=shots, published=first, published_ci=first_ci, first_order=True,
          inner_lr=0.4, **many, **budgets)
 
-for ways, shots, inductive, transductive in (
-    (5, 1, 95.39, 97.68), (5, 5, 98.90, 99.48), (20, 1, 88.14, 89.43), (20, 5, 96.65, 97.12),
+for ways, figures in (
+    (5, {1: (95.39, 97.68), 5: (98.90, 99.48)}), (20, {1: (88.14, 89.43), 5: (96.65, 97.12)}),
 ):  # fmt: skip
-    _add(f"reptile-omniglot-{ways}w{shots}s", REPTILE, f"Reptile, {ways}-way {shots}-shot", _reptile,
-         reptile_plan, ways=ways, shots=shots, published=(inductive, transductive),
-         steps=100_000 if ways == 5 else 200_000,
+    _add(f"reptile-omniglot-{ways}w", REPTILE, f"Reptile, {ways}-way, one run for 1 and 5 shots", _reptile,
+         reptile_plan, ways=ways, published=figures, steps=100_000 if ways == 5 else 200_000,
          quick={"steps": 5000}, smoke={"steps": 3})
 
 _add("pretrain-omniglot", CHEN, "softmax pretraining, nearest prototypes", _vinyals, pretrain_plan, steps=10_000,
@@ -113,12 +112,12 @@ for shots, (ours, ci), (sgd, sgd_ci) in (
          sinusoid_plan, shots=shots, published=sgd, published_ci=sgd_ci, learn_lr="parameter",
          quick={"steps": 10_000}, smoke={"steps": 3})
 
-for shots, figures in ((1, {5: 98.1, 20: 93.8}), (5, {5: 98.9, 20: 98.5})):
-    _add(f"matching-omniglot-{shots}shot", VINYALS, f"matching networks, {shots}-shot, 20-way training", _vinyals,
-         matching_plan, shots=shots, published=figures, steps=20_000,
-         quick={"steps": 1000}, smoke={"ways": 5, "steps": 3})
+for shots, ways, figures in ((1, 60, {5: 98.1, 20: 93.8}), (5, 20, {5: 98.9, 20: 98.5})):
+    _add(f"matching-omniglot-{shots}shot", VINYALS, f"matching networks, {shots}-shot, {ways}-way training", _vinyals,
+         matching_plan, shots=shots, published=figures, ways=ways, steps=20_000,
+         quick={"ways": 20, "steps": 1000}, smoke={"ways": 5, "steps": 3})
 _add("matching-fce-omniglot-1shot", VINYALS, "matching networks with full context embeddings, 1-shot", _vinyals,
-     matching_plan, shots=1, published={5: None, 20: None}, steps=20_000, full_context=True,
+     matching_plan, shots=1, published={5: None, 20: None}, ways=20, steps=20_000, full_context=True,
      quick={"steps": 1000}, smoke={"ways": 5, "steps": 3})
 
 # quick and smoke: strided convolutions, a narrow sequence model, a larger rate that falls to zero.

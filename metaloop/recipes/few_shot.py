@@ -54,10 +54,12 @@ def maml_plan(
     )
 
 
-def reptile_plan(pool: Pool, *, ways: int, shots: int, published: tuple[float, float], steps: int) -> Plan:
-    """Reptile as published: 10 training shots, inner Adam without momentum whose second moment goes from task to task,
-    meta-step 1 falling to 0; one query per class at test, normalised by the support set (inductive) or with the other
-    queries (transductive)."""
+def reptile_plan(
+    pool: Pool, *, ways: int, published: dict[int, tuple[float | None, float | None]], steps: int
+) -> Plan:
+    """Reptile as published: 10 training shots whatever is tested, inner Adam without momentum whose second moment goes
+    from task to task, meta-step 1 falling to 0; one query per class at test, normalised by the support set (inductive)
+    or with the other queries (transductive). published: by shots, the figures of both."""
     many = ways > 5
     lr, batch, inner = (5e-4, 20, 10) if many else (1e-3, 10, 5)
     settings = {"inner_lr": lr, "carry_moments": True}
@@ -67,12 +69,12 @@ def reptile_plan(pool: Pool, *, ways: int, shots: int, published: tuple[float, f
     def at_test(ways: int = ways, inner_steps: int = 50, net=inductive):
         return reptile(net, init, inner_steps=inner_steps, batch=10 if many else 5, **settings)
 
-    rows = (
-        Row(f"{label(ways, shots)}, inductive", at_test(), ways, shots, 1, published[0]),
-        Row(f"{label(ways, shots)}, transductive", at_test(net=net), ways, shots, 1, published[1]),
-    )
+    rows = []
+    for shots, (figure, with_queries) in published.items():
+        rows.append(Row(f"{label(ways, shots)}, inductive", at_test(), ways, shots, 1, figure))
+        rows.append(Row(f"{label(ways, shots)}, transductive", at_test(net=net), ways, shots, 1, with_queries))
     return Plan(
-        pool, reptile(net, init, inner_steps=inner, batch=batch, **settings), at_test, rows,
+        pool, reptile(net, init, inner_steps=inner, batch=batch, **settings), at_test, tuple(rows),
         steps=steps, tasks=5, ways=ways, shots=10, queries=1, inner_steps=(5, 10, 20, 50),
         options={
             "optimizer": lambda p: torch.optim.SGD(p, lr=1.0),

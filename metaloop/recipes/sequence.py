@@ -15,7 +15,7 @@ FEATURES = 64  # of SNAIL's embedding
 
 
 def matching_plan(
-    pool: Pool, *, shots: int, published: dict[int, float | None], ways: int = 20, steps: int, metric: str = "cosine",
+    pool: Pool, *, shots: int, published: dict[int, float | None], ways: int, steps: int, metric: str = "euclidean",
     full_context: bool = False,
 ) -> Plan:
     """Matching networks: episodes of matched shots, 5 queries per class in training and 15 at test, Adam 1e-3 halved
