@@ -1,11 +1,12 @@
-# make demo   meta-train on embedded data, evaluate, write a report        (under two minutes after installing)
-# make test   the whole test suite                                         (under ten minutes on two cores)
-# make check  ruff and pyright
-# make bench  the meta-gradient's speed beside other libraries, which are installed in an environment of their own
+# make demo       meta-train on embedded data, evaluate, write a report        (under two minutes after installing)
+# make test       the whole test suite                                         (under ten minutes on two cores)
+# make check      ruff and pyright
+# make bench      the meta-gradient's speed beside other libraries, which are installed in an environment of their own
+# make bench-gpu  the same on a GPU
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check bench bench-gpu clean
 
 demo: .venv/installed
 	rm -rf runs/demo
@@ -22,6 +23,9 @@ check: .venv/installed-test
 
 bench: .venv-bench/installed
 	.venv-bench/bin/python benchmarks/bench.py --out results/bench-cpu.json
+
+bench-gpu: .venv-bench/installed
+	.venv-bench/bin/python benchmarks/bench.py --device cuda --out results/bench-gpu.json
 
 .venv-bench/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-bench

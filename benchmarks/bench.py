@@ -177,7 +177,8 @@ def maml_case(queries: int, device: str, repeats: int, compile: bool) -> dict:
             steps[name] = build(network_like(module, ways, device), theta, tasks, lr)
         except ImportError as error:
             left_out[name] = str(error)
-    return {"case": f"MAML 5-way 1-shot, {queries} queries per class", **race(steps, exact, repeats, device, left_out)}
+    each = "1 query" if queries == 1 else f"{queries} queries"
+    return {"case": f"MAML 5-way 1-shot, {each} per class", **race(steps, exact, repeats, device, left_out)}
 
 
 def network_like(module: nn.Module, ways: int, device: str) -> nn.Module:
@@ -277,6 +278,8 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--out", default="bench.json")
     args = parser.parse_args()
+    if args.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: torch finds no GPU here.")
     repeats, compile = (3, False) if args.quick else (15, True)
     cases = [maml_case(1, args.device, repeats, compile), maml_case(15, args.device, repeats, compile)]
     cases.append(protonet_case(args.device, repeats, compile))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from ..core import Learner, Task, Theta
 from .batch import chunk_size, chunks, first_task, predict
 from .seeds import generator, noise
+from .threads import SideBySide
 
 if TYPE_CHECKING:
     from ..tasks.pool import Pool
@@ -82,7 +84,7 @@ def evaluate(
     if tasks < 1:
         raise ValueError(f"evaluate: tasks={tasks}, expected at least 1.")
     source, scores, name = getattr(pool, split), [], getattr(metric, "__name__", "metric") if metric else ""
-    where = device or pytree.tree_leaves(theta)[0].device
+    where, answer = device or pytree.tree_leaves(theta)[0].device, SideBySide(partial(predict, learner))
     fixed = getattr(source, "tasks", None)
     tasks, size = (min(tasks, fixed), fixed) if fixed else (tasks, BLOCK)
     for block, start in enumerate(range(0, tasks, size)):
@@ -96,8 +98,9 @@ def evaluate(
         if block == 0:
             check_outputs("evaluate", learner, theta, batch, ways)
         with noise(seed, "test noise", block):
-            for part in chunks(batch, chunk or chunk_size(batch)):
-                predicted, y = predict(learner, theta, part), part.query.y
+            parts = [*chunks(batch, chunk or chunk_size(batch, torch.get_num_threads()))]
+            answers = answer(theta, parts, spread=batch.query.y.device.type == "cpu")
+            for predicted, y in zip(answers, (part.query.y for part in parts), strict=True):
                 scores.append((metric or score_tasks)(predicted, y).cpu())
                 name = name or ("mse" if y.is_floating_point() else "accuracy")
     return Score.of(torch.cat(scores), name)
