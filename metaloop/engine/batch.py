@@ -18,7 +18,7 @@ from ..core import Info, Learner, Task, Theta
 from ..nn.unroll import backward
 from . import methods
 from .memory import in_bytes, largest_chunk
-from .threads import Compiled, SideBySide
+from .threads import Compiled, SideBySide, cores
 
 MetaGradient = Callable[[Theta, Task], tuple[Theta, Tensor, Info]]
 
@@ -97,7 +97,7 @@ def meta_gradient(
 
     def size(theta: Theta, tasks: Task) -> int:
         """Of the chunks; what is measured for it is measured once for tasks of one shape."""
-        beside = torch.get_num_threads() if spread(tasks) else 1
+        beside = cores() if spread(tasks) else 1
         most = min(chunk or chunk_size(tasks, beside, compiled=compile), count(tasks))
         if budget is None:
             return most

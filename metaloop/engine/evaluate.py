@@ -12,7 +12,7 @@ from torch import Tensor
 from ..core import Learner, Task, Theta
 from .batch import chunk_size, chunks, first_task, predict
 from .seeds import generator, noise
-from .threads import SideBySide
+from .threads import SideBySide, cores
 
 if TYPE_CHECKING:
     from ..tasks.pool import Pool
@@ -98,7 +98,7 @@ def evaluate(
         if block == 0:
             check_outputs("evaluate", learner, theta, batch, ways)
         with noise(seed, "test noise", block):
-            parts = [*chunks(batch, chunk or chunk_size(batch, torch.get_num_threads()))]
+            parts = [*chunks(batch, chunk or chunk_size(batch, cores()))]
             answers = answer(theta, parts, spread=batch.query.y.device.type == "cpu")
             for predicted, y in zip(answers, (part.query.y for part in parts), strict=True):
                 scores.append((metric or score_tasks)(predicted, y).cpu())

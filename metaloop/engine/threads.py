@@ -23,6 +23,11 @@ from ..nn.functional import is_own
 Work = Callable[[Any, Any], Any]  # (theta, part) -> a pytree of tensors
 
 
+def cores() -> int:
+    """How many chunks may be computed at once; one where torch.compile traces the call."""
+    return 1 if torch.compiler.is_compiling() else torch.get_num_threads()
+
+
 class SideBySide:
     """work(theta, part) for many parts, on as many threads as torch may use, or in order where it must be."""
 
@@ -35,8 +40,8 @@ class SideBySide:
 
         The first call tries the first part alone, to see what it does; if it must stay in order, it is done again.
         """
-        if spread and torch.get_num_threads() > 1 and len(parts) > 1 and not self.in_order and not _modes():
-            pool, work = _pool(torch.get_num_threads()), self.form(many=True)
+        if spread and cores() > 1 and len(parts) > 1 and not self.in_order and not _modes():
+            pool, work = _pool(cores()), self.form(many=True)
             if self.in_order is None:
                 before = torch.get_rng_state()
                 with _foreign_modules() as foreign:

@@ -3,6 +3,7 @@
 import copy
 import threading
 from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 import torch
@@ -109,6 +110,8 @@ def functional(module: nn.Module, *, reset: bool = True) -> tuple[Net, Callable[
     for name, layer in module.named_modules():
         _refuse(name or type(module).__name__, layer)
     skeleton = Net(module)
+    for mode in product((True, False), repeat=2):
+        skeleton._variant(*mode)  # here, since a trace cannot copy modules
 
     def init(seed: int) -> Params:
         fresh = copy.deepcopy(module)

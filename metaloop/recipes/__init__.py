@@ -156,8 +156,8 @@ _add("lstm-optimizer-quadratic", ANDRYCHOWICZ, "an optimizer, learned on 10-d qu
      quick={"steps": 1500, "tasks": 64, "lr": 1e-2}, smoke={"steps": 2, "tasks": 2})
 _add("lstm-optimizer-mnist", ANDRYCHOWICZ, "an optimizer, learned on small networks for MNIST", mnist_problems,
      mnist_plan, steps=10_000, tasks=1, lr=3e-3,
-     quick={"steps": 800, "lr": 1e-2, "pixels": 4, "transfer": False},
-     smoke={"steps": 1, "pixels": 14, "transfer": False})
+     quick={"steps": 800, "lr": 1e-2, "units": 4, "transfer": False},
+     smoke={"steps": 1, "units": 1, "transfer": False})
 _small = {"c": 64, "layers": 1, "widths": (32, 64, 128), "depth": 1, "decoder": "perceptron", "pens": False}
 _add("statistician-omniglot", NS, "Neural Statistician, sets of 5, without labels", _reptile, statistician_plan,
      published={(5, 1): 98.1, (5, 5): 99.5, (20, 1): 93.2, (20, 5): 98.1}, transfer={1: 78.6, 5: 93.2}, steps=360_000,
@@ -174,7 +174,7 @@ _add("oml-sines", OML, "OML, ten sine waves in turn", tasks.sine_stream, oml_sin
 _add("oml-omniglot", OML, "OML, a stream of up to 200 new characters", tasks.omniglot_stream, oml_omniglot_plan,
      published={10: (93, 100), 50: (82, 97), 75: (81, 96), 100: (78, 96.5), 150: (66, 91.5), 200: (60, 89)},
      steps=700_000,
-     quick={"steps": 3500, "width": 64, "strides": (2, 2, 2, 2), "norm_policy": "group", "inner_lr": 0.01,
+     quick={"steps": 3500, "width": 64, "strides": (2, 2, 2, 1), "norm_policy": "group", "inner_lr": 0.01,
             "test_lr": 3e-5, "lr": 1e-3, "streams": 50},
      smoke={"steps": 2, "width": 4, "strides": (2, 2, 2, 2), "classes": (2, 3), "streams": 2})
 

@@ -64,11 +64,11 @@ class Case:
         return Row(self.label, self.learner(), *self.episode, metric=self.metric, data=None if own else self.data)
 
 
-def perceptron(units: tuple[int, ...] = (20,), activation: type[nn.Module] = nn.Sigmoid, pixels: int = 1) -> nn.Module:
-    """28x28 inputs, averaged over squares of pixels x pixels; fully connected layers of units; ten classes."""
-    sizes = [(28 // pixels) ** 2, *units]
+def perceptron(units: tuple[int, ...] = (20,), activation: type[nn.Module] = nn.Sigmoid) -> nn.Module:
+    """28x28 inputs, fully connected layers of units, ten classes."""
+    sizes = [28**2, *units]
     layers = [layer for pair in zip(sizes, units, strict=False) for layer in (nn.Linear(*pair), activation())]
-    return nn.Sequential(nn.AvgPool2d(pixels), nn.Flatten(), *layers, nn.Linear(sizes[-1], 10))
+    return nn.Sequential(nn.Flatten(), *layers, nn.Linear(sizes[-1], 10))
 
 
 LINE = nn.Linear(10, 1, bias=False)  # W w, of |W w - y|^2
@@ -127,19 +127,19 @@ def quadratic_plan(pool: Pool, *, steps: int, tasks: int, lr: float, unroll: int
 
 
 def mnist_plan(
-    pool: Pool, *, steps: int, tasks: int, lr: float, unroll: int = 20, pixels: int = 1, transfer: bool = True,
+    pool: Pool, *, steps: int, tasks: int, lr: float, unroll: int = 20, units: int = 20, transfer: bool = True,
 ) -> Plan:
     """Preprocessed gradients, steps of scale 0.1, 100 minibatches of 128; judged by the loss on other digits.
 
-    pixels: meta-train on digits averaged over squares of so many pixels, whose networks are smaller. transfer: also
-    test on the paper's other networks, and on a small convolutional one.
+    units: of the network that is meta-trained on; all are tested on the paper's 20. transfer: also test on the paper's
+    other networks, and on a small convolutional one.
     """
     cases = mnist_cases()
 
     def at_test(ways: int = 10, inner_steps: int = STEPS) -> Learner:
         return cases[0].learner(inner_steps)
 
-    small = Case("meta-training", perceptron(pixels=pixels), mnist_problems)
+    small = Case("meta-training", perceptron((units,)), mnist_problems)
     learner, (ways, shots, queries) = small.learner(unroll=unroll), small.episode
     rows = tuple(case.row(own=case is cases[0]) for case in (cases if transfer else cases[:1]))
     return Plan(
