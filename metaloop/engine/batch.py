@@ -51,8 +51,8 @@ def meta_gradient(
         memory that hardly grows with their number.
     chunk: how many tasks are held in memory at once; None lets `chunk_size` choose. memory: what the process may hold
         ("4GB", or bytes; on a GPU, in tensors); chunks are then as large as fits, and no larger than `chunk`.
-    compile: trace the work of a chunk with torch.compile (half a minute or more, once); on a CPU, chunks are then
-        computed on all cores side by side.
+    compile: trace the work of a chunk with torch.compile (half a minute or more, once).
+    On a CPU chunks are computed on all cores side by side, where they can be (`engine.threads`).
     The result depends on none of checkpoint, chunk, memory and compile beyond rounding.
 
     Raises ValueError on an unknown method or one that the learner has no use for, if one task takes more than the

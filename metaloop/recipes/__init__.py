@@ -156,7 +156,7 @@ _add("lstm-optimizer-quadratic", ANDRYCHOWICZ, "an optimizer, learned on 10-d qu
      quick={"steps": 1500, "tasks": 64, "lr": 1e-2}, smoke={"steps": 2, "tasks": 2})
 _add("lstm-optimizer-mnist", ANDRYCHOWICZ, "an optimizer, learned on small networks for MNIST", mnist_problems,
      mnist_plan, steps=10_000, tasks=1, lr=3e-3,
-     quick={"steps": 800, "lr": 1e-2, "units": 4, "transfer": False},
+     quick={"steps": 500, "lr": 1e-2, "units": 8, "transfer": False},
      smoke={"steps": 1, "units": 1, "transfer": False})
 _small = {"c": 64, "layers": 1, "widths": (32, 64, 128), "depth": 1, "decoder": "perceptron", "pens": False}
 _add("statistician-omniglot", NS, "Neural Statistician, sets of 5, without labels", _reptile, statistician_plan,

@@ -48,12 +48,13 @@ class Case:
     loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy
     metric: Callable[[Tensor, Tensor], Tensor] = final_loss
     preprocessed: bool = True
+    scale: float = 0.01
     episode: tuple[int, int, int] = (10, SHOTS, QUERIES)  # ways, shots, queries
 
     def learner(self, steps: int | None = None, unroll: int = 20) -> Learner:
         return lstm_optimizer(
             functional(self.module)[0], inner_steps=steps or self.steps, batch=self.batch, unroll=unroll,
-            preprocessed=self.preprocessed, loss=self.loss,
+            preprocessed=self.preprocessed, scale=self.scale, loss=self.loss,
         )  # fmt: skip
 
     def data(self) -> Pool:
@@ -87,7 +88,7 @@ def mnist_problems(*, module: nn.Module | None = None, spread: float | None = SP
 def quadratic_cases() -> list[Case]:
     return [
         Case(f"{STEPS} steps", LINE, quadratics, batch=None, loss=total_square, metric=final_sum, preprocessed=False,
-             episode=(1, 1, 1)),
+             scale=0.1, episode=(1, 1, 1)),
     ]  # fmt: skip
 
 
@@ -129,7 +130,7 @@ def quadratic_plan(pool: Pool, *, steps: int, tasks: int, lr: float, unroll: int
 def mnist_plan(
     pool: Pool, *, steps: int, tasks: int, lr: float, unroll: int = 20, units: int = 20, transfer: bool = True,
 ) -> Plan:
-    """Preprocessed gradients, steps of scale 0.1, 100 minibatches of 128; judged by the loss on other digits.
+    """Preprocessed gradients, steps of scale 0.01, 100 minibatches of 128; judged by the loss on other digits.
 
     units: of the network that is meta-trained on; all are tested on the paper's 20. transfer: also test on the paper's
     other networks, and on a small convolutional one.
