@@ -85,25 +85,26 @@ def curves(device: str, repeats: int, largest: int) -> dict[str, Any]:
     return told
 
 
-def whole_process(budget: str) -> None:
+def whole_process(budget: str, threads: int) -> None:
     """Print the most that this process ever held, in bytes, while it computed 64 tasks within the budget."""
-    import resource
-
+    torch.set_num_threads(threads)
     gradient, theta, tasks = work("cpu", tasks=64, chunk=64, memory=budget)
     before = in_use(torch.device("cpu"))
     gradient(theta, tasks)
-    print(json.dumps({"before": before, "most": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}))
+    status = Path("/proc/self/status").read_text()
+    most = 1024 * int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")))
+    print(json.dumps({"before": before, "most": most}))
 
 
-def budgets() -> dict[str, Any]:
-    """What whole processes took that had been given a budget."""
-    told = {}
-    for budget in BUDGETS:
-        out = subprocess.run(
-            [sys.executable, __file__, "--within", budget], check=True, capture_output=True, text=True
-        ).stdout
-        told[budget] = {"budget": in_bytes(budget), **json.loads(out)}
-        print(f"memory={budget:8} the process held at most {told[budget]['most'] / 1e6:.0f} MB", flush=True)
+def budgets() -> list[dict[str, Any]]:
+    """What whole processes took that had been given a budget, on one thread and on two."""
+    told = []
+    for threads in (1, 2):
+        for budget in BUDGETS:
+            command = [sys.executable, __file__, "--within", budget, "--threads", str(threads)]
+            out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+            told.append({"memory": budget, "budget": in_bytes(budget), "threads": threads, **json.loads(out)})
+            print(f"memory={budget:8} {threads} threads: at most {told[-1]['most'] / 1e6:.0f} MB", flush=True)
     return told
 
 
@@ -145,15 +146,16 @@ def main() -> None:
     parser.add_argument("--out", default="memory.json")
     parser.add_argument("--plot", metavar="FILE", type=Path, help="draw what a results file holds, measure nothing")
     parser.add_argument("--within", metavar="SIZE", help="64 tasks within this budget: what the process then held")
+    parser.add_argument("--threads", type=int, default=1, help="of that process")
     args = parser.parse_args()
     if args.within:
-        return whole_process(args.within)
+        return whole_process(args.within, args.threads)
     if args.plot:
         return plot(args.plot)
     told = {
         "command": "python benchmarks/memory.py", "device": args.device, "machine": machine(), "versions": versions(),
         "curves": curves(args.device, *((1, 4) if args.quick else (5, 64))),
-        "budgets": budgets() if args.device == "cpu" and not args.quick else {},
+        "budgets": budgets() if args.device == "cpu" and not args.quick else [],
     }  # fmt: skip
     Path(args.out).write_text(json.dumps(told, indent=1) + "\n")
     print(f"written to {args.out}")

@@ -30,7 +30,7 @@ FILES = {
     "scratch": "outer/follow_leader.py",
 }  # fmt: skip
 SHOWN = 6  # rows of a recipe in the README
-RESULTS, MARK = ROOT / "results", re.compile(r"(<!-- results -->\n).*(<!-- /results -->)", re.S)
+RESULTS = ROOT / "results"
 
 
 def collect(folder: Path) -> None:
@@ -152,20 +152,45 @@ def speed_table(bench: dict) -> str:
     return "\n".join([*lines, f"`{bench['command']}`; {about}; sgemm {bench['sgemm_gflops']:.0f} GFLOP/s."]) + "\n"
 
 
+def memory_table(told: dict) -> str:
+    """What 64 inner steps take beside one, for each way back and number of queries; whether budgets held."""
+    lines = ["| 5-way 1-shot | way back | MB: 1 step, 64 steps | ms: 1 step, 64 steps | memory, 64 steps / 1 step | "
+             "time, this / exact at 64 steps |", "| --- | --- | --- | --- | --- | --- |"]  # fmt: skip
+    for varied, queries in (("inner steps", "15 queries"), ("inner steps, 1 query per class", "1 query")):
+        exact = told["curves"][varied]["exact"]
+        for name, points in told["curves"][varied].items():
+            one, many = points["1"], points["64"]
+            cells = [
+                queries, f"`{name}`", f"{one['bytes'] / 1e6:.1f}, {many['bytes'] / 1e6:.1f}",
+                f"{one['ms']:.0f}, {many['ms']:.0f}",
+                f"{many['bytes'] / one['bytes']:.2f} ({many['bytes'] / exact['1']['bytes']:.2f} of one exact step)",
+                f"{many['ms'] / exact['64']['ms']:.2f}",
+            ]  # fmt: skip
+            lines.append(f"| {' | '.join(cells)} |")
+    lines += ["", "| given to a process of 64 tasks | threads | it held before, at most |", "| --- | --- | --- |"]
+    for held in told["budgets"]:
+        sizes = f"{held['before'] / 1e6:.0f} MB, {held['most'] / 1e6:.0f} MB"
+        lines.append(f'| `memory="{held["memory"]}"` | {held["threads"]} | {sizes} |')
+    versions = ", ".join(f"{k} {v}" for k, v in told["versions"].items() if v)
+    return "\n".join([*lines, "", f"`{told['command']}`; {describe(told['machine'])}; {versions}."]) + "\n"
+
+
 def main(arguments: list[str]) -> int:
     check = "--check" in arguments
     for folder in arguments:
         if folder != "--check":
             collect(Path(folder))
     table, stale = rows(), []
-    bench = json.loads((RESULTS / "bench-cpu.json").read_text())
-    for path, text in (
-        (ROOT / "README.md", short_table(table)),
-        (ROOT / "docs" / "results.md", full_table(table)),
-        (ROOT / "docs" / "performance.md", speed_table(bench)),
+    bench, memory = (json.loads((RESULTS / f"{name}-cpu.json").read_text()) for name in ("bench", "memory"))
+    for path, mark, text in (
+        (ROOT / "README.md", "results", short_table(table)),
+        (ROOT / "docs" / "results.md", "results", full_table(table)),
+        (ROOT / "docs" / "performance.md", "results", speed_table(bench)),
+        (ROOT / "docs" / "performance.md", "memory", memory_table(memory)),
     ):
         old = path.read_text()
-        new = MARK.sub(lambda m: m[1] + text + m[2], old)  # noqa: B023
+        place = re.compile(rf"(<!-- {mark} -->\n).*(<!-- /{mark} -->)", re.S)
+        new = place.sub(lambda m: m[1] + text + m[2], old)  # noqa: B023
         if new != old:
             stale.append(path.name)
             if not check:

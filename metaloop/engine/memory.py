@@ -13,7 +13,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
-SPARE = 1.5  # what allocators and kernels take beside the tensors; see docs/performance.md
+# What allocators and kernels take as a multiple of the tensors: malloc, with an arena for each thread, more than
+# torch's allocator on a GPU. Measured in docs/performance.md.
+SPARE, SPARE_GPU = 3.0, 1.5
 
 
 def in_bytes(memory: str | int) -> int:
@@ -67,11 +69,12 @@ def largest_chunk(
     n / 2 of what two take. Raises ValueError if one task takes more than there is.
     """
     device = pytree.tree_leaves(theta)[0].device
-    held, need = in_use(device), 0.0
+    held, need, spare = 0, 0.0, SPARE_GPU if device.type == "cuda" else SPARE
     devices = [device] if device.type == "cuda" else []
     for probe in (1, 2):
         with torch.random.fork_rng(devices):
-            need = max(need, SPARE * beside * peak(work, theta, part(probe)) / probe)
+            need = max(need, spare * beside * peak(work, theta, part(probe)) / probe)
+        held = in_use(device)  # after the work: before it, the code that it runs need not be in memory
         fitting = [size for size in sizes if held + need * size <= budget]
         if max(fitting, default=0) < 2:
             break
