@@ -4,8 +4,8 @@
     python benchmarks/memory.py --plot results/memory-cpu.json      draw docs/memory.png and docs/memory-steps.png
 
 MAML 5-way 1-shot on conv4-64 of stride 2 with 28x28 pictures, 15 queries per class, float32, unless a curve says
-otherwise. Memory is the most bytes of tensors that live at once beside weights and tasks,
-and of a whole process where a budget is held against it. Times are medians.
+otherwise. Memory is the most bytes of tensors that live at once beside weights and tasks, and of a whole process where
+a budget is held against it. Times are medians.
 """
 
 import argparse
@@ -154,7 +154,7 @@ def main() -> None:
         return plot(args.plot)
     told = {
         "command": "python benchmarks/memory.py", "device": args.device, "machine": machine(), "versions": versions(),
-        "curves": curves(args.device, *((1, 4) if args.quick else (5, 64))),
+        "curves": curves(args.device, *((1, 4) if args.quick else (5, 128))),
         "budgets": budgets() if args.device == "cpu" and not args.quick else [],
     }  # fmt: skip
     Path(args.out).write_text(json.dumps(told, indent=1) + "\n")
