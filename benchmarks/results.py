@@ -88,7 +88,7 @@ def full_table(table: list[dict]) -> str:
     for r in table:
         published = "–" if r["published"] is None else f"{r['published']:g}"
         e = r["row"]
-        machines.add(f"{describe(e['machine'])}; " + ", ".join(f"{k} {v}" for k, v in e["versions"].items()))
+        machines.add(f"{describe(e['machine'])}; {listed(e['versions'])}")
         files = ", ".join(f"[seed {s}](../results/{r['recipe']}-seed{s}.json)" for s in r["seeds"])
         cells = [
             title(r["recipe"], r["label"]), r["ours"], published, verdict(r), r["spread"], e["norm"],
@@ -116,6 +116,11 @@ def describe(machine: dict) -> str:
     many = f"{n} processes, " if (n := machine.get("processes", 1)) > 1 else ""
     cores = f"{machine['threads']} of {machine['cores']} cores"
     return f"{machine['cpu']}, {many}{cores}, GPUs: {machine['gpus'] or 'none'}"
+
+
+def listed(versions: dict[str, str | None]) -> str:
+    """The versions of what is installed."""
+    return ", ".join(f"{name} {version}" for name, version in versions.items() if version)
 
 
 def short_table(table: list[dict]) -> str:
@@ -147,8 +152,7 @@ def speed_table(bench: dict) -> str:
             times = f"{row['median_ms']:.1f} ({low:.1f} to {high:.1f})"
             lines.append(f"| {name} | {times} | {row['times_faster_than_the_best_other']:.2f} | {share} |")
         lines += ["", *(f"Left out: {name} ({why})." for name, why in case["left_out"].items()), ""]
-    versions = ", ".join(f"{k} {v}" for k, v in bench["versions"].items() if v)
-    about = f"{bench['machine']['cpu']}, {bench['machine']['threads']} threads; {versions}"
+    about = f"{bench['machine']['cpu']}, {bench['machine']['threads']} threads; {listed(bench['versions'])}"
     return "\n".join([*lines, f"`{bench['command']}`; {about}; sgemm {bench['sgemm_gflops']:.0f} GFLOP/s."]) + "\n"
 
 
@@ -171,8 +175,8 @@ def memory_table(told: dict) -> str:
     for held in told["budgets"]:
         sizes = f"{held['before'] / 1e6:.0f} MB, {held['most'] / 1e6:.0f} MB"
         lines.append(f'| `memory="{held["memory"]}"` | {held["threads"]} | {sizes} |')
-    versions = ", ".join(f"{k} {v}" for k, v in told["versions"].items() if v)
-    return "\n".join([*lines, "", f"`{told['command']}`; {describe(told['machine'])}; {versions}."]) + "\n"
+    about = f"`{told['command']}`; {describe(told['machine'])}; {listed(told['versions'])}."
+    return "\n".join([*lines, "", about]) + "\n"
 
 
 def main(arguments: list[str]) -> int:

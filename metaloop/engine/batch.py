@@ -185,8 +185,10 @@ def chunk_size(tasks: Task, threads: int = 1, *, compiled: bool = False) -> int:
     if leaf.device.type != "cpu":
         return n
     most = max(1, (COMPILED_SET if compiled else WORKING_SET) // sum(part.x[0].numel() for part in tasks))
-    if not compiled and (most < 8 or most >= n):
-        return 1 if most < 8 else n
+    if not compiled and most < 8:
+        return 1
+    if not compiled and most >= n:
+        return n
     sizes = [size for size in range(1, n + 1) if n % size == 0 and size <= most]
     return max(sizes, key=lambda size: (n // size % threads == 0, size))
 

@@ -110,8 +110,9 @@ def functional(module: nn.Module, *, reset: bool = True) -> tuple[Net, Callable[
     for name, layer in module.named_modules():
         _refuse(name or type(module).__name__, layer)
     skeleton = Net(module)
-    for mode in product((True, False), repeat=2):
-        skeleton._variant(*mode)  # here, since a trace cannot copy modules
+    if "support" in skeleton.policies:  # whose modes change while it computes, and a trace cannot copy modules
+        for mode in product((True, False), repeat=2):
+            skeleton._variant(*mode)
 
     def init(seed: int) -> Params:
         fresh = copy.deepcopy(module)
