@@ -48,7 +48,7 @@ META_RNN, LSTM_OPTIMIZER, OPTIM = "learners/meta_rnn.py", "learners/lstm_optimiz
 UNROLL = "nn/unroll.py"
 QUERY, DESCENT, NORMS, FUNCTIONAL = "objectives/query.py", "nn/descent.py", "nn/norms.py", "nn/functional.py"
 BATCH, TRAIN, EVALUATE = "engine/batch.py", "engine/train.py", "engine/evaluate.py"
-THREADS = "engine/threads.py"
+THREADS, BACKBONES = "engine/threads.py", "nn/backbones.py"
 RANKS, INTERRUPT = "engine/ranks.py", "engine/interrupt.py"
 SEEDS, CHECKPOINT, POOL = "engine/seeds.py", "engine/checkpoint.py", "tasks/pool.py"
 RANKED = "tests/test_distributed.py::"
@@ -57,6 +57,7 @@ STATISTICIAN = "learners/neural_statistician.py"
 NN, META, ENGINE, TASKS, SETS = (
     f"tests/test_{name}.py::" for name in ("nn", "meta_gradient", "engine", "tasks", "sets")
 )
+COMPILED = f"{NN}test_conv4_compiled_for_a_cpu_is_conv4[shape0-options0]"
 OMNIGLOT = "tasks/omniglot.py"
 OML, CORE, LEADER, STREAMS = "learners/oml.py", "core.py", "outer/follow_leader.py", "tasks/streams.py"
 RAINBOW, STREAM_TESTS = "tasks/rainbow_mnist.py", "tests/test_streams.py::"
@@ -291,14 +292,16 @@ MUTATIONS = [
         ("support variance is the unbiased one", NORMS, ("x.var(over, correction=0)", "x.var(over)"),
          f"{NN}test_support_norm_takes_the_support_sets_statistics"),
         ("support statistics are held constant", NORMS,
-         (("(self.running_var + self.eps)", "(self.running_var.detach() + self.eps)"),
-          ("self.running_mean * scale", "self.running_mean.detach() * scale")),
+         (("(var + self.eps)", "(var.detach() + self.eps)"), ("bias - mean * scale", "bias - mean.detach() * scale")),
          law("meta_gradient_is_the_derivative", "maml-conv4-support")),
-        ("support norms forget eps", NORMS, ("(self.running_var + self.eps).rsqrt()", "self.running_var.rsqrt()"),
+        ("support norms forget eps", NORMS, ("(var + self.eps).rsqrt()", "var.rsqrt()"),
          f"{NN}test_support_norm_takes_the_support_sets_statistics"),
+        ("pooled norms forget negative scales", BACKBONES, ("weight < 0, -1.0", "weight < 0, 1.0"), COMPILED),
+        ("pooled norms take the statistics of what is left", BACKBONES, (" * sign, of=x)", " * sign)"), COMPILED),
+        ("patches are cut without the margin", BACKBONES, ("(x, (b, b, a, a))", "(x, (0, 2 * b, 0, 2 * a))"), COMPILED),
         ("layer norm is instance norm", NORMS, ("nn.GroupNorm(1, channels", "nn.GroupNorm(channels, channels"),
          f"{NN}test_each_policy_normalises_by_its_own_statistics"),
-        ("running norms use the batch at test", FUNCTIONAL, ("else not training", "else False"),
+        ("running norms use the batch at test", FUNCTIONAL, ('"running": not training', '"running": False'),
          f"{NN}test_at_test_running_norms_use_the_population_and_at_training_the_batch"),
         ("init does not heed its seed", FUNCTIONAL, ("torch.manual_seed(seed)", "torch.manual_seed(0)"),
          f"{NN}test_init_is_drawn_from_its_seed_alone"),

@@ -1,5 +1,7 @@
 """Parts of networks: modules as functions, norms by policy, backbones, inner optimizers."""
 
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -333,6 +335,32 @@ def test_conv4_is_the_papers_network():
         assert counts[policy] == weights + 4 * 128 + 4 * 64
     kinds = [type(layer).__name__ for block in list(conv4().body)[:4] for layer in block]
     assert kinds == ["Conv2d", "BatchNorm", "ReLU", "MaxPool2d"] * 4
+
+
+@pytest.mark.compile
+@pytest.mark.parametrize(
+    ("shape", "options"),
+    [
+        ((1, 20, 28), {}),  # halved to 5 and 7, then to 2 and 3
+        ((2, 16, 16), {"norm_policy": "running"}),
+        ((1, 16, 16), {"norm_policy": "support"}),
+        ((1, 16, 16), {"norm_policy": "group"}),
+    ],
+)
+def test_conv4_compiled_for_a_cpu_is_conv4(shape, options, monkeypatch):
+    """Patches x weights, and norms after the pooling: the same outputs and gradients, where scales are negative too."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    module = conv4(shape, width=4, out=2, **options).double()
+    for name, p in module.named_parameters():
+        if "conv" not in name:
+            nn.init.normal_(p)
+    net, init = functional(module, reset=False)
+    at_test, x = net.eval(), torch.randn(3, *shape, dtype=torch.float64)
+    assert_close(torch.compile(at_test)(init(0), x), at_test(init(0), x))
+    data = Data(torch.randn(2, 4, *shape, dtype=torch.float64), torch.tensor([[0, 0, 1, 1], [0, 1, 0, 1]]))
+    for learner in (maml(net, init, inner_lr=0.1), protonet(net, init, ways=2)):
+        compiled, plain = (meta_gradient(learner, compile=c)(init(0), Task(data, data))[0] for c in (True, False))
+        assert_close(compiled, plain)
 
 
 def test_convolutions_start_as_glorot_and_bengio_say():

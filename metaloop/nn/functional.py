@@ -38,7 +38,7 @@ class Net:
         for layer in _norms(self._recorder):
             layer.record, layer.stored = True, False
         for layer in _norms(self.module):
-            layer.stored = conditioned if layer.policy == "support" else not training
+            layer.stored = {"support": conditioned, "running": not training}.get(layer.policy, False)
         self._variants: dict[tuple[bool, bool], Net] = {(training, conditioned): self}
         self._copies: dict[tuple[int, bool], nn.Module] = {}
         self.policies = frozenset(layer.policy for layer in _norms(self.module))

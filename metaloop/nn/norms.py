@@ -60,16 +60,25 @@ class BatchNorm(nn.Module):
         nn.init.ones_(self.weight)
         nn.init.zeros_(self.bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        if self.stored and self.policy == "support":  # written out: torch's kernel holds stored statistics constant
-            scale = self.weight * (self.running_var + self.eps).rsqrt()
-            shift = self.bias - self.running_mean * scale
-            shape = (-1, *[1] * (x.ndim - 2))
-            return x * scale.view(shape) + shift.view(shape)
-        if self.stored:
+    def forward(self, x: Tensor, of: Tensor | None = None) -> Tensor:
+        """x, normalised by the statistics of the batch `of` (x unless given) or by the stored ones."""
+        batch = x if of is None else of
+        if self.record and self.policy != "transductive":
+            self.running_mean, self.running_var = _moments(batch)
+        if self.stored and self.policy != "support":
             mean, var = self.running_mean.detach(), self.running_var.detach()
             return F.batch_norm(x, mean, var, self.weight, self.bias, eps=self.eps)
-        if self.record and self.policy != "transductive":
-            over = [d for d in range(x.ndim) if d != 1]
-            self.running_mean, self.running_var = x.mean(over), x.var(over, correction=0)
-        return F.batch_norm(x, None, None, self.weight, self.bias, training=True, eps=self.eps)
+        if not self.stored and of is None:
+            return F.batch_norm(x, None, None, self.weight, self.bias, training=True, eps=self.eps)
+        # written out: torch's kernel holds stored statistics constant
+        mean, var = (self.running_mean, self.running_var) if self.stored else _moments(batch)
+        scale = self.weight * (var + self.eps).rsqrt()
+        shift = self.bias - mean * scale
+        shape = (-1, *[1] * (x.ndim - 2))
+        return x * scale.view(shape) + shift.view(shape)
+
+
+def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean and the biased variance of each channel of [n, channels, ...]."""
+    over = [d for d in range(x.ndim) if d != 1]
+    return x.mean(over), x.var(over, correction=0)
