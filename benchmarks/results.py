@@ -125,7 +125,7 @@ def listed(versions: dict[str, str | None]) -> str:
 
 def short_table(table: list[dict]) -> str:
     """One line per recipe, with its first rows; the full table has the others."""
-    lines = ["| paper | file | recipe | ours ± 95 %, and the paper's in brackets |", "| --- | --- | --- | --- |"]
+    lines = ["| paper | file | run | ours ± 95 %, and the paper's in brackets |", "| --- | --- | --- | --- |"]
     recipes: dict[str, list[dict]] = defaultdict(list)
     for r in table:
         recipes[r["recipe"]].append(r)
@@ -137,7 +137,8 @@ def short_table(table: list[dict]) -> str:
         ]
         if len(found) > SHOWN:
             figures.append(f"[{len(found) - SHOWN} more](docs/results.md)")
-        lines.append(f"| {find(name).paper} | [`{Path(file).name}`](metaloop/{file}) | {name} | {'; '.join(figures)} |")
+        run = f"{name}, {found[0]['row'].get('budget', 'full')}, {found[0]['row']['step']} steps"
+        lines.append(f"| {find(name).paper} | [`{Path(file).name}`](metaloop/{file}) | {run} | {'; '.join(figures)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -154,6 +155,20 @@ def speed_table(bench: dict) -> str:
         lines += ["", *(f"Left out: {name} ({why})." for name, why in case["left_out"].items()), ""]
     about = f"{bench['machine']['cpu']}, {bench['machine']['threads']} threads; {listed(bench['versions'])}"
     return "\n".join([*lines, f"`{bench['command']}`; {about}; sgemm {bench['sgemm_gflops']:.0f} GFLOP/s."]) + "\n"
+
+
+def speed_line(bench: dict) -> str:
+    """Our best time in each case, beside the fastest other's."""
+    ratios = []
+    for case in bench["cases"]:
+        ours = [row["times_faster_than_the_best_other"] for name, row in case["rows"].items() if "metaloop" in name]
+        ratios.append(f"{case['case']}, {max(ours):.1f}")
+    others = sorted({name for case in bench["cases"] for name in case["rows"] if "metaloop" not in name})
+    return (
+        f"A meta-gradient on {bench['machine']['threads']} cores, as many times as fast as the fastest of "
+        f"{', '.join(others)}: {'; '.join(ratios)}. How it was measured, and memory: "
+        "[performance](docs/performance.md).\n"
+    )
 
 
 def memory_table(told: dict) -> str:
@@ -188,6 +203,7 @@ def main(arguments: list[str]) -> int:
     bench, memory = (json.loads((RESULTS / f"{name}-cpu.json").read_text()) for name in ("bench", "memory"))
     for path, mark, text in (
         (ROOT / "README.md", "results", short_table(table)),
+        (ROOT / "README.md", "speed", speed_line(bench)),
         (ROOT / "docs" / "results.md", "results", full_table(table)),
         (ROOT / "docs" / "performance.md", "results", speed_table(bench)),
         (ROOT / "docs" / "performance.md", "memory", memory_table(memory)),
