@@ -7,7 +7,8 @@ A learner says what is iterated. How the meta-gradient comes back through it is 
 says so by `backward(way)`, for all that is computed inside.
 
     exact       through all K steps
-    checkpoint  the same, from about sqrt(2 K) kept states: the steps between are computed again on the way back
+    checkpoint  the same, from about (6 K)^(1/3) kept states: the steps between are computed again on the way back,
+                each at most twice, and once more for its own derivative
     truncated   back through windows of `horizon` steps, the last window ending at s_K. Across a cut the state counts
                 as s_0 plus a constant: d s / d s_0 = I, d s / d given = 0. Where s_0 holds nothing learned this is
                 truncated back-propagation through time (Werbos 1990); with an s_0 that is learned, plain truncation
@@ -25,6 +26,7 @@ L(phi; given) + lambda/2 |phi - phi_0|^2, with H the Hessian of L in phi, and v 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from math import comb
 from typing import Any
 
 import torch
@@ -37,6 +39,7 @@ from .descent import Descent, Rate, sgd
 
 Tensors = tuple[Tensor, ...]
 Step = Callable[[int, Any, Any], Any]
+LEVELS = 3  # with checkpoint=True: how often a step is computed at most, its own way back not counted
 
 
 @dataclass(frozen=True)
@@ -151,19 +154,26 @@ def descend(
 
 
 def _segments(steps: int, window: int, way: Way, every: bool) -> Iterator[range]:
-    """The steps that are computed again together, in order; none reaches across a cut. One by one if nothing is.
-
-    Each is one longer than the next. When a segment is computed again the states before it are kept, and it adds its
-    own: about sqrt(2 K) in all, at every segment.
-    """
-    alone = every or not way.checkpoint
+    """The steps of which only the state before them is kept, in order; none reaches across a cut. One by one if every
+    state is."""
+    levels = 1 if every or not way.checkpoint else LEVELS
     for end in range(steps % window or window, steps + 1, window) if steps else ():
-        start, found = max(0, end - window), []
-        while end > start:
-            length = 1 if alone else len(found) + 1
-            found.append(range(max(start, end - length), end))
-            end -= length
-        yield from reversed(found)
+        yield from _split(range(max(0, end - window), end), levels)
+
+
+def _split(steps: range, levels: int) -> list[range]:
+    """Steps in parts. On the way back, from the last part to the first, a part's own parts are split anew, one level
+    less, down to single steps; the states before the parts that are still to come are kept.
+
+    The i-th part from the end has C(i + levels - 2, levels - 1) steps, the most for which as many states are kept in
+    each part; n parts have C(n + levels - 1, levels) steps in all. Griewank & Walther 2000, algorithm 799.
+    """
+    parts, end = [], steps.stop
+    while end > steps.start:
+        length = comb(len(parts) + levels - 1, levels - 1)
+        parts.append(range(max(steps.start, end - length), end))
+        end -= length
+    return parts[::-1]
 
 
 def _constant_plus(state: Any, start: Any) -> Any:
@@ -183,25 +193,28 @@ def _is_real(t: Any) -> bool:
 
 
 class _Written(torch.autograd.Function):
-    """forward(*tensors) whose vector-Jacobian product is pull(inputs, outputs, cotangents, needed)."""
+    """forward(*tensors) whose vector-Jacobian product is pull(inputs, outputs, cotangents, needed).
+
+    keep: whether the outputs are kept for it; None are given to it otherwise.
+    """
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(forward, pull, *tensors):  # type: ignore[override]
+    def forward(forward, pull, keep, *tensors):  # type: ignore[override]
         return forward(tensors)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        _, ctx.pull, *tensors = inputs
+        _, ctx.pull, keep, *tensors = inputs
         ctx.inputs = len(tensors)
-        ctx.save_for_backward(*tensors, *output)
+        ctx.save_for_backward(*tensors, *(output if keep else ()))
 
     @staticmethod
     def backward(ctx, *cotangents):
         saved, n = [t.detach() for t in ctx.saved_tensors], ctx.inputs
         held = tuple(c.detach() for c in cotangents)
-        return None, None, *ctx.pull(saved[:n], saved[n:], held, ctx.needs_input_grad[2:])
+        return None, None, None, *ctx.pull(saved[:n], saved[n:], held, ctx.needs_input_grad[3:])
 
 
 def _take_apart(tree: Any) -> tuple[list[Tensor], Callable[[Sequence[Tensor]], Any]]:
@@ -253,25 +266,36 @@ def _again(step: Step, steps: range, state: Any, given: Any) -> Any:
         return tuple(last)
 
     def pull(inputs: Tensors, _, cotangents: Tensors, needed: Sequence[bool]):
-        s, fixed = build(inputs[:n]), inputs[n:]
-        g, states = build_given(fixed), []
-        with noise.again(), torch.no_grad():
-            for k in steps:
-                states.append((s, noise.now()))
-                s = step(k, s, g) if k != steps[-1] else None
-            total: list[Any] = [None] * len(fixed)
-            for k in reversed(steps):
-                (tensors, build_s), then = _take_apart(states[-1][0]), states.pop()[1]
-                noise.set(then)
-                wanted = [*([True] * n if k != steps[0] else needed[:n]), *needed[n:]]
-                pulled = _pullback(
-                    lambda t: step(k, build_s(t[:n]), build_given(t[n:])), [*tensors, *fixed], wanted, cotangents  # noqa: B023
-                )
-                cotangents = tuple(c for c, t in zip(pulled, tensors, strict=False) if _is_real(t))  # type: ignore
-                total = [b if a is None else a + b for a, b in zip(total, pulled[n:], strict=True)]
-        return [*pulled[:n], *total]
+        fixed = inputs[n:]
+        given = build_given(fixed)
+        total: list[Any] = [None] * len(fixed)
 
-    last = _Written.apply(forward, pull, *first, *fixed)
+        def back(part: range, levels: int, s: Any, then: Any, cotangents: Tensors) -> list[Any]:
+            """The products for each tensor of s, the state before this part, from those for the state after it."""
+            noise.set(then)
+            if len(part) > 1:
+                before: list[Any] = []
+                pulled: list[Any] = [*cotangents]
+                for p in (parts := _split(part, levels)):
+                    before.append((p, s, noise.now()))
+                    for k in p if p is not parts[-1] else ():
+                        s = step(k, s, given)
+                while before:
+                    p, s, then = before.pop()
+                    pulled = back(p, levels - 1, s, then, tuple(c for c in pulled if c is not None))
+                return pulled
+            tensors, build_s = _take_apart(s)
+            wanted = [*([True] * n if part != steps[:1] else needed[:n]), *needed[n:]]
+            pulled = _pullback(
+                lambda t: step(part[0], build_s(t[:n]), build_given(t[n:])), [*tensors, *fixed], wanted, cotangents
+            )
+            total[:] = [b if a is None else a + b for a, b in zip(total, pulled[n:], strict=True)]
+            return pulled[:n]
+
+        with noise.again(), torch.no_grad():
+            return [*back(steps, LEVELS - 1, build(inputs[:n]), noise.now(), cotangents), *total]
+
+    last = _Written.apply(forward, pull, False, *first, *fixed)
     return after[-1](last)
 
 
@@ -327,7 +351,7 @@ def _implicit(solve, slope, phi: Params, given: Any, rates: Any, strength: float
         of_given = lambda t: slope(build(solution), build_given(t))
         return [*u, *_pullback(of_given, inputs[n:m], needed[n:m], down), *[None] * len(paces)]      # (3)
 
-    return build(_Written.apply(forward, pull, *first, *fixed, *paces))
+    return build(_Written.apply(forward, pull, True, *first, *fixed, *paces))
 
 
 def conjugate_gradients(A: Callable[[Tensors], Tensors], b: Tensors, *, steps: int) -> Tensors:
