@@ -366,6 +366,8 @@ MUTATIONS = [
          "tests/test_operations.py::test_work_that_draws_random_numbers_stays_in_order[SideBySide]"),
         ("threads forget autocast", THREADS, (" and not _modes()", ""),
          "tests/test_operations.py::test_what_threads_would_share_stays_in_order"),
+        ("keys start anywhere", "nn/causal.py", ("ours.copy_(theirs)", "ours.normal_()"),
+         f"{SEQUENCE}test_keys_start_as_queries_and_are_learned_apart"),
         ("checkpoints keep every state", UNROLL, ("LEVELS = 3", "LEVELS = 1"),
          "tests/test_methods.py::test_checkpoints_keep_few_states_and_compute_no_step_more_than_four_times"),
         ("steps computed again share their random numbers", BATCH, (' == "cpu" and not checkpoint', ' == "cpu"'),

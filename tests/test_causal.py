@@ -86,3 +86,14 @@ def test_contexts_are_residual():
         for p in build.double().parameters():
             nn.init.zeros_(p)
         assert_close(build(sequence(5), *more), sequence(5))
+
+
+def test_keys_start_as_queries_and_are_learned_apart():
+    """In theta too, whatever the seed."""
+    net, init = functional(AttentionBlock(C, 3, 5))
+    for seed in (0, 1):
+        params = init(seed)
+        assert_close(params["key.weight"], params["query.weight"], rtol=0, atol=0)
+        assert_close(params["key.bias"], params["query.bias"], rtol=0, atol=0)
+    g = grad(lambda p: net(p, torch.randn(4, C))[0].square().sum())(params)
+    assert not torch.allclose(g["key.weight"], g["query.weight"])

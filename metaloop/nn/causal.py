@@ -38,13 +38,31 @@ class DenseBlock(nn.Module):
         return torch.cat([x, f.tanh() * g.sigmoid()], -1)
 
 
+class Twin(nn.Linear):
+    """A layer of its own that starts as another one does."""
+
+    def __init__(self, other: nn.Linear):
+        self.other = (other,)  # a tuple, so that torch does not count it as a part
+        super().__init__(other.in_features, other.out_features)
+
+    def reset_parameters(self) -> None:
+        with torch.no_grad():
+            for ours, theirs in zip(self.parameters(), self.other[0].parameters(), strict=True):
+                ours.copy_(theirs)
+
+
 class AttentionBlock(nn.Module):
-    """What causal attention reads, concatenated to its input: channels -> channels + values."""
+    """What causal attention reads, concatenated to its input: channels -> channels + values.
+
+    Keys start as queries are, so that what is alike attends to each other from the first step. From unrelated starts a
+    reader of many classes first has to find that out, and hardly does (docs/learners/snail.md).
+    """
 
     def __init__(self, channels: int, keys: int, values: int):
         super().__init__()
         self.out = channels + values
-        self.query, self.key = nn.Linear(channels, keys), nn.Linear(channels, keys)
+        self.query = nn.Linear(channels, keys)
+        self.key = Twin(self.query)
         self.value = nn.Linear(channels, values)
 
     def forward(self, x: Tensor, memory: tuple[Tensor, Tensor] | None = None) -> Any:
