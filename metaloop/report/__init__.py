@@ -14,7 +14,7 @@ from ..engine.run import read_info
 from ..recipes import find
 from ..tasks.pool import Pool
 from .findings import find_out
-from .page import page
+from .page import page, queries
 from .results import Entry, kept, text
 from .svg import Line, chart
 
@@ -48,17 +48,19 @@ def _score(e: Entry) -> list[str]:
     if e["published"] is not None:
         published = text(e["published"], e["published_ci95"], e["metric"])
         gap = f"{e['mean'] - e['published']:+.2f}"
-    where = f"{e['tasks']} {e['split']} tasks of {e['data']}, {e['queries']} queries per class, norm: {e['norm']}"
+    where = f"{e['tasks']} {e['split']} tasks of {e['data']}, {queries(e['queries'])}, norm: {e['norm']}"
     if e["metric"] == "mse":
         where = where.replace(" per class", "")
     return [e["label"], text(e["mean"], e["ci95"], e["metric"]), published, gap, where]
 
 
 def _published(run: Run, entries: list[Entry]) -> list[list[float]]:
-    """The paper's number for the tasks whose number of shots is varied: [[shots, mean]], or nothing."""
-    row = run.plan.rows[0]
-    told = [e["published"] for e in entries if e["label"] == row.label and e["published"] is not None]
-    return [[row.shots, told[0]]] if told else []
+    """The paper's numbers for the first row's tasks, with as many shots or with others: [[shots, mean], ...]."""
+    same, label = ("ways", "norm", "metric", "data", "split"), run.plan.rows[0].label
+    first: Entry = next((e for e in entries if e["label"] == label), {})
+    alike = [e for e in entries if all(e[k] == first.get(k) for k in same)]
+    told = {e["shots"]: e["published"] for e in reversed(alike) if e["published"] is not None}  # the first counts
+    return [[shots, told[shots]] for shots in sorted(told)]
 
 
 def _facts(run: Run, entries: list[Entry]) -> list[tuple[str, str]]:

@@ -51,6 +51,10 @@ figcaption b { color: var(--ink); font-weight: 600 } svg { display: block; width
 """
 
 
+def queries(n: int) -> str:
+    return f"{n} {'query' if n == 1 else 'queries'} per class"
+
+
 def page(
     title: str,
     summary: str,
@@ -71,7 +75,7 @@ def page(
         steps = Line("", findings["inner_steps"], dots=True)
         more.append(chart([steps], x="inner steps", y=f"{metric} by inner steps", even=True))
     points = f"Each point: {findings['tasks']} test tasks, band: 95 % interval over tasks"
-    each = f", {findings['queries']} queries per class." if "classes" in next(iter(findings["examples"]), {}) else "."
+    each = f", {queries(findings['queries'])}." if "classes" in next(iter(findings["examples"]), {}) else "."
     return shell(title, f"""
 <h1>{escape(title)}</h1>
 <p class="soft">{escape(summary)}</p>

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from html import escape
 
 W, H = 420, 260
-LEFT, RIGHT, TOP, BOTTOM = 48, 12, 14, 42
+LEFT, RIGHT, TOP, BOTTOM = 48, 20, 14, 42
 
 
 @dataclass(frozen=True)
