@@ -195,7 +195,7 @@ def _is_real(t: Any) -> bool:
 class _Written(torch.autograd.Function):
     """forward(*tensors) whose vector-Jacobian product is pull(inputs, outputs, cotangents, needed).
 
-    keep: whether the outputs are kept for it; None are given to it otherwise.
+    keep: whether the outputs are kept for it; otherwise it is given none.
     """
 
     generate_vmap_rule = True
