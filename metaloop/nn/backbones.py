@@ -148,8 +148,7 @@ def _by_patches(conv: Any, x: Tensor) -> Tensor:
 def _largest_of_fours(x: Tensor) -> Tensor:
     """2x2 max-pooling."""
     height, width = x.shape[-2] // 2, x.shape[-1] // 2
-    fours = x[..., : 2 * height, : 2 * width].unflatten(-1, (width, 2)).unflatten(-3, (height, 2))
-    return fours.amax((-3, -1))
+    return x[..., : 2 * height, : 2 * width].reshape(*x.shape[:-2], height, 2, width, 2).amax((-3, -1))
 
 
 class Conv2d(nn.Conv2d):
