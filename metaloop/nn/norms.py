@@ -62,16 +62,17 @@ class BatchNorm(nn.Module):
 
     def forward(self, x: Tensor, of: Tensor | None = None) -> Tensor:
         """x, normalised by the statistics of the batch `of` (x unless given) or by the stored ones."""
-        batch = x if of is None else of
-        if self.record and self.policy != "transductive":
+        batch, recorded = x if of is None else of, self.record and self.policy != "transductive"
+        if recorded:
             self.running_mean, self.running_var = _moments(batch)
         if self.stored and self.policy != "support":
             mean, var = self.running_mean.detach(), self.running_var.detach()
             return F.batch_norm(x, mean, var, self.weight, self.bias, eps=self.eps)
         if not self.stored and of is None:
             return F.batch_norm(x, None, None, self.weight, self.bias, training=True, eps=self.eps)
-        # written out: torch's kernel holds stored statistics constant
-        mean, var = (self.running_mean, self.running_var) if self.stored else _moments(batch)
+        # written out: torch's kernel takes no statistics but those of x, or constant ones
+        known = self.stored or recorded
+        mean, var = (self.running_mean, self.running_var) if known else _moments(batch)
         scale = self.weight * (var + self.eps).rsqrt()
         shift = self.bias - mean * scale
         shape = (-1, *[1] * (x.ndim - 2))
