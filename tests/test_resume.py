@@ -18,7 +18,7 @@ from metaloop.core import Data, Task
 from metaloop.engine import checkpoint
 from metaloop.engine.interrupt import Interrupt
 from metaloop.engine.log import read_metrics
-from metaloop.engine.run import checkpoints
+from metaloop.engine.run import checkpoints, read_info
 from metaloop.nn import functional, mlp
 from metaloop.recipes import find
 from metaloop.tasks import gaussians
@@ -286,7 +286,7 @@ def test_resuming_takes_the_options_of_the_start(tmp_path, capsys):
     done = state(Path(out))
     assert main(["train", "maml-sinusoid-5shot", "--out", out, "--resume", "--tasks", "5"]) == 0
     assert state(Path(out)) == done
-    for wrong, name in (("--seed 4", "seed"), ("--steps 5", "steps"), ("--data sinusoid --compile", "compile")):
+    for wrong, name in (("--seed 4", "seed"), ("--steps 3", "steps"), ("--data sinusoid --compile", "compile")):
         capsys.readouterr()
         assert main(["train", "maml-sinusoid-5shot", "--out", out, "--resume", *wrong.split()]) == 2
         told = capsys.readouterr().err
@@ -295,3 +295,18 @@ def test_resuming_takes_the_options_of_the_start(tmp_path, capsys):
     assert main(["train", "metasgd-sinusoid-5shot", "--out", out, "--resume"]) == 2
     assert "was started with recipe='maml-sinusoid-5shot'" in capsys.readouterr().err
     assert find("maml-sinusoid-5shot").data_name == "sinusoid"
+
+
+def test_a_run_without_a_schedule_can_be_made_longer(tmp_path, capsys):
+    """Resumed to more steps it has the weights of a run started for as many; one with a schedule is refused."""
+    words = ["train", "maml-sinusoid-5shot", "--tasks", "5", "--checkpoint-every", "100"]
+    assert main([*words, "--steps", "9", "--out", str(tmp_path / "unbroken")]) == 0
+    for steps, more in (("4", []), ("9", ["--resume"])):
+        assert main([*words, "--steps", steps, "--out", str(tmp_path / "longer"), *more]) == 0
+    assert state(tmp_path / "longer") == state(tmp_path / "unbroken")
+    assert read_info(tmp_path / "longer")["steps"] == 9
+
+    words = ["train", "meta-rnn-quadratic", "--tasks", "5", "--out", str(tmp_path / "scheduled"), "--steps"]
+    assert main([*words, "4"]) == 0
+    assert main([*words, "9", "--resume"]) == 2
+    assert "was started with steps=4, now it is 9" in capsys.readouterr().err

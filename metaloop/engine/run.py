@@ -65,16 +65,23 @@ def read_info(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{folder / 'run.json'} cannot be read ({error}).") from None
 
 
-def prepare(folder: Path, resume: bool, info: dict[str, Any]) -> dict[str, Any]:
-    """Make the folder of a new run, or check that the one to be resumed was started in the same way."""
+def prepare(folder: Path, resume: bool, info: dict[str, Any], *, longer: bool = False) -> dict[str, Any]:
+    """Make the folder of a new run, or check that the one to be resumed was started in the same way.
+
+    longer: whether it may go on to more steps than it was started for: not where a schedule depends on their number.
+    """
     if (folder / "run.json").exists() or checkpoints(folder):
         if not resume:
             raise ValueError(f"{folder} holds a run. Resume it (--resume, resume=True) or choose another folder.")
         recorded = read_info(folder)
         for name, value in json.loads(json.dumps(info)).items():
-            if recorded.get(name, value) != value:
-                was = f"{folder} was started with {name}={recorded[name]!r}, now it is {value!r}."
-                raise ValueError(f"{was} Resume with the same, or choose another folder.")
+            was = recorded.get(name, value)
+            if name == "steps" and longer and was < value:
+                recorded["steps"] = value
+                checkpoint.write_bytes(folder / "run.json", json.dumps(recorded, indent=2).encode())
+            elif was != value:
+                how = f"{folder} was started with {name}={was!r}, now it is {value!r}."
+                raise ValueError(f"{how} Resume with the same, or choose another folder.")
     else:
         recorded = {**info, "versions": versions(), "machine": machine()}
         try:
