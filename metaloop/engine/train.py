@@ -70,7 +70,8 @@ def fit(
     at_test: the learner as used at meta-test, where that differs (inner steps, ways, norm statistics).
     validation: what `evaluate` is given on `pool.val` (tasks, ways, shots, queries), every validate_every steps.
     out: the run's folder; None keeps nothing on disk. An existing run is never overwritten: resume=True goes on from
-        its newest whole checkpoint (and starts anew if there is none), to more steps than before if there is no schedule.
+        its newest whole checkpoint (and starts anew if there is none); to more steps than before too, if there is
+        no schedule.
     compile: trace the whole meta-step with torch.compile; half a minute or more at the start, for long runs.
     options: how the meta-gradient is taken, as `meta_gradient` has it: method, checkpoint, memory, horizon and so on.
 
