@@ -32,6 +32,7 @@ class SideBySide:
     """work(theta, part) for many parts, on as many threads as torch may use, or in order where it must be."""
 
     def __init__(self, work: Work):
+        _keep_freed()
         self.work = work
         self.in_order: bool | None = None  # that it must be; None: not known yet
 
@@ -110,6 +111,15 @@ def _foreign_modules() -> Iterator[list[str]]:
         yield found
     finally:
         handle.remove()
+
+
+@cache
+def _keep_freed() -> None:
+    """Let glibc keep freed memory for the next chunk, which else comes back from the system page by page.
+
+    It keeps up to twice the largest block that it has seen freed, of those below 32 MB; by itself it sees small ones.
+    """
+    torch.empty(31 << 20, dtype=torch.uint8)
 
 
 @cache
