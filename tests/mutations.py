@@ -57,7 +57,8 @@ STATISTICIAN = "learners/neural_statistician.py"
 NN, META, ENGINE, TASKS, SETS = (
     f"tests/test_{name}.py::" for name in ("nn", "meta_gradient", "engine", "tasks", "sets")
 )
-COMPILED = f"{NN}test_conv4_compiled_for_a_cpu_is_conv4[shape0-options0]"
+LAYERS = f"{NN}test_conv4_on_a_cpu_is_its_layers"
+COMPILED, IN_TURN = f"{LAYERS}[True-shape0-options0]", f"{LAYERS}[False-shape0-options0]"
 OMNIGLOT = "tasks/omniglot.py"
 OML, CORE, LEADER, STREAMS = "learners/oml.py", "core.py", "outer/follow_leader.py", "tasks/streams.py"
 RAINBOW, STREAM_TESTS = "tasks/rainbow_mnist.py", "tests/test_streams.py::"
@@ -296,9 +297,13 @@ MUTATIONS = [
          law("meta_gradient_is_the_derivative", "maml-conv4-support")),
         ("support norms forget eps", NORMS, ("(var + self.eps).rsqrt()", "var.rsqrt()"),
          f"{NN}test_support_norm_takes_the_support_sets_statistics"),
-        ("pooled norms forget negative scales", BACKBONES, ("weight < 0, -1.0", "weight < 0, 1.0"), COMPILED),
-        ("pooled norms take the statistics of what is left", BACKBONES, (" * sign, of=x)", " * sign)"), COMPILED),
-        ("patches are cut without the margin", BACKBONES, ("(x, (b, b, a, a))", "(x, (0, 2 * b, 0, 2 * a))"), COMPILED),
+        ("pooled norms forget negative scales", BACKBONES, ("scale < 0, -1.0", "scale < 0, 1.0"), COMPILED),
+        ("pooled norms take the statistics of what is left", BACKBONES,
+         ("moments(x))", "moments(_largest_of_fours(x)))"), COMPILED),
+        ("the patches' covariance is their second moment", BACKBONES, ("rows = rows - mean", "rows = rows * 1"),
+         IN_TURN),
+        ("patches are cut without the margin", BACKBONES, ("(x, (b, b, a, a))", "(x, (0, 2 * b, 0, 2 * a))"), IN_TURN),
+        ("a first block's shift misses the mean", NORMS, ("bias - mean * scale", "bias"), IN_TURN),
         ("layer norm is instance norm", NORMS, ("nn.GroupNorm(1, channels", "nn.GroupNorm(channels, channels"),
          f"{NN}test_each_policy_normalises_by_its_own_statistics"),
         ("running norms use the batch at test", FUNCTIONAL, ('"running": not training', '"running": False'),

@@ -13,6 +13,7 @@ from zoo import WAYS, one, pictures
 from metaloop import Data, Task, functional, maml, meta_gradient, pretrain, protonet, reptile
 from metaloop.engine.train import calibrate
 from metaloop.nn import LSTM, POLICIES, BatchNorm, adam, attend, conv4, mlp, norm, resnet12, rmsprop, sgd
+from metaloop.nn.backbones import Block
 
 
 @pytest.fixture
@@ -337,30 +338,37 @@ def test_conv4_is_the_papers_network():
     assert kinds == ["Conv2d", "BatchNorm", "ReLU", "MaxPool2d"] * 4
 
 
-@pytest.mark.compile
 @pytest.mark.parametrize(
     ("shape", "options"),
     [
         ((1, 20, 28), {}),  # halved to 5 and 7, then to 2 and 3
         ((2, 16, 16), {"norm_policy": "running"}),
         ((1, 16, 16), {"norm_policy": "support"}),
+        ((1, 19, 17), {"downsample": "stride"}),
         ((1, 16, 16), {"norm_policy": "group"}),
     ],
 )
-def test_conv4_compiled_for_a_cpu_is_conv4(shape, options, monkeypatch):
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.compile)])
+def test_conv4_on_a_cpu_is_its_layers(shape, options, compiled, monkeypatch):
     """Patches x weights, and norms after the pooling: the same outputs and gradients, where scales are negative too."""
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
-    module = conv4(shape, width=4, out=2, **options).double()
+    module = conv4(shape, width=20, out=2, **options).double()
     for name, p in module.named_parameters():
         if "conv" not in name:
             nn.init.normal_(p)
-    net, init = functional(module, reset=False)
-    at_test, x = net.eval(), torch.randn(3, *shape, dtype=torch.float64)
-    assert_close(torch.compile(at_test)(init(0), x), at_test(init(0), x))
+    x = torch.randn(3, *shape, dtype=torch.float64)
     data = Data(torch.randn(2, 4, *shape, dtype=torch.float64), torch.tensor([[0, 0, 1, 1], [0, 1, 0, 1]]))
-    for learner in (maml(net, init, inner_lr=0.1), protonet(net, init, ways=2)):
-        compiled, plain = (meta_gradient(learner, compile=c)(init(0), Task(data, data))[0] for c in (True, False))
-        assert_close(compiled, plain)
+
+    def results(compiled: bool):
+        net, init = functional(module, reset=False)
+        yield (torch.compile(net.eval()) if compiled else net.eval())(init(0), x)
+        for learner in (maml(net, init, inner_lr=0.1), protonet(net, init, ways=2)):
+            yield meta_gradient(learner, compile=compiled)(init(0), Task(data, data))[0]
+
+    ours = [*results(compiled)]
+    monkeypatch.setattr(Block, "forward", nn.Sequential.forward)
+    for mine, plain in zip(ours, results(False), strict=True):
+        assert_close(mine, plain)
 
 
 def test_convolutions_start_as_glorot_and_bengio_say():

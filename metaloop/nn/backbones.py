@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._C._functorch import TransformType, get_interpreter_stack
 
-from .norms import BatchNorm, norm
+from .norms import BatchNorm, moments, norm
 
 
 class Backbone(nn.Sequential):
@@ -115,40 +116,76 @@ class _Residual(nn.Module):
 class Block(nn.Sequential):
     """conv, norm, relu and, where there is one, 2x2 max-pooling.
 
-    Compiled for a CPU a block with a batch norm is written in another way, which is the same and takes less time:
+    On a CPU a block with a batch norm is written in other ways, which are the same and take less time:
 
-    - The convolution of a single channel is patches x weights, which leaves the channels last. All layers after it then
-      have one layout; torch would keep the first one's channels first, and transpose back and forth in each norm.
-    - The norm comes after the pooling, with the statistics of before: to multiply by a positive number and to add
-      another leaves the largest of four the largest. It has a quarter of the numbers to do. Where several of the four
-      are the largest they share the gradient, which elsewhere is the first's.
+    - If the patches of the convolution are fewer numbers than its outputs (nine for a grey picture), the norm's
+      statistics are made of the patches' mean and covariance, and its scale and shift go into the weights.
+    - Compiled, the norm of other blocks comes after the pooling, with the statistics of before: to multiply by a
+      positive number and to add another leaves the largest of four the largest. It has a quarter of the numbers to do.
+      Where several of the four are the largest they share the gradient, which elsewhere is the first's.
     """
 
-    conv: nn.Module
+    conv: Any
     norm: nn.Module
     relu: nn.Module
+    pool: nn.Module
 
     def forward(self, x: Tensor) -> Tensor:
-        if not (x.device.type == "cpu" and torch.compiler.is_compiling() and isinstance(self.norm, BatchNorm)):
+        if x.device.type != "cpu" or not isinstance(self.norm, BatchNorm):
             return super().forward(x)
-        x = self.conv(x) if x.shape[-3] > 1 else _by_patches(self.conv, x)
-        if not hasattr(self, "pool"):
-            return self.relu(self.norm(x))
-        sign = torch.where(self.norm.weight < 0, -1.0, 1.0).to(x)[:, None, None]
-        return self.relu(self.norm(_largest_of_fours(x * sign) * sign, of=x))
+        compiled, pools = torch.compiler.is_compiling(), hasattr(self, "pool")
+        if self.conv.weight[0].numel() < self.conv.out_channels:
+            x = self.relu(_by_patches(self.conv, self.norm, x))
+            if not pools:
+                return x
+            return _largest_of_fours(x) if compiled else self.pool(x.contiguous() if _in_vmap() else x)
+        if not (compiled and pools):
+            return super().forward(x)
+        x = self.conv(x)
+        scale, shift = (t[:, None, None] for t in self.norm.affine(lambda: moments(x)))
+        sign = torch.where(scale < 0, -1.0, 1.0).to(x)
+        return self.relu(_largest_of_fours(x * sign) * (scale * sign) + shift)
 
 
-def _by_patches(conv: Any, x: Tensor) -> Tensor:
-    """conv(x), for x of one channel, as a matrix product."""
+def _by_patches(conv: Any, norm: BatchNorm, x: Tensor) -> Tensor:
+    """norm(conv(x)) as one product of patches p and weights, with the channels last in memory.
+
+    The mean of W p + b is W mean(p) + b, its variance the diagonal of W cov(p) W^T, and norm(W p + b) =
+    (scale W) p + (scale b + shift). The last term stands below the weights, for a last entry 1 of each patch.
+    """
+    patches = _patches(conv, x)
+    weight, bias = conv.weight.flatten(1), 0.0 if conv.bias is None else conv.bias
+
+    def of_product() -> tuple[Tensor, Tensor]:
+        rows = patches.flatten(0, 2)
+        mean = rows.mean(0)
+        rows = rows - mean
+        return weight @ mean + bias, (weight @ (rows.mT @ rows) * weight).sum(1) / len(rows)
+
+    scale, shift = norm.affine(of_product)
+    both = torch.cat([(weight * scale[:, None]).mT, (scale * bias + shift)[None]])
+    return (nn.functional.pad(patches, (0, 1), value=1.0) @ both).movedim(-1, 1)
+
+
+def _patches(conv: Any, x: Tensor) -> Tensor:
+    """What each output position of a convolution sees: [n, height, width, channels * kernel]."""
     (a, b), (k, m), (s, t) = conv.padding, conv.kernel_size, conv.stride
-    patches = nn.functional.pad(x, (b, b, a, a))[:, 0].unfold(1, k, s).unfold(2, m, t)  # [n, height, width, k, m]
-    return nn.functional.linear(patches.flatten(3), conv.weight.flatten(1), conv.bias).movedim(-1, 1)
+    x = nn.functional.pad(x, (b, b, a, a))
+    height, width = (x.shape[2] - k) // s + 1, (x.shape[3] - m) // t + 1
+    shifted = [x[:, :, i : i + s * height : s, j : j + t * width : t] for i in range(k) for j in range(m)]
+    return torch.stack(shifted, -1).movedim(1, 3).flatten(3)
+
+
+def _in_vmap() -> bool:
+    """Whether tasks are batched here; torch's rules for the derivatives of pooling then want channels first."""
+    return any(level.key() == TransformType.Vmap for level in get_interpreter_stack() or ())
 
 
 def _largest_of_fours(x: Tensor) -> Tensor:
-    """2x2 max-pooling."""
-    height, width = x.shape[-2] // 2, x.shape[-1] // 2
-    return x[..., : 2 * height, : 2 * width].reshape(*x.shape[:-2], height, 2, width, 2).amax((-3, -1))
+    """2x2 max-pooling, with the channels last in memory."""
+    n, channels, height, width = x.shape[0], x.shape[1], x.shape[2] // 2, x.shape[3] // 2
+    fours = x[:, :, : 2 * height, : 2 * width].movedim(1, -1).reshape(n, height, 2, width, 2, channels)
+    return fours.amax((2, 4)).movedim(-1, 1)
 
 
 class Conv2d(nn.Conv2d):

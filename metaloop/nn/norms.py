@@ -13,6 +13,8 @@ Which mean and variance is the norm policy:
     instance       of one channel of one example (Ulyanov et al. 2016, arXiv:1607.08022)
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -60,26 +62,31 @@ class BatchNorm(nn.Module):
         nn.init.ones_(self.weight)
         nn.init.zeros_(self.bias)
 
-    def forward(self, x: Tensor, of: Tensor | None = None) -> Tensor:
-        """x, normalised by the statistics of the batch `of` (x unless given) or by the stored ones."""
-        batch, recorded = x if of is None else of, self.record and self.policy != "transductive"
-        if recorded:
-            self.running_mean, self.running_var = _moments(batch)
+    def forward(self, x: Tensor) -> Tensor:
         if self.stored and self.policy != "support":
             mean, var = self.running_mean.detach(), self.running_var.detach()
             return F.batch_norm(x, mean, var, self.weight, self.bias, eps=self.eps)
-        if not self.stored and of is None:
+        if not (self.stored or self.record):
             return F.batch_norm(x, None, None, self.weight, self.bias, training=True, eps=self.eps)
-        # written out: torch's kernel takes no statistics but those of x, or constant ones
-        known = self.stored or recorded
-        mean, var = (self.running_mean, self.running_var) if known else _moments(batch)
-        scale = self.weight * (var + self.eps).rsqrt()
-        shift = self.bias - mean * scale
+        scale, shift = self.affine(lambda: moments(x))  # torch's kernel takes no statistics but x's, or constant ones
         shape = (-1, *[1] * (x.ndim - 2))
         return x * scale.view(shape) + shift.view(shape)
 
+    def affine(self, batch: Callable[[], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        """scale and shift, [channels] each, with y = x * scale + shift; batch() gives the mean and variance of x."""
+        if self.record and self.policy != "transductive":
+            self.running_mean, self.running_var = mean, var = batch()
+        elif self.stored:
+            mean, var = self.running_mean, self.running_var
+            if self.policy != "support":
+                mean, var = mean.detach(), var.detach()
+        else:
+            mean, var = batch()
+        scale = self.weight * (var + self.eps).rsqrt()
+        return scale, self.bias - mean * scale
 
-def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
+
+def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     """The mean and the biased variance of each channel of [n, channels, ...]."""
     over = [d for d in range(x.ndim) if d != 1]
     return x.mean(over), x.var(over, correction=0)
