@@ -15,6 +15,7 @@ import statistics
 import sys
 import time
 import types
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,6 +32,21 @@ Step = Callable[[], list[torch.Tensor]]  # -> the meta-gradient, in the order of
 
 def network(ways: int) -> nn.Module:
     return ml.nn.conv4((1, 28, 28), out=ways, downsample="stride", features="mean")
+
+
+def of_torchs_layers(module: nn.Module) -> nn.Module:
+    """A copy with the same parameters, of torch's own layers: what one would write for the other libraries."""
+    module = copy.deepcopy(module)
+    for name, child in list(module.named_children()):
+        if isinstance(child, ml.nn.BatchNorm):
+            twin: nn.Module = nn.BatchNorm2d(len(child.weight), child.eps, track_running_stats=False)
+            twin.load_state_dict(child.state_dict())
+        elif type(child).__name__ == "Block":
+            twin = nn.Sequential(OrderedDict(of_torchs_layers(child).named_children()))
+        else:
+            twin = of_torchs_layers(child)
+        setattr(module, name, twin)
+    return module
 
 
 def deal(tasks: int, ways: int, shots: int, queries: int, device: str) -> ml.Task:
@@ -164,27 +180,23 @@ def maml_case(queries: int, device: str, repeats: int, compile: bool) -> dict:
             nn.init.xavier_uniform_(p)
     theta = {n: p.detach().clone() for n, p in module.named_parameters()}
     tasks = deal(32, ways, 1, queries, device)
-    exact = plain_loop(
-        network(ways).to(device).double(), {n: p.double() for n, p in theta.items()},
-        ml.Task(*(ml.Data(d.x.double(), d.y) for d in tasks)), lr,
-    )()  # fmt: skip
-    steps = {"metaloop": ours(module, theta, tasks, lr, False), "plain loop": plain_loop(module, theta, tasks, lr)}
+    plain = of_torchs_layers(module).to(device)
+    exact = plain_loop(copy.deepcopy(plain).double(), *in_double(theta, tasks), lr)()
+    steps = {"metaloop": ours(module, theta, tasks, lr, False), "plain loop": plain_loop(plain, theta, tasks, lr)}
     if compile:
         steps["metaloop, compiled"] = ours(module, theta, tasks, lr, True)
     left_out = {}
     for name, build in PEERS.items():
         try:
-            steps[name] = build(network_like(module, ways, device), theta, tasks, lr)
+            steps[name] = build(copy.deepcopy(plain), theta, tasks, lr)
         except ImportError as error:
             left_out[name] = str(error)
     each = "1 query" if queries == 1 else f"{queries} queries"
     return {"case": f"MAML 5-way 1-shot, {each} per class", **race(steps, exact, repeats, device, left_out)}
 
 
-def network_like(module: nn.Module, ways: int, device: str) -> nn.Module:
-    twin = network(ways).to(device)
-    twin.load_state_dict(module.state_dict())
-    return twin
+def in_double(theta, tasks: ml.Task):
+    return {n: p.double() for n, p in theta.items()}, ml.Task(*(ml.Data(d.x.double(), d.y) for d in tasks))
 
 
 def protonet_case(device: str, repeats: int, compile: bool) -> dict:
@@ -196,11 +208,13 @@ def protonet_case(device: str, repeats: int, compile: bool) -> dict:
     theta = {n: p.detach().clone() for n, p in module.named_parameters()}
     tasks = deal(20, ways, 5, 15, device)
 
-    def of(theta, tasks, compile=False) -> Step:
+    plain = of_torchs_layers(module).to(device)
+
+    def of(compile: bool) -> Step:
         gradient = ml.meta_gradient(ml.protonet(net, init, ways=ways), compile=compile)
         return lambda: list(gradient(theta, tasks)[0].values())
 
-    def loop(theta, tasks) -> Step:
+    def loop(module, theta, tasks) -> Step:
         def step():
             leaves = {n: p.detach().requires_grad_() for n, p in theta.items()}
             for i in range(len(tasks.support.x)):
@@ -213,13 +227,13 @@ def protonet_case(device: str, repeats: int, compile: bool) -> dict:
 
         return step
 
-    exact = of({n: p.double() for n, p in theta.items()}, ml.Task(*(ml.Data(d.x.double(), d.y) for d in tasks)))()
-    steps = {"metaloop": of(theta, tasks), "plain loop over episodes": loop(theta, tasks)}
+    exact = loop(copy.deepcopy(plain).double(), *in_double(theta, tasks))()
+    steps = {"metaloop": of(False), "plain loop over episodes": loop(plain, theta, tasks)}
     if compile:
-        steps["metaloop, compiled"] = of(theta, tasks, True)
+        steps["metaloop, compiled"] = of(True)
     left_out = {}
     try:
-        steps["easyfsl"] = with_easyfsl(copy.deepcopy(module), theta, tasks)
+        steps["easyfsl"] = with_easyfsl(copy.deepcopy(plain), theta, tasks)
     except ImportError as error:
         left_out["easyfsl"] = str(error)
     return {"case": "ProtoNet 5-way 5-shot, 15 queries per class", **race(steps, exact, repeats, device, left_out)}

@@ -371,6 +371,15 @@ def test_conv4_on_a_cpu_is_its_layers(shape, options, compiled, monkeypatch):
         assert_close(mine, plain)
 
 
+def test_a_first_block_keeps_single_precision():
+    """The variance of a filter that answers to differences alone is far smaller than what it is made of."""
+    x = nn.functional.interpolate(torch.rand(200, 1, 7, 7), 28, mode="bilinear")
+    block = conv4().body[0]
+    block.conv.weight.data -= block.conv.weight.data.mean((1, 2, 3), keepdim=True)
+    single, double = block(x).double(), block.double()(x.double())
+    assert (single - double).norm() < 2e-6 * double.norm()
+
+
 def test_convolutions_start_as_glorot_and_bengio_say():
     _, init = functional(conv4(norm_policy="layer"))
     w, bound = init(0)["body.1.conv.weight"], (6 / (64 * 9 + 64 * 9)) ** 0.5

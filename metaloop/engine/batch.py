@@ -23,7 +23,7 @@ from .threads import Compiled, SideBySide, cores
 MetaGradient = Callable[[Theta, Task], tuple[Theta, Tensor, Info]]
 
 
-WORKING_SET, COMPILED_SET = 2**17, 2**15  # numbers of task data per chunk on a CPU; see `chunk_size`
+WORKING_SET, COMPILED_SET = 2**17, 2**13  # numbers of task data per chunk on a CPU; see `chunk_size`
 
 
 def meta_gradient(

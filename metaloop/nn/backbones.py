@@ -157,10 +157,11 @@ def _by_patches(conv: Any, norm: BatchNorm, x: Tensor) -> Tensor:
     weight, bias = conv.weight.flatten(1), 0.0 if conv.bias is None else conv.bias
 
     def of_product() -> tuple[Tensor, Tensor]:
-        rows = patches.flatten(0, 2)
+        rows = patches.flatten(0, 2).double()  # a variance may be far smaller than what it is made of
         mean = rows.mean(0)
         rows = rows - mean
-        return weight @ mean + bias, (weight @ (rows.mT @ rows) * weight).sum(1) / len(rows)
+        mean, cov = mean.to(x), (rows.mT @ rows / len(rows)).to(x)
+        return weight @ mean + bias, (weight @ cov * weight).sum(1)
 
     scale, shift = norm.affine(of_product)
     both = torch.cat([(weight * scale[:, None]).mT, (scale * bias + shift)[None]])
