@@ -157,11 +157,11 @@ def _by_patches(conv: Any, norm: BatchNorm, x: Tensor) -> Tensor:
     weight, bias = conv.weight.flatten(1), 0.0 if conv.bias is None else conv.bias
 
     def of_product() -> tuple[Tensor, Tensor]:
-        rows = patches.flatten(0, 2).double()  # a variance may be far smaller than what it is made of
+        rows, w = patches.flatten(0, 2).double(), weight.double()  # a variance may be far smaller than its terms
         mean = rows.mean(0)
         rows = rows - mean
-        mean, cov = mean.to(x), (rows.mT @ rows / len(rows)).to(x)
-        return weight @ mean + bias, (weight @ cov * weight).sum(1)
+        cov = rows.mT @ rows / len(rows)
+        return (w @ mean).to(weight) + bias, (w @ cov * w).sum(1).to(weight)
 
     scale, shift = norm.affine(of_product)
     both = torch.cat([(weight * scale[:, None]).mT, (scale * bias + shift)[None]])
