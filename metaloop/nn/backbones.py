@@ -131,7 +131,8 @@ class Block(nn.Sequential):
     pool: nn.Module
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.device.type != "cpu" or not isinstance(self.norm, BatchNorm):
+        cast = torch.is_autocast_enabled("cpu")  # of products, but not of batched convolutions
+        if x.device.type != "cpu" or cast or not isinstance(self.norm, BatchNorm):
             return super().forward(x)
         compiled, pools = torch.compiler.is_compiling(), hasattr(self, "pool")
         if self.conv.weight[0].numel() < self.conv.out_channels:
