@@ -25,10 +25,10 @@ net, init = functional(conv4((1, 16, 16), width=10, out=WAYS))
 embed, start = functional(conv4((1, 16, 16), width=10))
 LEARNERS = {
     # the operations other than views, and the convolutions (with their derivatives), of one meta-gradient
-    "maml, 1 step": (maml(net, init, inner_lr=0.1), 950, 33),
+    "maml, 1 step": (maml(net, init, inner_lr=0.1), 960, 33),
     "maml, 3 steps": (maml(net, init, inner_lr=0.1, inner_steps=3), 2400, 75),
-    "first-order maml": (maml(net, init, inner_lr=0.1, first_order=True), 400, 15),
-    "protonet": (protonet(embed, start, ways=WAYS), 325, 12),
+    "first-order maml": (maml(net, init, inner_lr=0.1, first_order=True), 410, 15),
+    "protonet": (protonet(embed, start, ways=WAYS), 335, 12),
 }
 
 
