@@ -26,6 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import metaloop as ml
 from metaloop.engine.run import machine, versions
+from metaloop.nn.backbones import Block
 
 Step = Callable[[], list[torch.Tensor]]  # -> the meta-gradient, in the order of the network's parameters
 
@@ -41,7 +42,7 @@ def of_torchs_layers(module: nn.Module) -> nn.Module:
         if isinstance(child, ml.nn.BatchNorm):
             twin: nn.Module = nn.BatchNorm2d(len(child.weight), child.eps, track_running_stats=False)
             twin.load_state_dict(child.state_dict())
-        elif type(child).__name__ == "Block":
+        elif isinstance(child, Block):
             twin = nn.Sequential(OrderedDict(of_torchs_layers(child).named_children()))
         else:
             twin = of_torchs_layers(child)

@@ -286,12 +286,17 @@ def test_resuming_takes_the_options_of_the_start(tmp_path, capsys):
     done = state(Path(out))
     assert main(["train", "maml-sinusoid-5shot", "--out", out, "--resume", "--tasks", "5"]) == 0
     assert state(Path(out)) == done
-    for wrong, name in (("--seed 4", "seed"), ("--steps 3", "steps"), ("--data sinusoid --compile", "compile")):
+    begun = (Path(out) / "run.json").read_bytes()
+    for wrong, name in (
+        ("--seed 4", "seed"), ("--steps 3", "steps"), ("--data sinusoid --compile", "compile"),
+        ("--steps 9 --compile", "compile"),
+    ):  # fmt: skip
         capsys.readouterr()
         assert main(["train", "maml-sinusoid-5shot", "--out", out, "--resume", *wrong.split()]) == 2
         told = capsys.readouterr().err
         assert f"was started with {name}=" in told
         assert told.count("\n") == 1
+        assert (Path(out) / "run.json").read_bytes() == begun
     assert main(["train", "metasgd-sinusoid-5shot", "--out", out, "--resume"]) == 2
     assert "was started with recipe='maml-sinusoid-5shot'" in capsys.readouterr().err
     assert find("maml-sinusoid-5shot").data_name == "sinusoid"

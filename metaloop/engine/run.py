@@ -74,14 +74,15 @@ def prepare(folder: Path, resume: bool, info: dict[str, Any], *, longer: bool = 
         if not resume:
             raise ValueError(f"{folder} holds a run. Resume it (--resume, resume=True) or choose another folder.")
         recorded = read_info(folder)
-        for name, value in json.loads(json.dumps(info)).items():
+        given = json.loads(json.dumps(info))
+        for name, value in given.items():
             was = recorded.get(name, value)
-            if name == "steps" and longer and was < value:
-                recorded["steps"] = value
-                checkpoint.write_bytes(folder / "run.json", json.dumps(recorded, indent=2).encode())
-            elif was != value:
+            if was != value and not (name == "steps" and longer and was < value):
                 how = f"{folder} was started with {name}={was!r}, now it is {value!r}."
                 raise ValueError(f"{how} Resume with the same, or choose another folder.")
+        if recorded.get("steps") != given.get("steps", recorded.get("steps")):
+            recorded["steps"] = given["steps"]
+            checkpoint.write_bytes(folder / "run.json", json.dumps(recorded, indent=2).encode())
     else:
         recorded = {**info, "versions": versions(), "machine": machine()}
         try:

@@ -64,8 +64,7 @@ class BatchNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.stored and self.policy != "support":
-            mean, var = self.running_mean.detach(), self.running_var.detach()
-            return F.batch_norm(x, mean, var, self.weight, self.bias, eps=self.eps)
+            return F.batch_norm(x, *self._kept(), self.weight, self.bias, eps=self.eps)
         if not (self.stored or self.record):
             return F.batch_norm(x, None, None, self.weight, self.bias, training=True, eps=self.eps)
         scale, shift = self.affine(lambda: moments(x))  # torch's kernel takes no statistics but x's, or constant ones
@@ -77,13 +76,16 @@ class BatchNorm(nn.Module):
         if self.record and self.policy != "transductive":
             self.running_mean, self.running_var = mean, var = batch()
         elif self.stored:
-            mean, var = self.running_mean, self.running_var
-            if self.policy != "support":
-                mean, var = mean.detach(), var.detach()
+            mean, var = self._kept()
         else:
             mean, var = batch()
         scale = self.weight * (var + self.eps).rsqrt()
         return scale, self.bias - mean * scale
+
+    def _kept(self) -> tuple[Tensor, Tensor]:
+        """The stored statistics: constants, unless they are the support set's."""
+        mean, var = self.running_mean, self.running_var
+        return (mean, var) if self.policy == "support" else (mean.detach(), var.detach())
 
 
 def moments(x: Tensor) -> tuple[Tensor, Tensor]:
