@@ -5,6 +5,10 @@
 First every implementation's meta-gradient is compared with a plain loop's in float64; one that differs is not timed.
 Then the repeats are interleaved, so that whatever else the machine does falls on all alike. Peers that are not
 installed are left out with the reason. `make bench` installs them in an environment of their own.
+
+On a GPU our steps are also timed as one CUDA graph, which is how `fit` does them there; and for ours the rate at which
+memory is read and written is reported, as if every operation read its inputs and wrote its results there, beside the
+rate of a large copy.
 """
 
 import argparse
@@ -21,11 +25,14 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+import torch.utils._pytree as pytree
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 import metaloop as ml
 from metaloop.engine.run import machine, versions
+from metaloop.engine.steady import ORDINARY, Replayed
 from metaloop.nn.backbones import Block
 
 Step = Callable[[], list[torch.Tensor]]  # -> the meta-gradient, in the order of the network's parameters
@@ -65,6 +72,31 @@ def ours(module: nn.Module, theta, tasks: ml.Task, lr: float, compile: bool) -> 
     net, init = ml.functional(module)
     gradient = ml.meta_gradient(ml.maml(net, init, inner_lr=lr), compile=compile)
     return lambda: list(gradient(theta, tasks)[0].values())
+
+
+def as_graphs(steps: dict[str, Step], device: str) -> dict[str, Step]:
+    """Our steps as CUDA graphs, where there are any."""
+    graphs = {}
+    for name, step in steps.items():
+        if device == "cuda" and name.startswith("metaloop"):
+            graphs[f"{name}, one CUDA graph"] = replayed = Replayed(step, torch.device(device))
+            for _ in range(ORDINARY + 1):
+                replayed()
+    return {name: step for name, step in graphs.items() if step.refused is None}
+
+
+class Traffic(TorchDispatchMode):
+    """Counts the bytes that operations are given and give, views left out."""
+
+    bytes = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        given, made = ([t for t in pytree.tree_leaves(tree) if isinstance(t, torch.Tensor)] for tree in (args, out))
+        held = {t.untyped_storage().data_ptr() for t in given}
+        if function._schema.is_mutable or any(t.untyped_storage().data_ptr() not in held for t in made):
+            self.bytes += sum(t.numel() * t.element_size() for t in (*given, *made))
+        return out
 
 
 def plain_loop(module: nn.Module, theta, tasks: ml.Task, lr: float) -> Step:
@@ -192,6 +224,7 @@ def maml_case(queries: int, device: str, repeats: int, compile: bool) -> dict:
             steps[name] = build(copy.deepcopy(plain), theta, tasks, lr)
         except ImportError as error:
             left_out[name] = str(error)
+    steps |= as_graphs(steps, device)
     each = "1 query" if queries == 1 else f"{queries} queries"
     return {"case": f"MAML 5-way 1-shot, {each} per class", **race(steps, exact, repeats, device, left_out)}
 
@@ -232,6 +265,7 @@ def protonet_case(device: str, repeats: int, compile: bool) -> dict:
     steps = {"metaloop": of(False), "plain loop over episodes": loop(plain, theta, tasks)}
     if compile:
         steps["metaloop, compiled"] = of(True)
+    steps |= as_graphs(steps, device)
     left_out = {}
     try:
         steps["easyfsl"] = with_easyfsl(copy.deepcopy(plain), theta, tasks)
@@ -267,8 +301,12 @@ def race(steps: dict[str, Step], exact, repeats: int, device: str, left_out: dic
     with FlopCounterMode(display=False) as counter:
         next(step for name, step in steps.items() if name.startswith("plain loop"))()
     flops = counter.get_total_flops()
-    for row in rows.values():
+    with Traffic() as traffic:
+        steps["metaloop"]()
+    for name, row in rows.items():
         row["gflops"] = flops / row["median_ms"] / 1e6
+        if name.startswith("metaloop") and "compiled" not in name:
+            row["gbyte_per_s"] = traffic.bytes / row["median_ms"] / 1e6
     fastest_other = min(row["median_ms"] for name, row in rows.items() if not name.startswith("metaloop"))
     for row in rows.values():
         row["times_faster_than_the_best_other"] = fastest_other / row["median_ms"]
@@ -285,6 +323,18 @@ def sgemm_gflops(device: str) -> float:
         (a @ b).sum().item()
         times.append(time.perf_counter() - began)
     return 2 * 2048**3 / statistics.median(times) / 1e9
+
+
+def copy_gbyte_per_s(device: str) -> float:
+    """The machine's own rate of reading and writing memory: a large copy, both ways counted."""
+    source = torch.ones(2**26, device=device)
+    target = source.clone()
+    times = []
+    for _ in range(5):
+        began = time.perf_counter()
+        target.copy_(source)[:1].sum().item()
+        times.append(time.perf_counter() - began)
+    return 2 * 4 * 2**26 / statistics.median(times) / 1e9
 
 
 def main() -> None:
@@ -305,7 +355,8 @@ def main() -> None:
         except importlib.metadata.PackageNotFoundError:
             installed[name] = None
     result = {
-        "command": "python benchmarks/bench.py", "device": args.device, "sgemm_gflops": sgemm_gflops(args.device),
+        "command": "python benchmarks/bench.py", "device": args.device,
+        "sgemm_gflops": sgemm_gflops(args.device), "copy_gbyte_per_s": copy_gbyte_per_s(args.device),
         "machine": machine(), "versions": {**versions(), **installed}, "cases": cases,
     }  # fmt: skip
     Path(args.out).write_text(json.dumps(result, indent=2) + "\n")
@@ -316,10 +367,12 @@ def main() -> None:
             ratio = row["times_faster_than_the_best_other"]
             share = row["gflops"] / result["sgemm_gflops"]
             time_taken = f"{row['median_ms']:8.1f} ms  ({low:.1f} to {high:.1f})"
-            print(f"  {name:26} {time_taken}  {ratio:5.2f}x  {share:4.0%} of sgemm")
+            memory = f", memory at {row['gbyte_per_s']:.0f} GB/s" if "gbyte_per_s" in row else ""
+            print(f"  {name:36} {time_taken}  {ratio:5.2f}x  {share:4.0%} of sgemm{memory}")
         for name, reason in case["left_out"].items():
-            print(f"  {name:26} left out: {reason}")
-    print(f"sgemm {result['sgemm_gflops']:.0f} GFLOP/s; written to {args.out}")
+            print(f"  {name:36} left out: {reason}")
+    ceilings = f"sgemm {result['sgemm_gflops']:.0f} GFLOP/s, copy {result['copy_gbyte_per_s']:.0f} GB/s"
+    print(f"{ceilings}; written to {args.out}")
 
 
 if __name__ == "__main__":

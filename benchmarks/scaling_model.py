@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import metaloop as ml
+from metaloop.engine.deal import BLOCK
 from metaloop.engine.run import machine, versions
-from metaloop.engine.train import BLOCK
 from metaloop.nn import attend, conv4, resnet12
 from metaloop.tasks.pool import ClassPool
 

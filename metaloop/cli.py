@@ -80,6 +80,8 @@ def _train(args) -> None:
             if plan.outer is not fit:
                 raise ValueError(f"--memory: {recipe.name} is not trained by the meta-gradient of many tasks.")
             extra["memory"] = args.memory
+        if args.no_capture and plan.outer is fit:
+            extra["capture"] = False
         run = plan.outer(
             plan.learner, plan.pool, **plan.training(), **extra, seed=options["seed"], device=args.device,
             compile=options["compile"], out=folder, resume=args.resume, info=info,
@@ -405,6 +407,7 @@ def _parser() -> argparse.ArgumentParser:
         option("--out", metavar="DIR", help="the run's folder (runs/RECIPE-seedN)"),
         option("--resume", action="store_true", help="go on where the run was stopped"),
         option("--compile", action="store_const", const=True, help="compile the meta-step; for long runs"),
+        option("--no-capture", action="store_true", help="on a GPU: no CUDA graph of the meta-step"),
         option("--checkpoint-every", type=_count, metavar="N", help="steps between checkpoints"),
         option("--memory", metavar="SIZE", help="what training may hold, e.g. 4GB: fewer tasks at once"), tasks,
     )  # fmt: skip

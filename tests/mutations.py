@@ -48,6 +48,7 @@ META_RNN, LSTM_OPTIMIZER, OPTIM = "learners/meta_rnn.py", "learners/lstm_optimiz
 UNROLL = "nn/unroll.py"
 QUERY, DESCENT, NORMS, FUNCTIONAL = "objectives/query.py", "nn/descent.py", "nn/norms.py", "nn/functional.py"
 BATCH, TRAIN, EVALUATE = "engine/batch.py", "engine/train.py", "engine/evaluate.py"
+STEADY, DEAL, WHOLE = "engine/steady.py", "engine/deal.py", "tests/test_steady.py::"
 THREADS, BACKBONES = "engine/threads.py", "nn/backbones.py"
 RANKS, INTERRUPT = "engine/ranks.py", "engine/interrupt.py"
 SEEDS, CHECKPOINT, POOL = "engine/seeds.py", "engine/checkpoint.py", "tasks/pool.py"
@@ -434,6 +435,20 @@ MUTATIONS = [
         ("noise is held still where it should be found", "testing.py",
          ("_StillNoise() if law in STILL else nullcontext()", "_StillNoise()"),
          f"{SETS}test_a_noisy_predictor_is_still_found_out"),
+        ("nobody asks whether a meta-step in one piece was finite", STEADY,
+         ("return bool(self.all_finite.item())", "return True"),
+         f"{WHOLE}test_what_is_not_finite_is_found_though_nobody_looked[6]"),
+        ("theta does not go back with the optimizer", STEADY, ("            leaf.copy_(then)", "            pass"),
+         f"{WHOLE}test_what_is_not_finite_is_found_though_nobody_looked[6]"),
+        ("a meta-step in one piece is not clipped", STEADY, ("point(self.leaves, grads, self.clip)",
+         "point(self.leaves, grads, None)"), f"{WHOLE}test_steps_in_one_piece_are_the_steps[adam]"),
+        ("a captured step is not done when it is captured", STEADY,
+         ("            self._capture()\n", "            self._capture()\n            return self.result\n"),
+         f"{WHOLE}test_a_captured_step_is_replayed_bit_by_bit[sgd]"),
+        ("later steps deal the same tasks", DEAL, ('"train", step))', '"train", min(step, 5)))'),
+         f"{RANKED}test_a_share_is_drawn_without_the_others"),
+        ("what waits for a number is captured all the same", STEADY, ("        if waits:", "        if False:"),
+         f"{WHOLE}test_work_that_waits_is_not_captured"),
         # Many processes
         ("shares overlap", RANKS, ("(self.rank + 1) * n // self.size", "-(-(self.rank + 1) * n // self.size)"),
          f"{RANKED}test_shares_cover_the_tasks_once"),
@@ -441,7 +456,7 @@ MUTATIONS = [
          f"{RANKED}test_shares_cover_the_tasks_once"),
         ("ranks are not weighed", RANKS, ("(weight * t.detach()", "(1 / self.size * t.detach()"),
          f"{RANKED}test_the_sum_over_ranks_is_the_gradient_of_all_tasks"),
-        ("a share begins with its block", TRAIN, ("part = slice(share.start - first * BLOCK,", "part = slice(0,"),
+        ("a share begins with its block", DEAL, ("part = slice(share.start - first * BLOCK,", "part = slice(0,"),
          f"{RANKED}test_a_share_is_drawn_without_the_others"),
         ("blocks of tasks are the same", TRAIN, ('f"train block {block}" if block else "train"', '"train"'),
          f"{RANKED}test_a_share_is_drawn_without_the_others"),

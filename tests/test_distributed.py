@@ -18,12 +18,14 @@ from torch.testing import assert_close
 import metaloop
 from metaloop import fit
 from metaloop.cli import main
-from metaloop.engine import checkpoint, train
+from metaloop.engine import checkpoint
 from metaloop.engine.checkpoint import flatten
+from metaloop.engine.deal import Deal
 from metaloop.engine.interrupt import Interrupt
 from metaloop.engine.log import read_metrics
 from metaloop.engine.ranks import Ranks, join
 from metaloop.engine.run import checkpoints
+from metaloop.engine.seeds import generator
 from metaloop.tasks import gaussians
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -227,7 +229,7 @@ def test_a_share_is_drawn_without_the_others():
             sizes.append(tasks)
             return pool.sample(tasks=tasks, **rest)
 
-    draw = lambda tasks, share: train._draw(Counted(), tasks, share, 0, 7, **episode)
+    draw = lambda tasks, share: Deal(Counted(), tasks, 0, **episode).at(7)(share)
     whole = draw(150, range(150))
     assert sizes == [64, 64, 22]
     for share, cost in ((range(0, 50), [64]), (range(50, 100), [64, 64]), (range(130, 140), [22]), (range(1), [64])):
@@ -235,7 +237,7 @@ def test_a_share_is_drawn_without_the_others():
         assert torch.equal(draw(150, share).query.x, whole.query.x[share.start : share.stop])
         assert sizes == cost
     assert not torch.equal(whole.query.x[:22], whole.query.x[64:86])
-    before = pool.sample(tasks=64, **episode, generator=train.generator(0, "train", 7))
+    before = pool.sample(tasks=64, **episode, generator=generator(0, "train", 7))
     assert torch.equal(draw(64, range(64)).query.x, before.query.x)
 
 

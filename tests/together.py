@@ -17,7 +17,7 @@ import torch
 import torch.utils._pytree as pytree
 
 from metaloop import Learner, fit, functional, maml, meta_gradient, protonet, tasks
-from metaloop.engine import train
+from metaloop.engine import deal, train
 from metaloop.engine.checkpoint import flatten
 from metaloop.engine.ranks import join
 from metaloop.nn import conv4, mlp
@@ -169,14 +169,14 @@ def strike(rank: int, step: int, name: str, command: list[str]) -> int:
     """Run the command line; at that step, that rank is killed, or torchrun told to stop."""
     from metaloop.cli import main
 
-    real = train.generator
+    real = deal.place
 
-    def generator(seed: int, stream: str, index: int):
+    def place(seed: int, stream: str, index: int):
         if (stream, index, os.environ["RANK"]) == ("train", step, str(rank)):
             os.kill(os.getpid() if name == "KILL" else os.getppid(), getattr(signal, f"SIG{name}"))
         return real(seed, stream, index)
 
-    train.generator = generator
+    deal.place = place
     sys.argv[1:] = command
     return main()
 

@@ -42,7 +42,7 @@ def unflatten(tensors: Mapping[str, Tensor], like: Any, prefix: str, source: str
 def write(path: Path, tensors: Mapping[str, Tensor], meta: Any) -> None:
     """Write tensors and JSON-able meta to path, all or nothing, durably."""
     named = {n: t.detach().cpu().contiguous().clone() for n, t in tensors.items()}
-    write_bytes(path, save(named, metadata={"json": json.dumps(meta)}))
+    write_bytes(path, save(named, metadata={"json": json.dumps(meta, default=float)}))
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -73,7 +73,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], Any]:
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], Any]:
-    """An optimizer's state as named tensors and the JSON-able rest."""
+    """An optimizer's state as named tensors and the JSON-able rest, in a form for any device."""
     state = optimizer.state_dict()
     tensors, rest = {}, {}
     for index, entries in state["state"].items():
@@ -82,7 +82,8 @@ def optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor]
                 tensors[f"optimizer/{index}/{name}"] = value
             else:
                 rest.setdefault(str(index), {})[name] = value
-    return tensors, {"state": rest, "param_groups": state["param_groups"]}
+    groups = [{**g, **({"capturable": False} if "capturable" in g else {})} for g in state["param_groups"]]
+    return tensors, {"state": rest, "param_groups": groups}
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], rest: Any) -> None:

@@ -44,9 +44,13 @@ class Log:
         """Time spent training, earlier parts of a resumed run included."""
         return self.before + time.monotonic() - self.began
 
+    def due(self, step: int) -> bool:
+        """Whether a line is written after that step."""
+        return step % self.every == 0 or step == self.steps
+
     def step(self, step: int, scalars: dict[str, Tensor]) -> None:
         self.pending.append(scalars)
-        if step % self.every and step != self.steps:
+        if not self.due(step):
             return
         means = {n: sum(s[n].item() for s in self.pending) / len(self.pending) for n in self.pending[-1]}
         now = time.monotonic()
@@ -62,6 +66,10 @@ class Log:
             self.shown = time.monotonic()
             left = _clock((self.steps - step) / self.rate)
             print(f"step {step}/{self.steps}  {shown}  {speed}  {left} left", file=sys.stderr, flush=True)
+
+    def forget(self) -> None:
+        """The steps since the last line are done again."""
+        self.pending = []
 
     def score(self, step: int, score: Score) -> None:
         self._write({"step": step, f"val_{score.metric}": score.mean, "val_ci95": score.ci95})

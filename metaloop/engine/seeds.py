@@ -10,15 +10,20 @@ from contextlib import contextmanager
 import torch
 
 
-def generator(seed: int, stream: str, index: int) -> torch.Generator:
-    """A CPU generator for one place of one stream of one seed."""
+def place(seed: int, stream: str, index: int) -> int:
+    """One place of one stream of one seed, as a seed for a generator."""
     digest = hashlib.blake2b(f"{seed}/{stream}/{index}".encode(), digest_size=8).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest) >> 1)
+    return int.from_bytes(digest) >> 1
+
+
+def generator(seed: int, stream: str, index: int) -> torch.Generator:
+    """A CPU generator for one place."""
+    return torch.Generator().manual_seed(place(seed, stream, index))
 
 
 @contextmanager
 def noise(seed: int, stream: str, index: int) -> Iterator[None]:
     """Torch's own random numbers (dropout, say) come from that place; the CPU's then go on where they were."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(generator(seed, stream, index).initial_seed())
+        torch.manual_seed(place(seed, stream, index))
         yield

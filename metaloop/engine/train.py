@@ -14,9 +14,10 @@ import torch
 import torch.utils._pytree as pytree
 from torch.func import vmap
 
-from ..core import Learner, Task, Theta
+from ..core import Info, Learner, Task, Theta
 from . import checkpoint
 from .batch import chunks, count, meta_gradient
+from .deal import Deal
 from .evaluate import check_labels, check_outputs, evaluate
 from .interrupt import Interrupt
 from .log import Log
@@ -24,12 +25,12 @@ from .methods import overwrite
 from .ranks import Lost, join
 from .run import Run, appears, checkpoints, newest_whole, peak_memory, prepare
 from .seeds import generator, noise
+from .steady import Steady, point, total
 
 if TYPE_CHECKING:
     from ..tasks.pool import Pool
 
 CALIBRATION_TASKS = 64
-BLOCK = 64  # tasks drawn from one generator: of many tasks, a process draws those blocks alone that it needs
 
 
 class NonFinite(ValueError):
@@ -54,6 +55,7 @@ def fit(
     checkpoint_every: int | None = None,
     chunk: int | None = None,
     compile: bool = False,
+    capture: bool | None = None,
     seed: int = 0,
     device: str | torch.device = "auto",
     out: str | Path | None = None,
@@ -73,6 +75,8 @@ def fit(
         its newest whole checkpoint (and starts anew if there is none); to more steps than before too, if there is
         no schedule.
     compile: trace the whole meta-step with torch.compile; half a minute or more at the start, for long runs.
+    capture: do whole meta-steps, dealing and optimizer included, without Python: a GPU replays them as one CUDA graph,
+        and whether all was finite is asked only where a line is logged. None: on a GPU, for one process alone.
     options: how the meta-gradient is taken, as `meta_gradient` has it: method, checkpoint, memory, horizon and so on.
 
     Under torchrun the processes share the tasks of each step and end in the same weights as one process, but for
@@ -104,7 +108,7 @@ def fit(
     run = Run(at_test or learner, theta, folder=folder, info=info)
     if folder is not None and resume and (found := ranks.from_first(lambda: newest_whole(folder))) is not None:
         restore(run, found, descent, scheduler)
-    start = run.step
+    start, deal = run.step, Deal(pool.train, tasks, seed, where, **episode)
     if start < steps:
         _check_first(learner, run.learner, theta, pool, episode, judged if validate_every else None, seed)
     files = folder if ranks.rank == 0 else None
@@ -116,34 +120,51 @@ def fit(
     if steps == 0:
         save()
     every = checkpoint_every or max(1, min(1000, steps // 10))
-    with log, Interrupt(many=ranks.size > 1) as interrupt:
-        for step in range(start, steps):
-            share, weight = ranks.share(tasks)
-            batch = _draw(pool.train, tasks, share, seed, step, **episode)
-            with noise(seed, ranks.stream("noise"), step):
-                result = compiled(theta, batch)
+    interrupt = Interrupt(many=ranks.size > 1)
+
+    def watched(step: int) -> Info:
+        """A meta-step whose result is looked at, and whose tasks are shared with other processes."""
+        share, weight = ranks.share(tasks)
+        batch = deal.at(step)(share)
+        with noise(seed, ranks.stream("noise"), step):
+            result = compiled(theta, batch)
+        (grads, loss, scalars), interrupt.agreed = ranks.mean(result, weight, interrupt.heard)
+        if not finite(grads, loss):
+            if ranks.size > 1:  # every process looks for it among the tasks of all
+                batch = deal.at(step)()
+            explain(gradient, theta, batch, step)
+        descend(leaves, grads, descent, scheduler, clip)
+        return {"loss": loss, **scalars}
+
+    with log, interrupt:
+        steady = None
+        if ranks.size == 1 and not options.get("checkpoint") and (where.type == "cuda" if capture is None else capture):
+            steady = Steady(compiled, theta, deal, descent, scheduler, clip=clip, seed=seed, step=start)
+        while run.step < steps:
             try:
-                (grads, loss, scalars), interrupt.agreed = ranks.mean(result, weight, interrupt.heard)
+                told = (steady or watched)(run.step)
             except Lost as lost:
-                if ranks.rank == 1 and folder is not None and not appears(folder, step - 1):
+                if ranks.rank == 1 and folder is not None and not appears(folder, run.step - 1):
                     files, lost.heir = folder, True  # it is the first who died
                 calibrate(learner, theta, pool, seed=seed, **episode)
                 save()
-                kept = f". Step {step} is kept in {folder}, for any number of processes" if folder is not None else ""
-                lost.args = (f"fit: step {step + 1}: {lost}{kept}",)
+                kept = "" if folder is None else f". Step {run.step} is kept in {folder}, for any number of processes"
+                lost.args = (f"fit: step {run.step + 1}: {lost}{kept}",)
                 raise
-            if not finite(grads, loss):
-                if ranks.size > 1:  # every process looks for it among the tasks of all
-                    batch = _draw(pool.train, tasks, range(tasks), seed, step, **episode)
-                explain(gradient, theta, batch, step)
-            descend(leaves, pytree.tree_leaves(grads), descent, scheduler, clip)
-            run.step = step + 1
+            run.step += 1
             if learner.scheduled is not None:
                 overwrite(theta, learner.scheduled(run.step))
-            log.step(run.step, {"loss": loss, **scalars})
             last = run.step == steps
             judging = validate_every and (run.step % validate_every == 0 or last)
             saving = interrupt.asked or run.step % every == 0 or last
+            if steady and (judging or saving or log.due(run.step)):
+                if not steady.fine():
+                    run.step, steady = steady.back(), None
+                    log.forget()
+                    continue
+                if log.due(run.step):
+                    steady.mark(run.step)
+            log.step(run.step, told)
             if judging or saving:
                 calibrate(learner, theta, pool, seed=seed, **episode)
             if judging:
@@ -218,32 +239,17 @@ def _check_first(learner, at_test, theta, pool, episode, judged, seed) -> None:
         check_outputs("fit: validation", at_test, theta, task, judged["ways"])
 
 
-def descend(leaves, grads, descent, scheduler, clip: float | None) -> None:
+def descend(leaves, grads: Theta, descent, scheduler, clip: float | None) -> None:
     """One step of the optimizer on a meta-gradient."""
-    for leaf, g in zip(leaves, grads, strict=True):
-        leaf.grad = g
-    if clip is not None:
-        torch.nn.utils.clip_grad_norm_(leaves, clip)
+    point(leaves, grads, clip)
     descent.step()
     if scheduler is not None:
         scheduler.step()
 
 
-def _draw(pool: "Pool", tasks: int, share: range, seed: int, step: int, **episode) -> Task:
-    """A share of a step's tasks. Each BLOCK of tasks has a generator, so the others need not be drawn to get it."""
-    parts, first = [], share.start // BLOCK
-    for block in range(first, (share.stop - 1) // BLOCK + 1):
-        stream = f"train block {block}" if block else "train"
-        size = min(BLOCK, tasks - block * BLOCK)
-        parts.append(pool.sample(tasks=size, **episode, generator=generator(seed, stream, step)))
-    part = slice(share.start - first * BLOCK, share.stop - first * BLOCK)
-    return pytree.tree_map(lambda *t: (t[0] if len(t) == 1 else torch.cat(t))[part], *parts)
-
-
 def finite(grads: Theta, loss: torch.Tensor) -> bool:
     """Whether the loss and the whole meta-gradient are finite."""
-    norms = torch.stack([loss.detach(), *(g.sum() for g in pytree.tree_leaves(grads))])
-    return math.isfinite(norms.sum().item())
+    return math.isfinite(total(grads, loss).item())
 
 
 def explain(gradient, theta: Theta, batch: Task, step: int) -> None:

@@ -127,7 +127,7 @@ def follow_leader(
                     grads, loss, scalars = compiled(theta, batch)
                 if not finite(grads, loss):
                     explain(gradient, theta, batch, step)
-                descend(leaves, pytree.tree_leaves(grads), descent, None, clip)
+                descend(leaves, grads, descent, None, clip)
                 logs.append({"loss": loss, **scalars})
             with noise(seed, "test noise", step):
                 score, loss = judge(run.learner, theta, pool, current, now)

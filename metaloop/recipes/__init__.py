@@ -59,7 +59,8 @@ _add("maml-glyphs", MAML, "MAML, 5-way 1-shot", tasks.glyphs,
      maml_plan, ways=5, shots=1, published=None, steps=1500, tasks=16, width=32, queries=5,
      quick={}, smoke={"steps": 3, "tasks": 2})
 _add("reptile-glyphs", REPTILE, "Reptile, 5-way 1-shot", tasks.glyphs,
-     reptile_plan, ways=5, published={1: (None, None)}, steps=3000, quick={}, smoke={"steps": 3})
+     reptile_plan, ways=5, published={1: (None, None)}, steps=3000,
+     quick={}, smoke={"steps": 3, "test_steps": 5})
 _add("pretrain-glyphs", CHEN, "softmax pretraining, nearest prototypes", tasks.glyphs,
      pretrain_plan, steps=2000, quick={}, smoke={"steps": 3})
 
@@ -86,7 +87,7 @@ for ways, figures in (
 ):  # fmt: skip
     _add(f"reptile-omniglot-{ways}w", REPTILE, f"Reptile, {ways}-way, one run for 1 and 5 shots", _reptile,
          reptile_plan, ways=ways, published=figures, steps=100_000 if ways == 5 else 200_000,
-         quick={"steps": 5000}, smoke={"steps": 3})
+         quick={"steps": 5000}, smoke={"steps": 3, "test_steps": 5})
 
 _add("pretrain-omniglot", CHEN, "softmax pretraining, nearest prototypes", _vinyals, pretrain_plan, steps=10_000,
      quick={"steps": 2000}, smoke={"steps": 3})

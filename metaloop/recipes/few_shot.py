@@ -55,7 +55,8 @@ def maml_plan(
 
 
 def reptile_plan(
-    pool: Pool, *, ways: int, published: dict[int, tuple[float | None, float | None]], steps: int
+    pool: Pool, *, ways: int, published: dict[int, tuple[float | None, float | None]], steps: int,
+    test_steps: int = 50,
 ) -> Plan:
     """Reptile as published: 10 training shots whatever is tested, inner Adam without momentum whose second moment goes
     from task to task, meta-step 1 falling to 0; one query per class at test, normalised by the support set (inductive)
@@ -66,7 +67,7 @@ def reptile_plan(
     net, init = functional(conv4(pool.shape, out=ways, downsample="stride"))
     inductive, _ = functional(conv4(pool.shape, out=ways, downsample="stride", norm_policy="support"))
 
-    def at_test(ways: int = ways, inner_steps: int = 50, net=inductive):
+    def at_test(ways: int = ways, inner_steps: int = test_steps, net=inductive):
         return reptile(net, init, inner_steps=inner_steps, batch=10 if many else 5, **settings)
 
     rows = []
@@ -75,7 +76,8 @@ def reptile_plan(
         rows.append(Row(f"{label(ways, shots)}, transductive", at_test(net=net), ways, shots, 1, with_queries))
     return Plan(
         pool, reptile(net, init, inner_steps=inner, batch=batch, **settings), at_test, tuple(rows),
-        steps=steps, tasks=5, ways=ways, shots=10, queries=1, inner_steps=(5, 10, 20, 50),
+        steps=steps, tasks=5, ways=ways, shots=10, queries=1,
+        inner_steps=tuple(n for n in (5, 10, 20, 50) if n <= test_steps),
         options={
             "optimizer": lambda p: torch.optim.SGD(p, lr=1.0),
             "schedule": lambda o: torch.optim.lr_scheduler.LambdaLR(o, lambda step: 1 - step / steps),

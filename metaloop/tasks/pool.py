@@ -4,7 +4,7 @@ A task of a classification pool draws `ways` distinct classes, numbers them 0 ..
 draws shots + queries distinct examples of each. The whole batch is drawn by indexing, without a loop over tasks.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from numbers import Integral
 from pathlib import Path
 from typing import Any
@@ -135,6 +135,8 @@ class ClassPool(Pool):
         self.name, self.split = name, split
         self.shape, self.classes, self.device = tuple(images.shape[1:]), len(names), images.device
         self.first = self.counts.cumsum(0) - self.counts
+        self.most, self.each_turn = max(counts.tolist(), default=0), int(counts.sum())
+        self._tables: dict[Any, Tensor] = {}
 
     def sample(self, tasks=1, ways=5, shots=1, queries=15, generator=None) -> Task:
         self._check_positive(tasks=tasks, ways=ways, shots=shots, queries=queries)
@@ -157,16 +159,27 @@ class ClassPool(Pool):
         def rand(*size: int) -> Tensor:
             return torch.rand(size, generator=generator, device=where)
 
-        eligible = self._eligible(ways, shots, queries).to(where)
+        eligible = self._table(where, (ways, shots, queries), lambda: self._eligible(ways, shots, queries))
         k = eligible[rand(tasks, len(eligible)).topk(ways).indices]
-        counts, first = self.counts.to(where)[k], self.first.to(where)[k]
-        lot = rand(tasks, ways, int(self.counts.max()))
-        lot[torch.arange(lot.shape[-1], device=where) >= counts[..., None]] = -1.0
+        counts = self._table(where, "counts", lambda: self.counts)[k]
+        first = self._table(where, "first", lambda: self.first)[k]
+        lot = rand(tasks, ways, self.most)
+        lot.masked_fill_(torch.arange(lot.shape[-1], device=where) >= counts[..., None], -1.0)
         index = first[..., None] + lot.topk(shots + queries).indices
         if self.turns > 1:
             turn = torch.randint(self.turns, (tasks, ways, 1), generator=generator, device=where)
-            index = index + turn * int(self.counts.sum())
+            index = index + turn * self.each_turn
         return index, rand(tasks, ways * shots).argsort(1)
+
+    def _table(self, where: torch.device, key: Any, make: Callable[[], Tensor]) -> Tensor:
+        """A small tensor on a device, brought there once: later draws wait for nothing."""
+        if (where, key) not in self._tables:
+            self._tables[where, key] = make().to(where)
+        return self._tables[where, key]
+
+    def _labels(self, where: torch.device) -> Tensor:
+        """The class of each image of the first turn."""
+        return self._table(where, "labels", lambda: torch.arange(len(self.counts)).repeat_interleave(self.counts))
 
     def _eligible(self, ways: int, shots: int, queries: int) -> Tensor:
         """The classes with enough examples [<= classes]."""
@@ -203,14 +216,14 @@ class FlatPool(Pool):
         self.pool, self.batch = pool, batch
         self.name, self.split, self.shape = pool.name, pool.split, pool.shape
         self.classes, self.names, self.device = pool.classes, pool.names, pool.device
-        self.labels = torch.arange(len(pool.counts)).repeat_interleave(pool.counts)
 
     def sample(self, tasks=1, ways=5, shots=1, queries=15, generator=None) -> Task:
         self._check_positive(tasks=tasks)
         where = generator.device if generator is not None else torch.device("cpu")
         size = (tasks, 2 * self.batch)
         index = torch.randint(len(self.pool.images), size, generator=generator, device=where)
-        y = self.labels.to(where)[index % len(self.labels)]
+        labels = self.pool._labels(where)
+        y = labels[index % len(labels)]
         return Task(*(self.pool._data(*half) for half in zip(index.chunk(2, 1), y.chunk(2, 1), strict=True)))
 
     def to(self, device) -> "FlatPool":

@@ -48,7 +48,6 @@ class ClassStream(Pool):
         self.pool, self.remember, self.again = pool, remember, again
         self.name, self.split, self.shape = f"{pool.name}_stream", pool.split, pool.shape
         self.classes, self.names, self.device = pool.classes, pool.names, pool.device
-        self.labels = torch.arange(len(pool.counts)).repeat_interleave(pool.counts)
 
     def sample(self, tasks=1, ways=5, shots=1, queries=15, generator=None) -> Task:
         self._check_positive(tasks=tasks, ways=ways, shots=shots, queries=queries)
@@ -60,10 +59,10 @@ class ClassStream(Pool):
             known = torch.arange(ways, device=index.device)
             y = [known.repeat_interleave(part.shape[1] // ways).repeat(tasks, 1) for part in (support, query)]
         else:
-            size = (tasks, self.remember)
-            rest = torch.randint(len(self.labels), size, generator=generator, device=index.device)
+            labels = self.pool._labels(index.device)
+            rest = torch.randint(len(labels), (tasks, self.remember), generator=generator, device=index.device)
             query = torch.cat([query, rest], 1)
-            y = [self.labels.to(index.device)[part % len(self.labels)] for part in (support, query)]
+            y = [labels[part % len(labels)] for part in (support, query)]
         return Task(self.pool._data(support, y[0]), self.pool._data(query, y[1]))
 
     def to(self, device) -> "ClassStream":
