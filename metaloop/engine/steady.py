@@ -69,7 +69,7 @@ class Replayed(Generic[T]):
 
     def _capture(self) -> None:
         graph = torch.cuda.CUDAGraph()
-        for generator in self.generators:
+        for generator in self.generators if hasattr(graph, "register_generator_state") else ():  # later torch sees them
             graph.register_generator_state(generator)
         try:
             with torch.cuda.graph(graph, stream=self.stream):
