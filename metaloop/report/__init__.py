@@ -110,6 +110,10 @@ def _thin(points: list[list[float]]) -> list[list[float]]:
     return [[run[-1][0], sum(p[1] for p in run) / len(run)] for run in runs]
 
 
+def _many(n: int, thing: str) -> str:
+    return f"{n} {thing}" + "s" * (n != 1)
+
+
 def _costs(run: Run) -> list[tuple[str, str]]:
     assert run.folder is not None
     info: dict[str, Any] = read_info(run.folder)
@@ -125,7 +129,8 @@ def _costs(run: Run) -> list[tuple[str, str]]:
         ("peak memory", ", ".join(f"{kind} {b / 2**20:,.0f} MiB" for kind, b in run.memory.items()) or "not known"),
         (
             "machine",
-            f"{machine['cpu']}, {machine['cores']} cores, {machine['threads']} threads{gpus and ', ' + gpus}{shared}",
+            f"{machine['cpu']}, {_many(machine['cores'], 'core')}, {_many(machine['threads'], 'thread')}"
+            f"{gpus and ', ' + gpus}{shared}",
         ),
         ("versions", ", ".join(f"{name} {version}" for name, version in versions.items())),
     ]
