@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.func import grad
 
 from ..core import Data, Learner, Params, fold, predictor, static
+from ..nn.descent import Descent, sgd
 from ..objectives.query import query_loss
 
 
@@ -46,12 +47,14 @@ def oml(
     *,
     inner_lr: float,
     batch: int = 1,
+    optimizer: Descent | None = None,
     anew: str | int | None = None,
     loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
 ) -> Learner:
     """OML: theta = {"representation": of embed, "prediction": of head}; a stream moves the head alone.
 
     The support set is a stream: its order counts. batch: consecutive examples per update (2).
+    optimizer: the descent method of (2), plain steps unless given; the authors test with Adam.
     anew: which rows of a linear head, one per class, start at zero: None; the "classes" of the stream, as in
         meta-training with a fixed list of classes, where rows that know their class already would leave nothing to
         be learned online; or a number of classes, for a new head with so many rows, at meta-test.
@@ -60,6 +63,8 @@ def oml(
     """
     if anew not in (None, "classes") and not (isinstance(anew, int) and anew > 0):
         raise ValueError(f'oml: anew is {anew!r}, expected None, "classes" or a number of classes.')
+
+    method = optimizer or sgd()
 
     def start(seed: int):
         W = init_head(seed)
@@ -75,14 +80,15 @@ def oml(
         met = {n: (y[:, None] == torch.arange(len(w), device=y.device)).any(0) for n, w in W.items()}
         return {n: torch.where(met[n].view(-1, *[1] * (w.ndim - 1)), torch.zeros_like(w), w) for n, w in W.items()}
 
-    def update(W: Params, example: Data) -> Params:
-        z, y = example
+    def update(state, example: Data):
+        (W, moments), (z, y) = state, example
         g = grad(lambda W: loss(head(W, z), y))(W)
-        return {n: w - inner_lr * g[n] for n, w in W.items()}                            # (2)
+        return method.update(inner_lr, g, W, moments)                                    # (2)
 
     def adapt(theta, S: Data) -> Represented:
         z = embed(theta["representation"], S.x)                                          # (1)
-        W = fold(update, batch=batch)(forget(theta["prediction"], S.y), Data(z, S.y))
+        W_0 = forget(theta["prediction"], S.y)
+        W, _ = fold(update, batch=batch)((W_0, method.init(W_0)), Data(z, S.y))
         return Represented(theta["representation"], W, embed, head)                      # (3)
 
     return Learner(start, adapt, query_loss(loss))                                       # (4)

@@ -9,7 +9,7 @@ from torch.testing import assert_close
 from zoo import WAYS, blobs, features, one, waves
 
 from metaloop import Data, Task, functional, meta_gradient, oml
-from metaloop.nn import mlp
+from metaloop.nn import adam, mlp
 
 LR = 0.3
 head = functional(nn.Linear(6, WAYS + 2))
@@ -54,6 +54,18 @@ def test_the_head_steps_through_the_stream_in_its_order(theta, task, batch, batc
     assert_close(f.W, {n: w.detach() for n, w in W.items()})
     assert_close(f(task.query.x), (rln(task.query.x) @ W["weight"].T + W["bias"]).detach())
     assert_close(f.theta, theta["representation"])
+
+
+def test_the_head_may_step_by_adam(theta, task):
+    """As torch's, which is handed one example after another."""
+    f = learner(optimizer=adam()).adapt(theta, task.support)
+    rln, W = modules(theta)
+    descent = torch.optim.Adam(W.values(), lr=LR)
+    for x, y in zip(*task.support, strict=True):
+        descent.zero_grad()
+        F.cross_entropy(rln(x[None]).detach() @ W["weight"].T + W["bias"], y[None]).backward()
+        descent.step()
+    assert_close(f.W, {n: w.detach() for n, w in W.items()})
 
 
 def test_the_meta_gradient_runs_back_through_the_whole_trajectory(theta, task):
