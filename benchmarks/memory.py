@@ -113,7 +113,9 @@ def plot(path: Path) -> None:
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import FuncFormatter, NullFormatter
 
+    names = {"inner steps": "inner steps, 15 queries per class"}
     told = json.loads(path.read_text())["curves"]
     for name, shown in (
         ("memory-steps.png", ["inner steps", "inner steps, 1 query per class"]),
@@ -121,15 +123,18 @@ def plot(path: Path) -> None:
     ):
         figure, axes = plt.subplots(2, len(shown), figsize=(3.6 * len(shown), 5.4), squeeze=False, sharex="col")
         for column, varied in enumerate(shown):
-            for line, points in told[varied].items():
-                x = [int(n) for n in points]
-                axes[0, column].plot(x, [m["bytes"] / 1e6 for m in points.values()], "o-", ms=3, label=line)
-                axes[1, column].plot(x, [m["ms"] for m in points.values()], "o-", ms=3, label=line)
+            for i, (line, points) in enumerate(told[varied].items()):
+                x, style = [int(n) for n in points], {"ls": ["-", "--", "-.", ":"][i % 4], "marker": "o", "ms": 3}
+                axes[0, column].plot(x, [m["bytes"] / 1e6 for m in points.values()], label=line, **style)
+                axes[1, column].plot(x, [m["ms"] for m in points.values()], label=line, **style)
             for axis in axes[:, column]:
                 axis.set_xscale("log", base=2)
                 axis.set_yscale("log")
                 axis.grid(alpha=0.3)
-            axes[1, column].set_xlabel(varied)
+                for side in (axis.xaxis, axis.yaxis):
+                    side.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+                    side.set_minor_formatter(NullFormatter())
+            axes[1, column].set_xlabel(names.get(varied, varied))
             if len(told[varied]) > 1:
                 axes[0, column].legend(fontsize=7, frameon=False)
         axes[0, 0].set_ylabel("peak memory, MB")

@@ -80,7 +80,7 @@ def _plot_rainbow(out: dict[str, Any], points: int) -> None:
             across = list(zip(*runs, strict=True))
             (line,) = axis.plot(x, [mean(v) for v in across], label=METHODS[method])
             axis.fill_between(x, [min(v) for v in across], [max(v) for v in across], alpha=0.2, color=line.get_color())
-    left.set(xlabel="task", ylabel="points to 90 % accuracy (mean of 7 tasks)", ylim=(0, points))
+    left.set(xlabel="task", ylabel="points to 90 % accuracy (mean of 7 tasks)", ylim=(0, 1.03 * points))
     right.set(xlabel="task", ylabel="cumulative regret")
     left.legend(frameon=False)
     seeds = len(next(iter(out.values()))["orders"])

@@ -152,7 +152,8 @@ def speed_table(bench: dict) -> str:
             share = f"{row['gflops'] / bench['sgemm_gflops']:.0%}" if "gflops" in row else ""
             times = f"{row['median_ms']:.1f} ({low:.1f} to {high:.1f})"
             lines.append(f"| {name} | {times} | {row['times_faster_than_the_best_other']:.2f} | {share} |")
-        lines += ["", *(f"Left out: {name} ({why})." for name, why in case["left_out"].items()), ""]
+        reasons = {n: "not installed" if why.startswith("No module") else why for n, why in case["left_out"].items()}
+        lines += ["", *(f"Left out: {name} ({why})." for name, why in reasons.items()), ""]
     about = f"{bench['machine']['cpu']}, {bench['machine']['threads']} threads; {listed(bench['versions'])}"
     return "\n".join([*lines, f"`{bench['command']}`; {about}; sgemm {bench['sgemm_gflops']:.0f} GFLOP/s."]) + "\n"
 
@@ -186,7 +187,7 @@ def memory_table(told: dict) -> str:
                 f"{many['ms'] / exact['64']['ms']:.2f}",
             ]  # fmt: skip
             lines.append(f"| {' | '.join(cells)} |")
-    lines += ["", "| given to a process of 64 tasks | threads | it held before, at most |", "| --- | --- | --- |"]
+    lines += ["", "| given to a process of 64 tasks | threads | held before, held at most |", "| --- | --- | --- |"]
     for held in told["budgets"]:
         sizes = f"{held['before'] / 1e6:.0f} MB, {held['most'] / 1e6:.0f} MB"
         lines.append(f'| `memory="{held["memory"]}"` | {held["threads"]} | {sizes} |')

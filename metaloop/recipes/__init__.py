@@ -134,11 +134,11 @@ for ways, figures, quick in (
          quick={**quick, **_narrow}, smoke={"steps": 3, "tasks": 2, **_narrow})
 
 # The data at hand are a sixth of mini-ImageNet, so no published figure stands beside these.
-_add("maml-mini-imagenet-5w1s", MAML, "MAML, 5-way 1-shot, on the subset at hand", tasks.mini_imagenet,
+_add("maml-mini-imagenet-5w1s", MAML, "MAML, 5-way 1-shot, mini-ImageNet", tasks.mini_imagenet,
      maml_plan, ways=5, shots=1, published=None, steps=60_000, tasks=4, inner_lr=0.05,
      inner_steps=5, test_steps=10, width=32, downsample="max", queries=15,
      quick={"steps": 300}, smoke={"steps": 2, "tasks": 1, "queries": 1})
-_add("protonet-mini-imagenet-1shot", PROTO, "prototypical networks on the subset at hand", tasks.mini_imagenet,
+_add("protonet-mini-imagenet-1shot", PROTO, "prototypical networks, 1-shot, mini-ImageNet", tasks.mini_imagenet,
      protonet_plan, shots=1, published={5: None}, ways=30, steps=20_000,
      quick={"ways": 10, "steps": 500}, smoke={"ways": 5, "steps": 2})
 
