@@ -124,7 +124,7 @@ def test_train_on_a_folder_and_resume(call, place, tmp_path, monkeypatch):
     words = ["train", "maml-glyphs", "--data", "images", "--steps", "2", "--out", str(tmp_path / "run"), *QUICK]
     assert call(*words)[0] == 0
     assert "holds a run. Resume it" in refuses(call, place, *words)
-    status, told, _ = call(*words, "--resume")
+    status, told, _ = call(*words, "--resume", "--no-capture")
     assert status == 0
     assert "5-way 1-shot" in told
     (entry,) = json.loads((tmp_path / "run" / "evaluation.json").read_text())
