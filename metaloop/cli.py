@@ -9,6 +9,7 @@ import os
 import shlex
 import sys
 import warnings
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ def main(argv: list[str] | None = None) -> int:
             args = _parser().parse_args(argv)
             args.command = _launcher() + "metaloop " + shlex.join(sys.argv[1:] if argv is None else argv)
             if getattr(args, "data_root", None):
+                if not Path(args.data_root).is_dir():
+                    raise ValueError(f"--data-root {args.data_root}: no such folder.")
                 os.environ["METALOOP_DATA"] = args.data_root
             args.run_command(args)
     except KeyboardInterrupt as stop:
@@ -51,7 +54,7 @@ def _recipes(args) -> None:
 def _train(args) -> None:
     from .engine import fit
     from .engine.ranks import Lost, join
-    from .engine.run import read_info
+    from .engine.run import read_info, undo
     from .recipes import Outline, find
     from .report import write_report
     from .report.results import keep, measure
@@ -66,14 +69,19 @@ def _train(args) -> None:
     if args.resume and (folder / "run.json").exists():
         options |= {name: value for name, value in read_info(folder).items() if name in given}
     options |= {name: value for name, value in given.items() if value is not None}
+    fresh = not (folder / "run.json").exists()
+    if args.resume and fresh:
+        _note(f"metaloop: {folder} holds no run to resume; it starts anew")
 
     ranks, _ = join(args.device)
     try:
-        pool = ranks.first_here(lambda: _pool(recipe, options["data"]))
+        with _advice(options["data"]):
+            pool = ranks.first_here(lambda: _pool(recipe, options["data"]))
         plan = recipe.plan(pool, steps=options["steps"], budget=options["budget"])
         if ranks.size > 1 and plan.outer is not fit:
             raise ValueError(f"{recipe.name} improves theta in one process: train it without torchrun.")
-        rows = _rows_for(pool, plan.rows, own=options["data"] is None)
+        with _advice(options["data"]):
+            rows = _rows_for(pool, plan.rows, own=options["data"] is None)
         info = {**options, "steps": plan.steps, "pool": vars(Outline.of(pool))}
         extra = {"checkpoint_every": args.checkpoint_every} if args.checkpoint_every else {}
         if args.memory is not None:
@@ -82,10 +90,15 @@ def _train(args) -> None:
             extra["memory"] = args.memory
         if args.no_capture and plan.outer is fit:
             extra["capture"] = False
-        run = plan.outer(
-            plan.learner, plan.pool, **plan.training(), **extra, seed=options["seed"], device=args.device,
-            compile=options["compile"], out=folder, resume=args.resume, info=info,
-        )  # fmt: skip
+        try:
+            run = plan.outer(
+                plan.learner, plan.pool, **plan.training(), **extra, seed=options["seed"], device=args.device,
+                compile=options["compile"], out=folder, resume=args.resume, info=info,
+            )  # fmt: skip
+        except ValueError:
+            if fresh and ranks.rank == 0:
+                undo(folder)
+            raise
         if ranks.rank > 0:
             return
         run.plan = plan
@@ -102,22 +115,24 @@ def _train(args) -> None:
         stop.args = (f"{stop}{how}",)
         raise
     if pool.kind == "regression":
-        _next(f"metaloop evaluate {folder} --shots 10", f"tensorboard --logdir {folder}")
+        _next(f"metaloop evaluate {_quoted(folder)} --shots 10", f"tensorboard --logdir {_quoted(folder)}")
     else:
+        to = _quoted(folder)
         _next(
-            f"metaloop adapt {folder} FOLDER -o mine.safetensors    (FOLDER: one sub-folder of images per class)",
-            f"metaloop evaluate {folder} --ways 5 --shots 5",
-            f"tensorboard --logdir {folder}",
+            f"metaloop adapt {to} FOLDER -o mine.safetensors    (FOLDER: one sub-folder of images per class)",
+            f"metaloop evaluate {to} --ways 5 --shots 5",
+            f"tensorboard --logdir {to}",
         )
 
 
 def _evaluate(args) -> None:
     from .recipes.stored import open_run
     from .report import write_report
-    from .report.results import check, keep, measure
+    from .report.results import check, keep, kept, measure
 
     run = open_run(args.run)
     folder, own = Path(args.run), run.info.get("data")
+    kept(folder)
     data, pool = _pool_of(run, args.data)
     _to(run, args.device)
     rows, entries = _rows_asked(run, args), []
@@ -131,9 +146,9 @@ def _evaluate(args) -> None:
     home = lambda: pool if data == own else _pool_of(run, None)[1]
     print(f"report: {write_report(run, home, tasks=args.tasks)}")
     if pool.kind == "regression":
-        _next(f"metaloop compare {args.run} RUN")
+        _next(f"metaloop compare {_quoted(args.run)} RUN")
     else:
-        _next(f"metaloop adapt {args.run} FOLDER -o mine.safetensors")
+        _next(f"metaloop adapt {_quoted(args.run)} FOLDER -o mine.safetensors")
 
 
 def _compare(args) -> None:
@@ -172,21 +187,27 @@ def _compare(args) -> None:
     _table(head, rows)
     write_plot(Path(args.out), args.runs, scores, gaps, title=f"{row.label}, {pool.name}", head=head, rows=rows)
     print(f"plot: {args.out}")
-    _next(f"metaloop evaluate {args.runs[0]}")
+    _next(f"metaloop evaluate {_quoted(args.runs[0])}")
 
 
 def _adapt(args) -> None:
     from . import tasks
+    from .engine.predictor import about as predictor_meta
     from .recipes.stored import open_run, save_predictor
 
     run = open_run(args.run)
     shape = _image_shape(run.info["pool"], args.run)
+    if Path(args.output).exists():
+        try:
+            predictor_meta(args.output)
+        except ValueError:
+            raise ValueError(f"{args.output} is there and no predictor, so it is kept. Choose another name.") from None
     x, y, classes, skipped = tasks.read_folder(args.folder, shape)
     for path, reason in skipped:
         _note(f"metaloop: skipped {path} ({reason})")
     save_predictor(args.output, run, x.float() / 255, y, classes)
     print(f"{args.output}: {len(classes)} classes from {len(x)} images: {', '.join(classes)}")
-    _next(f"metaloop predict {args.output} IMAGE...")
+    _next(f"metaloop predict {_quoted(args.output)} IMAGE...")
 
 
 def _predict(args) -> None:
@@ -198,12 +219,15 @@ def _predict(args) -> None:
 
     f, about = load_predictor(args.file)
     images, shape = _images(args.images), _image_shape(about["pool"], args.file)
-    x = []
+    x, bad = [], {}
     for path in images:
         try:
             x.append(tasks.read_image(path, shape))
         except Exception as error:  # what Pillow raises for damaged files has no common base
-            raise ValueError(f"{path} cannot be read as an image ({str(error).partition(chr(10))[0]}).") from None
+            bad[path] = f"cannot be read as an image ({str(error).partition(chr(10))[0]})"
+    if not x:
+        raise ValueError(". ".join(f"{path} {reason}" for path, reason in bad.items()) + ".")
+    images = [path for path in images if path not in bad]
     classes = about["classes"]
     p = probabilities(f, torch.stack(x).float() / 255, ways=len(classes))
     order = p.sort(descending=True)
@@ -213,6 +237,7 @@ def _predict(args) -> None:
     ]
     if args.json:
         rows = [{"image": str(i), **top[0], "top": top} for i, top in zip(images, found, strict=True)]
+        rows += [{"image": str(i), "error": reason} for i, reason in bad.items()]
         print(json.dumps(rows, indent=2))
     else:
         others = [", ".join(f"{t['class']} {t['probability']:.2f}" for t in top[1:]) for top in found]
@@ -221,7 +246,9 @@ def _predict(args) -> None:
         _table(["image", "class", "probability", "then"], rows)
     if "transductive" in policies(f):
         _note("note: this predictor normalises the images of one call by each other; give many at once")
-    _next(f"metaloop predict {args.file} IMAGE...{'' if args.json else ' --json'}")
+    if bad:
+        raise ValueError(". ".join(f"{path} {reason}" for path, reason in bad.items()) + ".")
+    _next(f"metaloop predict {_quoted(args.file)} IMAGE...{'' if args.json else ' --json'}")
 
 
 def _pool(recipe, data: str | None, shape=None, split=(0.6, 0.2, 0.2)):
@@ -253,6 +280,18 @@ def _pool_of(run, asked: str | None) -> tuple[str | None, Any]:
         theirs, ours = "x".join(map(str, pool.shape)), "x".join(map(str, shape))
         raise ValueError(f"{pool.name} has examples of {theirs}, {run.folder} was trained on {ours}.")
     return data, pool
+
+
+@contextmanager
+def _advice(data: str | None):
+    """A folder of one's own is often too small to meta-train on, and large enough to adapt to."""
+    try:
+        yield
+    except ValueError as error:
+        if data is None or data in DATA or not Path(data).is_dir():
+            raise
+        adapt = "To learn a few classes from a few pictures, `metaloop adapt` a run that was trained on other data."
+        raise ValueError(f"{error} {adapt}") from None
 
 
 def _rows_for(pool, rows, own: bool):
@@ -291,6 +330,8 @@ def _rows_asked(run, args, like=None):
     ]  # fmt: skip
     if rows:
         return rows
+    if ways == 1 and run.info["pool"]["kind"] == "classification":
+        raise ValueError("--ways 1: with a single class there is nothing to tell apart. Take at least 2.")
     first = plan.rows[0]
     ways, shots, queries = ways or first.ways, shots or first.shots, queries or first.queries
     name = label(ways, shots) if run.info["pool"]["kind"] == "classification" else f"{shots}-shot"
@@ -363,6 +404,10 @@ def _next(*commands: str) -> None:
         _note(f"{'      ' if i else 'next: '}{command}")
 
 
+def _quoted(path: str | Path) -> str:
+    return shlex.quote(str(path))
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str):
         raise ValueError(f"{message} (see `{self.prog} --help`)")
@@ -376,6 +421,9 @@ def _count(text: str) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     top = _Parser(prog="metaloop", description="Meta-learning: learn F, which turns a small data set into a predictor.")
+    from . import __version__
+
+    top.add_argument("--version", action="version", version=f"metaloop {__version__}")
     commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND", parser_class=_Parser)
 
     def command(name: str, do, summary: str, *options) -> None:

@@ -23,6 +23,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
     255, other numbers are taken as they are (images: ink 1 on paper 0, or colour, in [0, 1]). A bare Learner takes X
     of any one shape. y: one label per example, of any kind. After `fit`: classes_, and predictor_, which is f.
 
+    One made from the folder of a run can be pickled.
+
     Raises ValueError on examples of another shape or not finite, on a single class, and on more classes than the
     learner can tell apart.
 
@@ -40,6 +42,10 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
     def fit(self, X, y) -> "FewShotClassifier":
         """Adapt to the examples X with labels y."""
         y = np.asarray(y)
+        if len(y) == 0:
+            raise ValueError("FewShotClassifier.fit: there is no example.")
+        if any(label is None or label != label for label in y.ravel().tolist()):
+            raise ValueError("FewShotClassifier.fit: a label is missing (None or NaN).")
         if y.ndim != 1 or len(y) != len(X):
             raise ValueError(f"FewShotClassifier.fit: {len(X)} examples in X, y of shape {y.shape}; one label each.")
         self.classes_, labels = np.unique(y, return_inverse=True)
@@ -68,6 +74,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
     def _resolve(self, ways: int) -> tuple[Learner, Theta, tuple[int, ...] | None]:
         """The learner for that many classes, its theta on the CPU, and the shape of its examples where known."""
         source = self.run_or_learner
+        if not isinstance(source, Run | Learner | str | Path):
+            raise ValueError(f"FewShotClassifier: {type(source).__name__} is no run, folder of a run or learner.")
         if isinstance(source, Learner):
             if self.theta is None:
                 raise ValueError("FewShotClassifier: a learner alone knows nothing. Pass theta=run.theta.")
@@ -82,6 +90,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         return run.plan.at_test(ways=ways), theta, tuple(pool.shape)
 
     def _tensor(self, call: str, X) -> Tensor:
+        if not isinstance(X, Tensor) and np.asarray(X).dtype.kind not in "buif":
+            raise ValueError(f"FewShotClassifier.{call}: X holds something else than numbers.")
         x = X.detach().cpu() if isinstance(X, Tensor) else torch.from_numpy(np.asarray(X))
         x = x.float() / 255 if x.dtype == torch.uint8 else x.float()
         shape = self.shape_ or tuple(x.shape[1:])

@@ -237,9 +237,9 @@ def test_what_the_data_or_the_machine_have_not(call, place, words, message):
 
 def test_more_ways_than_the_learner_can_tell_apart(call, place, tmp_path):
     told = refuses(call, place, "evaluate", "maml", "--ways", "7", "--split", "train", "--queries", "2")
-    assert "the learner tells 5 classes apart, the tasks have 7. Take ways=5" in told
+    assert "the learner tells 5 classes apart, the tasks have 7. Give it 5 at most" in told
     told = refuses(call, place, "adapt", "maml", str(image_folder(tmp_path / "six", 6, 2)), "-o", "f")
-    assert "the learner tells 5 classes apart, the tasks have 6. Take ways=5" in told
+    assert "the learner tells 5 classes apart, the tasks have 6. Give it 5 at most" in told
     assert "--ways 3: curve is a regression" in refuses(call, place, "evaluate", "curve", "--ways", "3")
 
 
@@ -250,6 +250,64 @@ def test_the_wrong_data_for_a_recipe(call, place):
     assert "regresses a number on a number; images is for classification" in told
     told = refuses(call, place, "train", "maml-glyphs", "--data", "few")
     assert "folder('few'): 3 classes are too few for split=(0.6, 0.2, 0.2)" in told
+
+
+def test_a_folder_too_small_to_meta_train_on(call, place):
+    told = refuses(call, place, "train", "maml-glyphs", "--data", "few")
+    assert "`metaloop adapt` a run that was trained on other data" in told
+
+
+def test_a_refused_option_leaves_no_run(call, place):
+    words = ["train", "maml-glyphs", "--data", "images", "--steps", "1", "--out", "refused", *QUICK]
+    for wrong in (["--memory", "lots"], ["--memory", "1KB"], ["--seed", str(10**30)]):
+        status, _, lines = call(*words, *wrong)
+        assert status == 2, lines
+        assert not (place / "refused").exists(), lines
+
+
+def test_a_file_that_is_no_predictor_is_kept(call, place):
+    picture = next((place / "few").rglob("*.png")).relative_to(place)
+    told = refuses(call, place, "adapt", "proto", "few", "-o", str(picture))
+    assert "is there and no predictor, so it is kept. Choose another name." in told
+    assert "is there and no predictor" in refuses(call, place, "adapt", "proto", "few", "-o", "")
+    assert "proto is a folder, not a predictor. `metaloop adapt RUN FOLDER -o FILE`" in refuses(
+        call, place, "predict", "proto", str(picture)
+    )
+
+
+def test_a_damaged_run_json_is_told(call, place, tmp_path):
+    shutil.copytree(place / "proto", tmp_path / "run")
+    info = json.loads((tmp_path / "run" / "run.json").read_text())
+    for wrong in ({"pool": None}, {"recipe": 5}, {"pool": {"name": "x"}}):
+        (tmp_path / "run" / "run.json").write_text(json.dumps({**info, **wrong}))
+        for words in (["evaluate"], ["adapt"]):
+            more = ["few", "-o", "f"] if words == ["adapt"] else QUICK
+            assert "run.json is damaged" in refuses(call, place, *words, str(tmp_path / "run"), *more)
+
+
+def test_pictures_that_cannot_be_read_do_not_hide_the_others(call, place, tmp_path):
+    assert call("adapt", "proto", "few", "-o", str(tmp_path / "f"))[0] == 0
+    good = next((place / "few").rglob("*.png"))
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    status, told, lines = call("predict", str(tmp_path / "f"), str(tmp_path / "bad.png"), str(good), "--json")
+    assert status == 2
+    assert [("error" in row, row["image"]) for row in json.loads(told)] == [
+        (False, str(good)), (True, str(tmp_path / "bad.png")),
+    ]  # fmt: skip
+    assert "bad.png cannot be read as an image" in lines[-1]
+
+
+def test_a_single_class_and_a_wrong_root(call, place):
+    assert "--ways 1: with a single class" in refuses(call, place, "evaluate", "proto", "--ways", "1")
+    told = refuses(call, place, "train", "protonet-omniglot-1shot", "--data-root", "nowhere")
+    assert "--data-root nowhere: no such folder" in told
+
+
+def test_nothing_to_resume_is_said(call, tmp_path):
+    words = ["train", "maml-glyphs", "--data", "images", "--steps", "1", "--out", str(tmp_path / "r"), *QUICK]
+    status, _, lines = call(*words, "--resume")
+    assert status == 0
+    assert any("holds no run to resume; it starts anew" in line for line in lines)
 
 
 def test_runs_that_have_no_common_tasks(call, place):

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import pickle
 
 import pytest
@@ -321,7 +322,7 @@ def test_a_step_that_ruins_theta_is_found(pool, learner):
     [
         ({"steps": -1}, "steps=-1"),
         ({"tasks": 0}, "tasks=0"),
-        ({"ways": 4}, "the learner tells 3 classes apart, the tasks have 4. Take ways=3"),
+        ({"ways": 4}, "the learner tells 3 classes apart, the tasks have 4. Give it 3 at most"),
         ({"device": "tpu"}, "device 'tpu' is unknown. Use auto, cpu, cuda, mps"),
         ({"validate_every": 1, "validation": {"ways": 7}}, "fit: validation: the learner tells 3 classes apart"),
     ],
@@ -426,7 +427,7 @@ def test_evaluate_scores_regression_by_the_mean_squared_error():
     ("wrong", "message"),
     [
         ({"tasks": 0}, "tasks=0, expected at least 1"),
-        ({"ways": 5}, "evaluate: the learner tells 3 classes apart, the tasks have 5. Take ways=3"),
+        ({"ways": 5}, "evaluate: the learner tells 3 classes apart, the tasks have 5. Give it 3 at most"),
     ],
 )
 def test_evaluate_refuses(pool, learner, wrong, message):
@@ -521,8 +522,63 @@ def test_what_is_no_checkpoint_is_refused(tmp_path):
     for name in ("pickle", "foreign"):
         with pytest.raises(ValueError, match=f"{name} is damaged or not metaloop's"):
             checkpoint.read(tmp_path / name)
-    with pytest.raises(ValueError, match="is damaged or not metaloop's"):
+    with pytest.raises(ValueError, match="is a folder, expected a file"):
         checkpoint.read(tmp_path)
+
+
+def test_a_link_is_followed_and_what_is_no_file_is_kept(tmp_path):
+    (tmp_path / "target").write_bytes(b"old")
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    checkpoint.write_bytes(tmp_path / "link", b"new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "target").read_bytes() == b"new"
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match="pipe: it is no file"):
+        checkpoint.write_bytes(tmp_path / "pipe", b"new")
+    assert (tmp_path / "pipe").is_fifo()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"clip": -1.0}, "clip=-1.0, expected a norm above 0"),
+        ({"steps": 1.5}, "steps=1.5, expected a whole number, at least 0"),
+        ({"validate_every": 0}, "validate_every=0, expected a whole number, at least 1"),
+        ({"seed": 10**30}, "seed=1000000000000000000000000000000, expected a whole number below"),
+        ({"optimizer": "adam"}, "optimizer='adam', expected a function such as"),
+        ({"at_test": 5}, "at_test is int, expected a Learner"),
+        ({"resume": True}, "resume=True needs out"),
+        ({"pool": "glyphs"}, "the pool is str, expected one such as"),
+        ({"learner": None}, "learner is NoneType, expected a Learner"),
+    ],
+)
+def test_bad_arguments_of_fit(pool, learner, wrong, message):
+    options = {"learner": learner, "pool": pool, **QUICK, "steps": 1, **wrong}
+    with pytest.raises(ValueError, match=f"fit: {message}"):
+        fit(**options)
+
+
+def test_a_keyword_that_is_none_is_named(pool, learner):
+    with pytest.raises(TypeError, match="fit: unknown keyword 'lr'"):
+        fit(learner, pool, lr=0.1, **QUICK)
+
+
+def test_an_objective_that_gives_something_else_is_told(pool, learner):
+    bare = Learner(learner.init, learner.adapt, lambda adapt, theta, task: torch.zeros(()))
+    with pytest.raises(ValueError, match=r"objective gives something else than \(loss, info\)"):
+        fit(bare, pool, steps=1, **QUICK)
+
+
+def test_evaluate_says_what_it_cannot_use(pool, learner):
+    theta, options = learner.init(0), {"ways": 3, "queries": 3, "tasks": 2}
+    for wrong, message in (
+        ({"split": "foo"}, "split='foo', expected 'train', 'val' or 'test'"),
+        ({"chunk": 0}, "chunk=0, expected at least 1"),
+        ({"theta": Run(learner, theta)}, "theta is Run, expected a pytree of tensors such as run.theta"),
+        ({"theta": {n: p * math.nan for n, p in theta.items()}}, "the predictor answers NaN"),
+    ):
+        with pytest.raises(ValueError, match=f"evaluate: {message}"):
+            evaluate(**{"learner": learner, "theta": theta, "pool": pool, **options, **wrong})
 
 
 @pytest.mark.parametrize(

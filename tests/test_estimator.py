@@ -85,6 +85,10 @@ def test_a_head_for_more_classes_is_cut_to_those_there_are():
         (lambda x, y: (x, ["a"] * 20), "y names one class"),
         (lambda x, y: (x, y[:3]), r"20 examples in X, y of shape \(3,\)"),
         (lambda x, y: (x / torch.zeros(1), y), "X holds values that are not finite"),
+        (lambda x, y: (x, [None] * 20), r"a label is missing \(None or NaN\)"),
+        (lambda x, y: (x, [float("nan")] * 20), r"a label is missing \(None or NaN\)"),
+        (lambda x, y: ([], []), "there is no example"),
+        (lambda x, y: ([["a"]] * 20, y), "X holds something else than numbers"),
     ],
 )
 def test_bad_examples_are_refused_in_one_line(runs, images, change, message):

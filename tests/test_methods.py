@@ -466,7 +466,7 @@ def test_a_budget_bounds_the_chunks_and_changes_nothing(chunk, monkeypatch):
 
 def test_a_task_that_does_not_fit_is_said():
     work, theta, batch = pictures_to_adapt_to(2, 2, memory="1MB")
-    with pytest.raises(ValueError, match=r"memory='1 MB': a task takes .* MB beside the .* in use\. Take checkpoint"):
+    with pytest.raises(ValueError, match=r"memory='1 MB': a task takes .* MB beside the .* in use\. Give it more"):
         work(theta, batch)
 
 

@@ -64,7 +64,10 @@ def meta_gradient(
     budget = None if memory is None else in_bytes(memory)
 
     def one(theta: Theta, task: Task) -> tuple[Tensor, tuple[Tensor, Info]]:
-        loss, info = learner.objective(learner.adapt, theta, task)
+        result = learner.objective(learner.adapt, theta, task)
+        if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[0], Tensor):
+            raise ValueError("the learner's objective gives something else than (loss, info), a tensor and a dict.")
+        loss, info = result
         return loss, (loss.detach(), {n: v.detach() for n, v in info.items()})
 
     def batch(theta: Theta, task: Task) -> tuple[Tensor, tuple[Tensor, Info]]:

@@ -47,13 +47,16 @@ def write(path: Path, tensors: Mapping[str, Tensor], meta: Any) -> None:
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Replace the file at path by data, all or nothing, durably. Raises ValueError if the disk refuses."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    target = Path(os.path.realpath(path))  # what a link leads to, not the link
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    if target.exists() and not target.is_file():
+        raise ValueError(f"cannot write {path}: it is no file.")
     try:
         with open(temporary, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        os.replace(temporary, target)
     except OSError as error:
         raise ValueError(f"cannot write {path}: {error.strerror}. What was there before is kept.") from None
     finally:
@@ -62,6 +65,8 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 def read(path: Path) -> tuple[dict[str, Tensor], Any]:
     """The tensors and the meta of a file that `write` wrote. Raises ValueError if it is not whole."""
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder, expected a file.")
     try:
         with safetensors.safe_open(path, "pt") as file:
             meta = json.loads((file.metadata() or {})["json"])

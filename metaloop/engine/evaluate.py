@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..core import Learner, Task, Theta
 from .batch import chunk_size, chunks, first_task, predict
+from .device import choose
 from .seeds import generator, noise
 from .threads import SideBySide, cores
 
@@ -83,8 +84,15 @@ def evaluate(
     """
     if tasks < 1:
         raise ValueError(f"evaluate: tasks={tasks}, expected at least 1.")
+    if chunk is not None and chunk < 1:
+        raise ValueError(f"evaluate: chunk={chunk}, expected at least 1, or None.")
+    if split not in ("train", "val", "test"):
+        raise ValueError(f"evaluate: split={split!r}, expected 'train', 'val' or 'test'.")
+    if not all(isinstance(t, Tensor) for t in pytree.tree_leaves(theta)):
+        raise ValueError(f"evaluate: theta is {type(theta).__name__}, expected a pytree of tensors such as run.theta.")
     source, scores, name = getattr(pool, split), [], getattr(metric, "__name__", "metric") if metric else ""
-    where, answer = device or pytree.tree_leaves(theta)[0].device, SideBySide(partial(predict, learner))
+    where = choose(device) if device else pytree.tree_leaves(theta)[0].device
+    answer = SideBySide(partial(predict, learner))
     fixed = getattr(source, "tasks", None)
     tasks, size = (min(tasks, fixed), fixed) if fixed else (tasks, BLOCK)
     for block, start in enumerate(range(0, tasks, size)):
@@ -101,6 +109,8 @@ def evaluate(
             parts = [*chunks(batch, chunk or chunk_size(batch, cores()))]
             answers = answer(theta, parts, spread=batch.query.y.device.type == "cpu")
             for predicted, y in zip(answers, (part.query.y for part in parts), strict=True):
+                if predicted.isnan().any():
+                    raise ValueError("evaluate: the predictor answers NaN. Is every number in theta finite?")
                 scores.append((metric or score_tasks)(predicted, y).cpu())
                 name = name or ("mse" if y.is_floating_point() else "accuracy")
     return Score.of(torch.cat(scores), name)
@@ -134,5 +144,5 @@ def check_outputs(call: str, learner: Learner, theta: Theta, tasks: Task, ways: 
         known = answer.shape[-1]
         raise ValueError(
             f"{call}: the learner tells {known} classes apart, the tasks have {ways}. "
-            f"Take ways={known}, or a learner made for ways={ways}."
+            f"Give it {known} at most, or take a learner made for {ways}."
         )

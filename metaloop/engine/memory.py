@@ -37,7 +37,10 @@ def in_words(size: float) -> str:
     >>> in_words(4.2e9)
     '4.2 GB'
     """
-    return f"{size / 1e9:.2g} GB" if size >= 1e9 else f"{max(size / 1e6, 0.1):.3g} MB"
+    for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if size >= unit:
+            return f"{size / unit:.3g} {name}"
+    return f"{size:.0f} bytes"
 
 
 def in_use(device: torch.device) -> int:
@@ -82,7 +85,7 @@ def largest_chunk(
         return max(fitting)
     raise ValueError(
         f"memory={in_words(budget)!r}: a task takes {in_words(need)} beside the {in_words(held)} in use. "
-        "Take checkpoint=True, fewer inner steps or queries, or more memory."
+        "Give it more, or take fewer inner steps or queries (in Python also checkpoint=True)."
     )
 
 

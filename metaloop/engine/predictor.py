@@ -49,8 +49,20 @@ def load(path: str | Path, like: Callable[[dict[str, Any]], Any]) -> tuple[Any, 
 
     Raises ValueError if the file is damaged, holds no predictor, or one of another structure.
     """
+    tensors, known = _read(path)
+    return checkpoint.unflatten(tensors, like(known), "f", str(path)), known
+
+
+def about(path: str | Path) -> dict[str, Any]:
+    """What was kept with a predictor. Raises ValueError as `load` does."""
+    return _read(path)[1]
+
+
+def _read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    make = "`metaloop adapt RUN FOLDER -o FILE` makes one"
+    if Path(path).is_dir():
+        raise ValueError(f"{path} is a folder, not a predictor. {make}.")
     tensors, meta = checkpoint.read(Path(path))
     if not isinstance(meta, dict) or "predictor" not in meta:
-        raise ValueError(f"{path} holds no predictor. `metaloop adapt RUN FOLDER -o FILE` makes one.")
-    about = meta["predictor"]
-    return checkpoint.unflatten(tensors, like(about), "f", str(path)), about
+        raise ValueError(f"{path} holds no predictor. {make}.")
+    return tensors, meta["predictor"]

@@ -11,6 +11,7 @@ import os
 import platform
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,16 @@ def prepare(folder: Path, resume: bool, info: dict[str, Any], *, longer: bool = 
     for left in folder.glob(".*.tmp"):  # by a killed process
         left.unlink(missing_ok=True)
     return recorded
+
+
+def undo(folder: Path) -> None:
+    """Take away a run of which nothing came: one without a checkpoint."""
+    if not checkpoints(folder):
+        for name in ("run.json", "metrics.jsonl", "events.out.tfevents.*"):
+            for path in folder.glob(name):
+                path.unlink()
+        with suppress(OSError):  # something else is in it
+            folder.rmdir()
 
 
 def checkpoints(folder: Path) -> list[Path]:

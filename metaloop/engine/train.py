@@ -4,9 +4,11 @@ Step t draws its tasks and noise from generators seeded by (seed, t), so a resum
 bit on the same machine. Under torchrun the tasks of a step are shared among processes (`engine.ranks`).
 """
 
+import inspect
 import math
 import warnings
 from collections.abc import Callable
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,11 +89,14 @@ def fit(
     Ctrl-C lets the step end, writes a checkpoint, then raises KeyboardInterrupt. If another process dies, the last
     whole step is kept and `ranks.Lost` (a ValueError) raised; any number of processes can resume.
     """
-    if steps < 0 or tasks < 1:
-        raise ValueError(f"fit: steps={steps}, tasks={tasks}; expected steps >= 0 and tasks >= 1.")
+    _check_arguments(
+        learner, at_test, pool, optimizer, clip, seed, options, resume and out is None, tasks=tasks, steps=steps,
+        validate_every=validate_every, checkpoint_every=checkpoint_every,
+    )
     ranks, where = join(device)
     if tasks < ranks.size and ranks.rank == 0:
         warnings.warn(f"{tasks} tasks a step cannot keep {ranks.size} processes busy.", stacklevel=2)
+    gradient = meta_gradient(learner, chunk=chunk, **options)
     folder = Path(out) if out is not None else None
     given = info = {**(info or {}), "seed": seed}
     if folder is not None:
@@ -101,7 +106,6 @@ def fit(
     leaves = pytree.tree_leaves(theta)
     descent = (optimizer or (lambda p: torch.optim.Adam(p, lr=1e-3)))(leaves)
     scheduler = schedule(descent) if schedule else None
-    gradient = meta_gradient(learner, chunk=chunk, **options)
     compiled = meta_gradient(learner, chunk=chunk, compile=True, **options) if compile else gradient
     episode = {"ways": ways, "shots": shots, "queries": queries}
     judged = {"tasks": 100, **episode, **(validation or {})}
@@ -224,6 +228,30 @@ def restore(run: Run, found, descent: torch.optim.Optimizer, scheduler) -> dict[
         scheduler.load_state_dict(meta["scheduler"])
     run.step, run.seconds, run.memory = meta["step"], meta["seconds"], meta["memory"]
     return meta
+
+
+def _check_arguments(learner, at_test, pool, optimizer, clip, seed, options, nowhere: bool, **counts) -> None:
+    """Raise ValueError, or TypeError for a keyword that is none, before anything is done or written."""
+    for name, given in {"learner": learner, "at_test": at_test}.items():
+        if not isinstance(given, Learner) and (name == "learner" or given is not None):
+            raise ValueError(f"fit: {name} is {type(given).__name__}, expected a Learner such as ml.maml(...).")
+    if not all(hasattr(pool, name) for name in ("train", "sample", "to")):
+        raise ValueError(f"fit: the pool is {type(pool).__name__}, expected one such as ml.tasks.glyphs().")
+    if optimizer is not None and not callable(optimizer):
+        wanted = "a function such as lambda p: torch.optim.SGD(p, lr=0.1)"
+        raise ValueError(f"fit: optimizer={optimizer!r}, expected {wanted}.")
+    for name, n in counts.items():
+        least = 0 if name == "steps" else 1
+        if n is not None and (not isinstance(n, Integral) or n < least):
+            raise ValueError(f"fit: {name}={n}, expected a whole number, at least {least}.")
+    if clip is not None and not clip > 0:
+        raise ValueError(f"fit: clip={clip}, expected a norm above 0, or None.")
+    if not isinstance(seed, int) or not -(2**63) <= seed < 2**63:
+        raise ValueError(f"fit: seed={seed}, expected a whole number below 2**63.")
+    if nowhere:
+        raise ValueError("fit: resume=True needs out, the folder of the run to go on with.")
+    if unknown := set(options) - set(inspect.signature(meta_gradient).parameters):
+        raise TypeError(f"fit: unknown keyword {sorted(unknown)[0]!r}.")
 
 
 def _check_first(learner, at_test, theta, pool, episode, judged, seed) -> None:

@@ -23,7 +23,7 @@ def open_run(folder: str | Path) -> Run:
     info = read_info(Path(folder))
     if "recipe" not in info:
         raise ValueError(f"{folder} was not trained by a recipe. Open it with metaloop.Run.open(folder, learner).")
-    plan = _plan(info)
+    plan = _plan(info, str(Path(folder) / "run.json"))
     return Run.open(folder, plan.learner, at_test=plan.rows[0].learner, plan=plan)
 
 
@@ -46,7 +46,7 @@ def load_predictor(path: str | Path) -> tuple[Any, dict[str, Any]]:
 
 def _structure(about: dict[str, Any]) -> Any:
     """A predictor without numbers: the learner adapts on the meta device, to as many examples as it was given."""
-    plan = _plan(about)
+    plan = _plan(about, "the predictor's file")
     learner = plan.at_test(ways=len(about["classes"]))
     theta = pytree.tree_map(lambda t: t.to("meta"), plan.learner.init(0))
     n, shape = about["support"], about["pool"]["shape"]
@@ -55,5 +55,12 @@ def _structure(about: dict[str, Any]) -> Any:
         return learner.adapt(theta, Data(x, y))
 
 
-def _plan(info: dict[str, Any]) -> Plan:
-    return find(info["recipe"]).plan(Outline(**info["pool"]), steps=info["steps"], budget=info["budget"])
+def _plan(info: dict[str, Any], source: str) -> Plan:
+    known = {"recipe": str, "pool": dict, "steps": int, "budget": str}
+    if wrong := [name for name, kind in known.items() if not isinstance(info.get(name), kind)]:
+        raise ValueError(f"{source} is damaged: it does not say '{wrong[0]}'.")
+    try:
+        outline = Outline(**info["pool"])
+    except TypeError:
+        raise ValueError(f"{source} is damaged: what it says of the pool is not whole.") from None
+    return find(info["recipe"]).plan(outline, steps=info["steps"], budget=info["budget"])
