@@ -175,7 +175,7 @@ _add("oml-sines", OML, "OML, ten sine waves in turn", tasks.sine_stream, oml_sin
 _add("oml-omniglot", OML, "OML, a stream of up to 200 new characters", tasks.omniglot_stream, oml_omniglot_plan,
      published={10: (93, 100), 50: (82, 97), 75: (81, 96), 100: (78, 96.5), 150: (66, 91.5), 200: (60, 89)},
      steps=700_000,
-     quick={"steps": 3500, "width": 64, "strides": (2, 2, 2, 2), "norm_policy": "group", "inner_lr": 0.01,
+     quick={"steps": 3500, "width": 128, "strides": (2, 2, 2, 2), "norm_policy": "group", "inner_lr": 0.01,
             "lr": 1e-3, "streams": 50},
      smoke={"steps": 2, "width": 4, "strides": (2, 2, 2, 2), "classes": (2, 3), "streams": 2})
 

@@ -19,7 +19,7 @@ from ..tasks.streams import ClassStream, omniglot_stream
 from .plan import Plan, Row
 
 SCHEDULE = (10, 50, 75, 100, 150, 200)  # classes learned so far, at the points of the published curve
-TEST_RATES = {1: 5e-4, 50: 3e-4}  # OML's at test, for so many classes or more; chosen on validation streams
+TEST_RATES = {1: 1e-4, 50: 1.5e-4, 75: 2e-4}  # OML's at test, for so many classes or more; chosen on validation streams
 
 
 def oml_sines_plan(
@@ -51,8 +51,8 @@ def oml_omniglot_plan(
     test_lr: Mapping[int, float] = TEST_RATES, lr: float = 1e-4, classes: Sequence[int] = SCHEDULE, streams: int = 50,
 ) -> Plan:
     """Split-Omniglot: streams of 3 classes, 5 examples each, in meta-training; up to 200 new classes at test, 15
-    examples each, one at a time, in one pass. test_lr: Adam's rate there, for so many classes or more. published: by
-    the number of classes, the accuracy on 5 held-out examples per class, and on the stream's own ("recalled")."""
+    examples each, one at a time, in one pass. test_lr: the rate of Adam without momentum there, for so many classes
+    or more. published: by the number of classes, the accuracy on 5 held-out examples per class, and on the stream's own ("recalled")."""
     if isinstance(pool, Splits) and not isinstance(pool.train, ClassStream):
         raise ValueError(f"this recipe learns from streams of classes, {pool.name} deals sets. Leave --data out.")
     body, dim = _convolutions(pool.shape, width, strides, norm_policy)
@@ -60,7 +60,7 @@ def oml_omniglot_plan(
 
     def at_test(ways: int = 10, inner_steps: int = 1):
         rate = test_lr[max(n for n in test_lr if n <= ways)]
-        return oml(*networks, inner_lr=rate, optimizer=adam(), anew=ways)
+        return oml(*networks, inner_lr=rate, optimizer=adam(beta1=0.0), anew=ways)
 
     again = partial(omniglot_stream, again=True)
     figures = [published.get(n, (None, None)) for n in classes]
