@@ -52,7 +52,8 @@ def oml_omniglot_plan(
 ) -> Plan:
     """Split-Omniglot: streams of 3 classes, 5 examples each, in meta-training; up to 200 new classes at test, 15
     examples each, one at a time, in one pass. test_lr: the rate of Adam without momentum there, for so many classes
-    or more. published: by the number of classes, the accuracy on 5 held-out examples per class, and on the stream's own ("recalled")."""
+    or more. published: by the number of classes, the accuracy on 5 held-out examples per class, and on the stream's
+    own ("recalled")."""
     if isinstance(pool, Splits) and not isinstance(pool.train, ClassStream):
         raise ValueError(f"this recipe learns from streams of classes, {pool.name} deals sets. Leave --data out.")
     body, dim = _convolutions(pool.shape, width, strides, norm_policy)
