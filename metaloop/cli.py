@@ -95,8 +95,8 @@ def _train(args) -> None:
                 plan.learner, plan.pool, **plan.training(), **extra, seed=options["seed"], device=args.device,
                 compile=options["compile"], out=folder, resume=args.resume, info=info,
             )  # fmt: skip
-        except ValueError:
-            if fresh and ranks.rank == 0:
+        except ValueError as error:
+            if fresh and ranks.rank == 0 and type(error) is ValueError:  # bad input: no training went wrong
                 undo(folder)
             raise
         if ranks.rank > 0:
