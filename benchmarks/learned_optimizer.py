@@ -39,7 +39,9 @@ def descent(method: Descent, net: Callable, loss: Callable, steps: int, batch: i
     def adapt(lr: Tensor, S: ml.Problem) -> FineTuned:
         phi, state, n = S.start, method.init(S.start), len(S.x)
         for t in range(steps):
-            B = [i % n for i in range(t * batch, (t + 1) * batch)] if batch and batch < n else slice(None)
+            B = slice(None)
+            if batch and batch < n:
+                B = torch.arange(t * batch, (t + 1) * batch, device=S.x.device) % n
             g = grad(lambda phi: loss(net(phi, S.x[B]), S.y[B]))(phi)  # noqa: B023
             phi, state = method.update(dict.fromkeys(phi, lr), g, phi, state)
         return FineTuned(phi, net)

@@ -10,11 +10,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.utils._pytree as pytree
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from zoo import ZOO
 
 from metaloop import Data, NonFinite, Task, fit, functional, maml, meta_gradient
 from metaloop.engine import steady
+from metaloop.engine.device import float32
 from metaloop.engine.log import read_metrics
 from metaloop.engine.run import checkpoints
 from metaloop.nn import mlp
@@ -98,7 +100,7 @@ def graphs(monkeypatch):
     stand_ins = {
         "CUDAGraph": Graph, "graph": graph, "stream": lambda s: nullcontext(),
         "current_stream": lambda device: SimpleNamespace(wait_stream=lambda other: None),
-        "get_sync_debug_mode": lambda: 0, "set_sync_debug_mode": lambda mode: None,
+        "set_stream": lambda stream: None, "get_sync_debug_mode": lambda: 0, "set_sync_debug_mode": lambda mode: None,
     }  # fmt: skip
     for name, stand_in in stand_ins.items():
         monkeypatch.setattr(torch.cuda, name, stand_in)
@@ -192,6 +194,7 @@ def test_work_that_reads_a_number_goes_on_as_it_began(graphs):
 
 def test_work_that_waits_is_not_captured(graphs):
     def work():
+        warnings.warn("Synchronization debug mode is a prototype feature and does not detect all", stacklevel=1)
         warnings.warn("called a synchronizing CUDA operation", stacklevel=1)
         return torch.ones(1)
 
@@ -204,6 +207,53 @@ def test_work_that_waits_is_not_captured(graphs):
         replayed()
     assert replayed.refused
     assert graphs == []
+
+
+def test_what_work_warns_of_is_not_lost(graphs):
+    def work():
+        warnings.warn("Synchronization debug mode is a prototype feature", stacklevel=1)
+        warnings.warn("something else", stacklevel=1)
+        return torch.ones(1)
+
+    replayed = steady.Replayed(lambda: torch.ones(1), torch.device("cpu"))
+    for _ in range(steady.ORDINARY - 1):
+        replayed()
+    replayed.work = work
+    with pytest.warns(UserWarning, match="something else"):
+        replayed()
+    assert replayed.refused is None
+
+
+def test_a_momentum_that_cycles_is_no_constant_of_a_graph():
+    """OneCycleLR moves Adam's beta as well, which is a number: the optimizer then steps outside."""
+    theta = {"w": torch.zeros(2)}
+    descent = torch.optim.Adam(theta.values(), lr=0.1)
+    rates = torch.optim.lr_scheduler
+    fixed, cycling = partial(rates.StepLR, step_size=2), partial(rates.OneCycleLR, max_lr=1.0, total_steps=5)
+    for schedule, inside in ((fixed, True), (cycling, False)):
+        steps = steady.Steady(
+            None, theta, steady.Deal(gaussians(), 2, 0), descent, schedule(descent), clip=None, seed=0, step=0
+        )
+        assert steps.inside == inside
+
+
+def test_convolutions_on_a_gpu_are_in_float32():
+    conv = torch.backends.cudnn.conv
+    before = conv.fp32_precision
+    with float32(torch.device("cuda")):
+        assert conv.fp32_precision == "ieee"
+    with float32(torch.device("cpu")):
+        assert conv.fp32_precision == before
+    assert conv.fp32_precision == before
+
+
+class NoLists(TorchFunctionMode):
+    """Forbids indexing by a list of numbers, which is a copy from the host; a meta tensor does without."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function is torch.Tensor.__getitem__:
+            assert not isinstance(args[1], list), "indexed by a list"
+        return function(*args, **(kwargs or {}))
 
 
 class NoHost(TorchDispatchMode):
@@ -225,7 +275,8 @@ def test_no_learner_waits_for_a_number(name):
     """Nothing in a meta-gradient is read back or brought from the host, so that a GPU can do it in one go."""
     case = ZOO[name]
     theta, tasks = (pytree.tree_map(lambda t: t.to("meta"), tree) for tree in (case.learner.init(0), case.tasks(2, 0)))
-    with NoHost(), pytest.raises(NotImplementedError, match="nonzero") if name in WAIT else nullcontext():
+    waits = pytest.raises(NotImplementedError, match="nonzero") if name in WAIT else nullcontext()
+    with NoHost(), NoLists(), waits:
         results = meta_gradient(case.learner)(theta, tasks)
         assert {t.device.type for t in pytree.tree_leaves(results)} == {"meta"}
 

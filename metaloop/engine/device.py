@@ -1,5 +1,9 @@
 """Which device computes."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
 import torch
 
 
@@ -16,3 +20,16 @@ def choose(device: str | torch.device = "auto") -> torch.device:
     if not there[kind] or (kind == "cuda" and index and int(index) >= torch.cuda.device_count()):
         raise ValueError(f"device {name!r} is not on this machine, which has: {', '.join(found)}.")
     return torch.device(name)
+
+
+@contextmanager
+def float32(device: torch.device) -> Iterator[None]:
+    """On a GPU, convolutions of float32 in float32, not in TF32."""
+    conv: Any = torch.backends.cudnn.conv  # type: ignore[attr-defined]
+    before = conv.fp32_precision
+    if device.type == "cuda":
+        conv.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        conv.fp32_precision = before

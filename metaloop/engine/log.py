@@ -5,6 +5,7 @@ import sys
 import time
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from .checkpoint import write_bytes
@@ -52,7 +53,8 @@ class Log:
         self.pending.append(scalars)
         if not self.due(step):
             return
-        means = {n: sum(s[n].item() for s in self.pending) / len(self.pending) for n in self.pending[-1]}
+        columns = {n: torch.stack([s[n] for s in self.pending]).tolist() for n in self.pending[-1]}
+        means = {n: sum(values) / len(values) for n, values in columns.items()}
         now = time.monotonic()
         lately = len(self.pending) / max(now - self.last, 1e-9)
         self.rate = 0.8 * self.rate + 0.2 * lately if self.rate else lately
@@ -67,9 +69,9 @@ class Log:
             left = _clock((self.steps - step) / self.rate)
             print(f"step {step}/{self.steps}  {shown}  {speed}  {left} left", file=sys.stderr, flush=True)
 
-    def forget(self) -> None:
-        """The steps since the last line are done again."""
-        self.pending = []
+    def forget(self, steps: int) -> None:
+        """The last steps are done again."""
+        self.pending = self.pending[: len(self.pending) - steps]
 
     def score(self, step: int, score: Score) -> None:
         self._write({"step": step, f"val_{score.metric}": score.mean, "val_ci95": score.ci95})

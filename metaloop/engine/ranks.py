@@ -101,6 +101,8 @@ def join(device: str | torch.device = "auto") -> tuple[Ranks, torch.device]:
     Raises ValueError if there are more processes on this machine than GPUs.
     """
     where = choose(device)
+    if where.type == "cuda" and where.index is not None:
+        torch.cuda.set_device(where)
     if int(os.environ.get("WORLD_SIZE", 1)) == 1 or "RANK" not in os.environ:
         return Ranks(), where
     local = int(os.environ.get("LOCAL_RANK", 0))

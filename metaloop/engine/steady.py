@@ -62,19 +62,25 @@ class Replayed(Generic[T]):
                 result = self.work()
             finally:
                 torch.cuda.set_sync_debug_mode(before)
-        waits = [f"{w.filename}:{w.lineno}" for w in told if "synchronizing" in str(w.message)]
+        waits = []
+        for w in told:
+            if "called a synchronizing" in str(w.message):
+                waits.append(f"{w.filename}:{w.lineno}")
+            elif "Synchronization debug mode" not in str(w.message):  # torch's own notice of this mode
+                warnings.warn_explicit(w.message, w.category, w.filename, w.lineno)
         if waits:
             self._refuse(f"Python waits for the GPU {len(waits)} times, first at {waits[0]}")
         return result
 
     def _capture(self) -> None:
-        graph = torch.cuda.CUDAGraph()
+        graph, here = torch.cuda.CUDAGraph(), torch.cuda.current_stream(self.stream.device)
         for generator in self.generators if hasattr(graph, "register_generator_state") else ():  # later torch sees them
             graph.register_generator_state(generator)
         try:
             with torch.cuda.graph(graph, stream=self.stream):
                 self.result = self.work()
         except RuntimeError as error:
+            torch.cuda.set_stream(here)  # torch does not come back to it from a capture that cannot be ended
             self._refuse(str(error).partition("\n")[0])
         else:
             self.graph = graph
@@ -98,7 +104,8 @@ class Steady:
         self.gradient, self.theta, self.deal, self.clip, self.seed = gradient, theta, deal, clip, seed
         self.leaves, self.descent, self.scheduler = pytree.tree_leaves(theta), descent, scheduler
         device = self.leaves[0].device
-        self.inside = on_device(descent, device, changing_rate=scheduler is not None)
+        cycles = getattr(scheduler, "cycle_momentum", False)  # a number that changes, which a graph would keep
+        self.inside = not cycles and on_device(descent, device, changing_rate=scheduler is not None)
         self.all_finite = torch.ones((), dtype=torch.bool, device=device)
         self.whole = Replayed(self._work, device, deal.generators)
         self.mark(step)

@@ -20,6 +20,7 @@ from ..core import Info, Learner, Task, Theta
 from . import checkpoint
 from .batch import chunks, count, meta_gradient
 from .deal import Deal
+from .device import float32
 from .evaluate import check_labels, check_outputs, evaluate
 from .interrupt import Interrupt
 from .log import Log
@@ -76,6 +77,8 @@ def fit(
     out: the run's folder; None keeps nothing on disk. An existing run is never overwritten: resume=True goes on from
         its newest whole checkpoint (and starts anew if there is none); to more steps than before too, if there is
         no schedule.
+    On a GPU convolutions are in float32 here, not in TF32, torch's default, whose ten bits derivatives of derivatives
+    do not survive; a meta_gradient of your own goes by torch's flags.
     compile: trace the whole meta-step with torch.compile; half a minute or more at the start, for long runs.
     capture: do whole meta-steps, dealing and optimizer included, without Python: a GPU replays them as one CUDA graph,
         and whether all was finite is asked only where a line is logged. None: on a GPU, for one process alone.
@@ -140,7 +143,7 @@ def fit(
         descend(leaves, grads, descent, scheduler, clip)
         return {"loss": loss, **scalars}
 
-    with log, interrupt:
+    with log, interrupt, float32(where):
         steady = None
         if ranks.size == 1 and not options.get("checkpoint") and (where.type == "cuda" if capture is None else capture):
             steady = Steady(compiled, theta, deal, descent, scheduler, clip=clip, seed=seed, step=start)
@@ -163,11 +166,10 @@ def fit(
             saving = interrupt.asked or run.step % every == 0 or last
             if steady and (judging or saving or log.due(run.step)):
                 if not steady.fine():
-                    run.step, steady = steady.back(), None
-                    log.forget()
+                    failed, run.step, steady = run.step, steady.back(), None
+                    log.forget(failed - 1 - run.step)
                     continue
-                if log.due(run.step):
-                    steady.mark(run.step)
+                steady.mark(run.step)
             log.step(run.step, told)
             if judging or saving:
                 calibrate(learner, theta, pool, seed=seed, **episode)

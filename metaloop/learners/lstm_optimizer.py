@@ -85,7 +85,9 @@ def lstm_optimizer(
             raise ValueError("lstm_optimizer: the support set has no start. Deal it with tasks.problems(pool, init).")
         phi, h, losses, n = flat(S.start), None, [], len(S.x)
         for t in range(inner_steps):
-            B = [i % n for i in range(t * batch, (t + 1) * batch)] if batch and batch < n else slice(None)
+            B = slice(None)
+            if batch and batch < n:
+                B = torch.arange(t * batch, (t + 1) * batch, device=S.x.device) % n
             f_t = lambda phi: loss(net(shaped(phi, S.start), S.x[B]), S.y[B])  # noqa: B023
             d, value = grad_and_value(f_t)(phi.detach())
             d = d.detach()

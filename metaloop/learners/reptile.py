@@ -60,7 +60,9 @@ def reptile(
         """U: (phi, the state of the inner method)."""
         (phi, state), n = parts(theta), len(S.x)
         for k in range(inner_steps):
-            B = [i % n for i in range(k * batch, (k + 1) * batch)] if batch and batch < n else slice(None)
+            B = slice(None)
+            if batch and batch < n:
+                B = torch.arange(k * batch, (k + 1) * batch, device=S.x.device) % n
             g = grad(lambda w: loss(net({**phi, **w}, S.x[B]), S.y[B]))(learned(phi))  # noqa: B023
             w, state = method.update(inner_lr, g, learned(phi), state)
             phi = {**phi, **w}                                                          # (1)

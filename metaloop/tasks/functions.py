@@ -88,14 +88,14 @@ def boolean(*, xor: bool = True) -> Pool:
     >>> boolean().sample(tasks=3, shots=10, queries=20).query.x.shape
     torch.Size([3, 20, 2])
     """
-    tables = torch.tensor([[k >> i & 1 for i in range(4)] for k in range(16) if xor or k not in (0b0110, 0b1001)])
-
     def deal(tasks, ways, shots, queries, rand, randn):
-        table = tables[(rand(tasks) * len(tables)).long().cpu()].float()
+        k = (rand(tasks) * (16 if xor else 14)).long()  # the function whose value in row i is bit i of k
+        if not xor:
+            k = k + (k >= 0b0110) + (k >= 0b1000)  # without 0b0110, xor, and 0b1001, its negation
         for n in (shots, queries):
             x = (rand(tasks, n, 2) < 0.5).float()
             row = (2 * x[..., 0] + x[..., 1]).long()
-            yield x, table.to(x.device).gather(1, row)[..., None]
+            yield x, (k[:, None] >> row & 1).float()[..., None]
 
     return _Drawn("boolean", "regression", (2,), deal)
 

@@ -13,7 +13,7 @@ class ProblemPool(Pool):
     """A pool's tasks, each with a start of its own for the parameters of one network: see `problems`."""
 
     def __init__(self, pool: Pool, init: Callable[[int], Params], spread: float | None):
-        self.pool, self.init, self.spread = pool, init, spread
+        self.pool, self.init, self.spread, self.like = pool, init, spread, init(0)
         self.name, self.split, self.kind, self.shape = pool.name, pool.split, pool.kind, pool.shape
         self.classes, self.names, self.device = pool.classes, pool.names, pool.device
 
@@ -31,7 +31,7 @@ class ProblemPool(Pool):
         else:
             start = {
                 name: self.spread * torch.randn(tasks, *p.shape, generator=generator, device=where)
-                for name, p in self.init(0).items()
+                for name, p in self.like.items()
             }
         start = {name: p.to(self.device) for name, p in start.items()}
         return Task(Problem(x, y, start), query)  # type: ignore[arg-type]
