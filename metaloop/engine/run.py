@@ -98,7 +98,7 @@ def prepare(folder: Path, resume: bool, info: dict[str, Any], *, longer: bool = 
 
 def undo(folder: Path) -> None:
     """Take away a run of which nothing came: one without a checkpoint."""
-    if not checkpoints(folder):
+    if (folder / "run.json").exists() and not checkpoints(folder):
         for name in ("run.json", "metrics.jsonl", "events.out.tfevents.*"):
             for path in folder.glob(name):
                 path.unlink()
