@@ -575,7 +575,7 @@ def test_evaluate_says_what_it_cannot_use(pool, learner):
         ({"split": "foo"}, "split='foo', expected 'train', 'val' or 'test'"),
         ({"chunk": 0}, "chunk=0, expected at least 1"),
         ({"theta": Run(learner, theta)}, "theta is Run, expected a pytree of tensors such as run.theta"),
-        ({"theta": {n: p * math.nan for n, p in theta.items()}}, "the predictor answers NaN"),
+        ({"theta": {n: p * math.nan for n, p in theta.items()}}, "theta holds numbers that are not finite"),
     ):
         with pytest.raises(ValueError, match=f"evaluate: {message}"):
             evaluate(**{"learner": learner, "theta": theta, "pool": pool, **options, **wrong})

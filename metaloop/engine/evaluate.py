@@ -90,6 +90,8 @@ def evaluate(
         raise ValueError(f"evaluate: split={split!r}, expected 'train', 'val' or 'test'.")
     if not all(isinstance(t, Tensor) for t in pytree.tree_leaves(theta)):
         raise ValueError(f"evaluate: theta is {type(theta).__name__}, expected a pytree of tensors such as run.theta.")
+    if not all(t.isfinite().all() for t in pytree.tree_leaves(theta)):
+        raise ValueError("evaluate: theta holds numbers that are not finite.")
     source, scores, name = getattr(pool, split), [], getattr(metric, "__name__", "metric") if metric else ""
     where = choose(device) if device else pytree.tree_leaves(theta)[0].device
     answer = SideBySide(partial(predict, learner))
@@ -109,8 +111,6 @@ def evaluate(
             parts = [*chunks(batch, chunk or chunk_size(batch, cores()))]
             answers = answer(theta, parts, spread=batch.query.y.device.type == "cpu")
             for predicted, y in zip(answers, (part.query.y for part in parts), strict=True):
-                if predicted.isnan().any():
-                    raise ValueError("evaluate: the predictor answers NaN. Is every number in theta finite?")
                 scores.append((metric or score_tasks)(predicted, y).cpu())
                 name = name or ("mse" if y.is_floating_point() else "accuracy")
     return Score.of(torch.cat(scores), name)
