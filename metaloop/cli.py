@@ -225,8 +225,9 @@ def _predict(args) -> None:
             x.append(tasks.read_image(path, shape))
         except Exception as error:  # what Pillow raises for damaged files has no common base
             bad[path] = f"cannot be read as an image ({str(error).partition(chr(10))[0]})"
+    unread = ValueError(". ".join(f"{path} {reason}" for path, reason in bad.items()) + ".")
     if not x:
-        raise ValueError(". ".join(f"{path} {reason}" for path, reason in bad.items()) + ".")
+        raise unread
     images = [path for path in images if path not in bad]
     classes = about["classes"]
     p = probabilities(f, torch.stack(x).float() / 255, ways=len(classes))
@@ -247,7 +248,7 @@ def _predict(args) -> None:
     if "transductive" in policies(f):
         _note("note: this predictor normalises the images of one call by each other; give many at once")
     if bad:
-        raise ValueError(". ".join(f"{path} {reason}" for path, reason in bad.items()) + ".")
+        raise unread
     _next(f"metaloop predict {_quoted(args.file)} IMAGE...{'' if args.json else ' --json'}")
 
 

@@ -192,17 +192,21 @@ def test_work_that_reads_a_number_goes_on_as_it_began(graphs):
     assert graphs == []
 
 
+def about_to_be_watched(work):
+    replayed = steady.Replayed(lambda: torch.ones(1), torch.device("cpu"))
+    for _ in range(steady.ORDINARY - 1):
+        replayed()
+    replayed.work = work
+    return replayed
+
+
 def test_work_that_waits_is_not_captured(graphs):
     def work():
         warnings.warn("Synchronization debug mode is a prototype feature and does not detect all", stacklevel=1)
         warnings.warn("called a synchronizing CUDA operation", stacklevel=1)
         return torch.ones(1)
 
-    replayed = steady.Replayed(work, torch.device("cpu"))
-    replayed.work = lambda: torch.ones(1)
-    replayed()
-    replayed()
-    replayed.work = work
+    replayed = about_to_be_watched(work)
     with pytest.warns(UserWarning, match=r"Python waits for the GPU 1 times, first at .*test_steady.py:\d+"):
         replayed()
     assert replayed.refused
@@ -215,10 +219,7 @@ def test_what_work_warns_of_is_not_lost(graphs):
         warnings.warn("something else", stacklevel=1)
         return torch.ones(1)
 
-    replayed = steady.Replayed(lambda: torch.ones(1), torch.device("cpu"))
-    for _ in range(steady.ORDINARY - 1):
-        replayed()
-    replayed.work = work
+    replayed = about_to_be_watched(work)
     with pytest.warns(UserWarning, match="something else"):
         replayed()
     assert replayed.refused is None

@@ -87,7 +87,7 @@ def optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor]
                 tensors[f"optimizer/{index}/{name}"] = value
             else:
                 rest.setdefault(str(index), {})[name] = value
-    groups = [{**g, **({"capturable": False} if "capturable" in g else {})} for g in state["param_groups"]]
+    groups = [{n: v if n != "capturable" else False for n, v in g.items()} for g in state["param_groups"]]
     return tensors, {"state": rest, "param_groups": groups}
 
 

@@ -234,8 +234,8 @@ def restore(run: Run, found, descent: torch.optim.Optimizer, scheduler) -> dict[
 
 def _check_arguments(learner, at_test, pool, optimizer, clip, seed, options, nowhere: bool, **counts) -> None:
     """Raise ValueError, or TypeError for a keyword that is none, before anything is done or written."""
-    for name, given in {"learner": learner, "at_test": at_test}.items():
-        if not isinstance(given, Learner) and (name == "learner" or given is not None):
+    for name, given in (("learner", learner), ("at_test", learner if at_test is None else at_test)):
+        if not isinstance(given, Learner):
             raise ValueError(f"fit: {name} is {type(given).__name__}, expected a Learner such as ml.maml(...).")
     if not all(hasattr(pool, name) for name in ("train", "sample", "to")):
         raise ValueError(f"fit: the pool is {type(pool).__name__}, expected one such as ml.tasks.glyphs().")

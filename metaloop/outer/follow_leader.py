@@ -29,7 +29,7 @@ from torch import Tensor
 from ..core import Data, Learner, Task, Theta
 from ..engine.batch import meta_gradient
 from ..engine.checkpoint import write_bytes
-from ..engine.device import choose
+from ..engine.device import choose, float32
 from ..engine.evaluate import Score, score_tasks
 from ..engine.interrupt import Interrupt
 from ..engine.log import Log
@@ -115,7 +115,7 @@ def follow_leader(
 
     if steps == 0:
         save()
-    with log, Interrupt() as interrupt:
+    with log, float32(where), Interrupt() as interrupt:
         for step in range(run.step, steps):
             t, arrival = divmod(step, len(arrivals))
             now, current = arrivals[arrival], int(order[t])

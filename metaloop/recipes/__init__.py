@@ -133,7 +133,7 @@ for ways, figures, quick in (
          snail_plan, ways=ways, published=figures, steps=100_000,
          quick={**quick, **_narrow}, smoke={"steps": 3, "tasks": 2, **_narrow})
 
-# The data at hand are a sixth of mini-ImageNet, so no published figure stands beside these.
+# Archives differ in how many images they hold, so no published figure stands beside these.
 _add("maml-mini-imagenet-5w1s", MAML, "MAML, 5-way 1-shot, mini-ImageNet", tasks.mini_imagenet,
      maml_plan, ways=5, shots=1, published=None, steps=60_000, tasks=4, inner_lr=0.05,
      inner_steps=5, test_steps=10, width=32, downsample="max", queries=15,
