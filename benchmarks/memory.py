@@ -113,7 +113,7 @@ def plot(path: Path) -> None:
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
-    from matplotlib.ticker import FuncFormatter, NullFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     names = {"inner steps": "inner steps, 15 queries per class"}
     told = json.loads(path.read_text())["curves"]
@@ -130,6 +130,7 @@ def plot(path: Path) -> None:
             for axis in axes[:, column]:
                 axis.set_xscale("log", base=2)
                 axis.set_yscale("log")
+                axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
                 axis.grid(alpha=0.3)
                 for side in (axis.xaxis, axis.yaxis):
                     side.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
