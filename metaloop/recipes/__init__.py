@@ -159,10 +159,11 @@ _add("lstm-optimizer-mnist", ANDRYCHOWICZ, "an optimizer, learned on small netwo
      mnist_plan, steps=10_000, tasks=1, lr=3e-3,
      quick={"steps": 500, "lr": 1e-2, "units": 8, "transfer": False},
      smoke={"steps": 1, "units": 1, "transfer": False})
-_small = {"c": 64, "layers": 1, "widths": (32, 64, 128), "depth": 1, "decoder": "perceptron", "pens": False}
+_small = {"c": 64, "layers": 1, "widths": (32, 64, 128), "depth": 1, "decoder": "perceptron"}
 _add("statistician-omniglot", NS, "Neural Statistician, sets of 5, without labels", _reptile, statistician_plan,
      published={(5, 1): 98.1, (5, 5): 99.5, (20, 1): 93.2, (20, 5): 98.1}, transfer={1: 78.6, 5: 93.2}, steps=360_000,
-     quick={"steps": 6000, "lr": 2e-3, "decay": True, **_small}, smoke={"steps": 3, **_small, "widths": (4, 4, 4)})
+     quick={"steps": 6000, "lr": 2e-3, "decay": True, **_small},
+     smoke={"steps": 3, **_small, "widths": (4, 4, 4), "pens": False})
 _add("statistician-distributions", NS, "Neural Statistician, densities from 200 points", tasks.distributions,
      distributions_plan, steps=31_250, quick={"steps": 5000, "z": 4, "hidden": 64}, smoke={"steps": 3, "tasks": 2})
 
