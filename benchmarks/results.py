@@ -79,6 +79,15 @@ def verdict(row: dict) -> str:
     return "reached" if short <= 0 else f"short by {figure(short, row['metric'])}"
 
 
+def commands(run: dict, row: dict) -> str:
+    """What led to a row: the command that wrote it, after the training if that was another."""
+    wrote = f"`{row['command'].replace(' --resume', '')}`"
+    if " train " in f" {row['command']} ":
+        return wrote
+    seed = f" --seed {run['seed']}" if run["seed"] else ""
+    return f"`metaloop train {run['recipe']} --budget {run['budget']} --steps {row['step']}{seed}`, then {wrote}"
+
+
 def full_table(table: list[dict]) -> str:
     lines = [
         "| row | ours ± 95 % | paper | | over seeds | norm | meta-steps | training | tasks/s | command, its file |",
@@ -94,7 +103,7 @@ def full_table(table: list[dict]) -> str:
             title(r["recipe"], r["label"]), r["ours"], published, verdict(r), r["spread"], e["norm"],
             f"{e['step']} ({e.get('budget', 'full')})", f"{e['training_seconds'] / 60:.0f} min",
             f"{e['training_tasks_per_second']:.0f}",
-            f"`{e['command'].replace(' --resume', '')}` {files}",
+            f"{commands(r['run'], e)} {files}",
         ]  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")
     done = {(r["recipe"], r["label"]) for r in table}

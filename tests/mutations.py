@@ -203,7 +203,7 @@ MUTATIONS = [
          paper("neural_statistician", "test_sample_dropout_leaves_each_number_and_each_example_as_often")),
         ("statistics pool sums", STATISTICIAN, (", 1) / size.clamp_min(1)", ", 1)"),
          paper("neural_statistician", "test_scores_compare_the_statistics_of_one_example_and_of_a_set")),
-        ("the divergence runs backwards", STATISTICIAN, ("-alone.kl(self.c)", "-self.c.kl(alone)"),
+        ("the divergence runs backwards", STATISTICIAN, ("-self.c.kl(alone)", "-alone.kl(self.c)"),
          paper("neural_statistician", "test_scores_compare_the_statistics_of_one_example_and_of_a_set")),
         ("latents come from the prior in training", STATISTICIAN, ("z = q_z.draw()", "z = p_z.draw()"),
          paper("neural_statistician", "test_the_objective_is_the_bound")),

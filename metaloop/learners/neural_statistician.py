@@ -7,7 +7,7 @@ A set of examples D has a statistic c, each of its examples x a latent z:
     q(c|D)     = N(statistic(mean over x of encoder(x), 1/|D|))                                   (2)
     q(z|x,c)   = N(posterior(encoder(x), c)),    p(z|c) = N(prior(c))                             (3)
     log p(D)  >= sum over x of E[log p(x|z,c) - KL(q(z|x,c) | p(z|c))] - KL(q(c|D) | p(c))        (4)
-    f(x)_k     = -KL(q(c|x) | q(c|D_k))                                                           (5)
+    f(x)_k     = -KL(q(c|D_k) | q(c|x))                                                           (5)
     p(x|D)     = E[ p(x|z,c) p(z|c) / q(z|x,c) ],    c ~ q(c|D), z ~ q(z|x,c)                     (6)
 
 D_k are the support examples labelled k; labels have no other use, and with ways=1 none. Training maximises (4) for
@@ -48,7 +48,7 @@ class SetDensities:
             return torch.where(self.present, self.log_prob(x), -torch.inf)
         h = self.encoder(self.theta["encoder"], x)[:, None]
         alone = Gaussian.of(self._net("statistic", h, torch.ones_like(h[..., :1])))
-        return torch.where(self.present, -alone.kl(self.c), -torch.inf)                           # (5)
+        return torch.where(self.present, -self.c.kl(alone), -torch.inf)                           # (5)
 
     def log_prob(self, x: Float[Tensor, "n ..."], draws: int = 16) -> Float[Tensor, "n ways"]:
         """log p(x|D_k) by importance sampling: too low in expectation, by less the more draws."""

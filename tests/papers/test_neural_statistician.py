@@ -117,7 +117,7 @@ def test_scores_compare_the_statistics_of_one_example_and_of_a_set(task, nets, l
     theta = theta_of(learner)
     model, f = Oracle(nets, theta), learner.adapt(theta, S)
     for x, scores in zip(Q.x, f(Q.x), strict=True):
-        want = [-kl_divergence(model.q_c([x]), model.q_c([x for _, x in D])) for D in sets(S)]    # (5)
+        want = [-kl_divergence(model.q_c([x for _, x in D]), model.q_c([x])) for D in sets(S)]    # (5)
         assert_close(scores, torch.stack(want))
 
 
