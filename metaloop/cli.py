@@ -114,15 +114,9 @@ def _train(args) -> None:
         how = f"; go on with: {again}" if (folder / "run.json").exists() else ""
         stop.args = (f"{stop}{how}",)
         raise
-    if pool.kind == "regression":
-        _next(f"metaloop evaluate {_quoted(folder)} --shots 10", f"tensorboard --logdir {_quoted(folder)}")
-    else:
-        to = _quoted(folder)
-        _next(
-            f"metaloop adapt {to} FOLDER -o mine.safetensors    (FOLDER: one sub-folder of images per class)",
-            f"metaloop evaluate {to} --ways 5 --shots 5",
-            f"tensorboard --logdir {to}",
-        )
+    to, ways = _quoted(folder), rows[0].ways
+    again = f"metaloop evaluate {to}" + (" --shots 10" if pool.kind == "regression" else f" --ways {ways} --shots 5")
+    _next(*_uses(pool, folder), again, f"tensorboard --logdir {to}")
 
 
 def _evaluate(args) -> None:
@@ -145,10 +139,7 @@ def _evaluate(args) -> None:
     _scores(entries)
     home = lambda: pool if data == own else _pool_of(run, None)[1]
     print(f"report: {write_report(run, home, tasks=args.tasks)}")
-    if pool.kind == "regression":
-        _next(f"metaloop compare {_quoted(args.run)} RUN")
-    else:
-        _next(f"metaloop adapt {_quoted(args.run)} FOLDER -o mine.safetensors")
+    _next(*(_uses(pool, args.run) or [f"metaloop compare {_quoted(args.run)} RUN"]))
 
 
 def _compare(args) -> None:
@@ -403,6 +394,18 @@ def _next(*commands: str) -> None:
     sys.stdout.flush()
     for i, command in enumerate(commands):
         _note(f"{'      ' if i else 'next: '}{command}")
+
+
+def _uses(pool: Any, run: str | Path) -> list[str]:
+    """How to use a run on what is one's own, by the kind of tasks it was trained on."""
+    from .tasks.problems import ProblemPool
+
+    if isinstance(pool, ProblemPool):
+        there = f"metaloop.open_run({str(run)!r})"
+        return [f"optimizer = metaloop.optim.Learned(network.parameters(), {there})    (in Python)"]
+    if pool.kind == "regression":
+        return []
+    return [f"metaloop adapt {_quoted(run)} FOLDER -o mine.safetensors    (FOLDER: one sub-folder of images per class)"]
 
 
 def _quoted(path: str | Path) -> str:

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from tiny import files, image_folder, make_run
 
+import metaloop
 from metaloop import evaluate, tasks
 from metaloop.cli import main
 from metaloop.engine.run import checkpoints
@@ -91,6 +92,19 @@ def test_recipes_are_listed_with_what_they_reproduce(call):
     assert "98.8 / 96" in rows["protonet-omniglot-1shot"]
     assert "Finn et al. 2017" in rows["maml-sinusoid-5shot"]
     assert lines[-1].startswith("next: metaloop train")
+
+
+def test_after_an_optimizer_comes_what_it_is_for(call, tmp_path):
+    status, _, lines = call(
+        "train", "lstm-optimizer-quadratic", "--budget", "smoke", "--tasks", "2", "--out", str(tmp_path / "run")
+    )
+    assert status == 0
+    (line,) = [line for line in lines if line.startswith("next: ")]
+    use, _, where = line.removeprefix("next: ").partition("    ")
+    assert where == "(in Python)"
+    names = {"metaloop": metaloop, "network": torch.nn.Linear(3, 1)}
+    exec(use, names)
+    assert isinstance(names["optimizer"], torch.optim.Optimizer)
 
 
 def test_train_evaluate_and_their_files(call, tmp_path):

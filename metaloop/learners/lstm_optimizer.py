@@ -82,7 +82,8 @@ def lstm_optimizer(
     def train(theta: Theta, S: Data | Problem) -> tuple[list[Tensor], Params]:
         """f_0(phi_0) .. f_{T-1}(phi_{T-1}), each as a constant with its gradient; phi_T."""
         if not isinstance(S, Problem):
-            raise ValueError("lstm_optimizer: the support set has no start. Deal it with tasks.problems(pool, init).")
+            raise ValueError("lstm_optimizer: the support set has no start. Deal it with tasks.problems(pool, init), "
+                             "or descend in a loop of your own: optim.Learned(parameters, run).")
         phi, h, losses, n = flat(S.start), None, [], len(S.x)
         for t in range(inner_steps):
             B = slice(None)
