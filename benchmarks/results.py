@@ -167,6 +167,20 @@ def speed_table(bench: dict) -> str:
     return "\n".join([*lines, f"`{bench['command']}`; {about}; sgemm {bench['sgemm_gflops']:.0f} GFLOP/s."]) + "\n"
 
 
+def queries_table(bench: dict) -> str:
+    """The same race for several numbers of queries: a column for each."""
+    cases = [case["case"].split(", ")[1].split()[0] for case in bench["cases"]]
+    lines = [f"| ms, median; queries per class | {' | '.join(cases)} |", "| --- |" + " --- |" * len(cases)]
+    for name in bench["cases"][0]["rows"]:
+        times = [f"{case['rows'][name]['median_ms']:.0f}" for case in bench["cases"]]
+        lines.append(f"| {name} | {' | '.join(times)} |")
+    for name in ("metaloop", "metaloop, compiled"):
+        ratios = [case["rows"][name]["times_faster_than_the_best_other"] for case in bench["cases"]]
+        lines.append(f"| best other / {name} | {' | '.join(f'{ratio:.2f}' for ratio in ratios)} |")
+    about = f"{bench['machine']['cpu']}, {bench['machine']['threads']} threads; {listed(bench['versions'])}"
+    return "\n".join([*lines, "", f"`{bench['command']}`; {about}."]) + "\n"
+
+
 def speed_line(bench: dict) -> str:
     """Our best time in each case, beside the fastest other's."""
     ratios = []
@@ -210,12 +224,15 @@ def main(arguments: list[str]) -> int:
         if folder != "--check":
             collect(Path(folder))
     table, stale = rows(), []
-    bench, memory = (json.loads((RESULTS / f"{name}-cpu.json").read_text()) for name in ("bench", "memory"))
+    bench, queries, memory = (
+        json.loads((RESULTS / f"{name}-cpu.json").read_text()) for name in ("bench", "bench-queries", "memory")
+    )
     for path, mark, text in (
         (ROOT / "README.md", "results", short_table(table)),
         (ROOT / "README.md", "speed", speed_line(bench)),
         (ROOT / "docs" / "results.md", "results", full_table(table)),
         (ROOT / "docs" / "performance.md", "results", speed_table(bench)),
+        (ROOT / "docs" / "performance.md", "queries", queries_table(queries)),
         (ROOT / "docs" / "performance.md", "memory", memory_table(memory)),
     ):
         old = path.read_text()
