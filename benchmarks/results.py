@@ -82,7 +82,7 @@ def verdict(row: dict) -> str:
 def commands(run: dict, row: dict) -> str:
     """What led to a row: the command that wrote it, after the training if that was another."""
     wrote = f"`{row['command'].replace(' --resume', '')}`"
-    if " train " in f" {row['command']} ":
+    if "metaloop train " in row["command"]:
         return wrote
     seed = f" --seed {run['seed']}" if run["seed"] else ""
     return f"`metaloop train {run['recipe']} --budget {run['budget']} --steps {row['step']}{seed}`, then {wrote}"
@@ -151,6 +151,12 @@ def short_table(table: list[dict]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def raced(bench: dict) -> str:
+    """The command of a race, its machine and versions."""
+    about = f"{bench['machine']['cpu']}, {bench['machine']['threads']} threads; {listed(bench['versions'])}"
+    return f"`{bench['command']}`; {about}"
+
+
 def speed_table(bench: dict) -> str:
     lines = []
     for case in bench["cases"]:
@@ -163,8 +169,7 @@ def speed_table(bench: dict) -> str:
             lines.append(f"| {name} | {times} | {row['times_faster_than_the_best_other']:.2f} | {share} |")
         reasons = {n: "not installed" if why.startswith("No module") else why for n, why in case["left_out"].items()}
         lines += ["", *(f"Left out: {name} ({why})." for name, why in reasons.items()), ""]
-    about = f"{bench['machine']['cpu']}, {bench['machine']['threads']} threads; {listed(bench['versions'])}"
-    return "\n".join([*lines, f"`{bench['command']}`; {about}; sgemm {bench['sgemm_gflops']:.0f} GFLOP/s."]) + "\n"
+    return "\n".join([*lines, f"{raced(bench)}; sgemm {bench['sgemm_gflops']:.0f} GFLOP/s."]) + "\n"
 
 
 def queries_table(bench: dict) -> str:
@@ -177,8 +182,7 @@ def queries_table(bench: dict) -> str:
     for name in ("metaloop", "metaloop, compiled"):
         ratios = [case["rows"][name]["times_faster_than_the_best_other"] for case in bench["cases"]]
         lines.append(f"| best other / {name} | {' | '.join(f'{ratio:.2f}' for ratio in ratios)} |")
-    about = f"{bench['machine']['cpu']}, {bench['machine']['threads']} threads; {listed(bench['versions'])}"
-    return "\n".join([*lines, "", f"`{bench['command']}`; {about}."]) + "\n"
+    return "\n".join([*lines, "", f"{raced(bench)}."]) + "\n"
 
 
 def speed_line(bench: dict) -> str:
