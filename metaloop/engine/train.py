@@ -26,6 +26,7 @@ from .interrupt import Interrupt
 from .log import Log
 from .methods import overwrite
 from .ranks import Lost, join
+from .renamed import renamed
 from .run import Run, appears, checkpoints, newest_whole, peak_memory, prepare
 from .seeds import generator, noise
 from .steady import Steady, point, total
@@ -40,6 +41,7 @@ class NonFinite(ValueError):
     """The loss or the meta-gradient is not finite; says at which step, task and parameter."""
 
 
+@renamed("checkpoint", "recompute")
 def fit(
     learner: Learner,
     pool: "Pool",
@@ -82,7 +84,7 @@ def fit(
     compile: trace the whole meta-step with torch.compile; half a minute or more at the start, for long runs.
     capture: do whole meta-steps, dealing and optimizer included, without Python: a GPU replays them as one CUDA graph,
         and whether all was finite is asked only where a line is logged. None: on a GPU, for one process alone.
-    options: how the meta-gradient is taken, as `meta_gradient` has it: method, checkpoint, memory, horizon and so on.
+    options: how the meta-gradient is taken, as `meta_gradient` has it: method, recompute, memory, horizon and so on.
 
     Under torchrun the processes share the tasks of each step and end in the same weights as one process, but for
     rounding, and for the noise of learners that draw any: each process draws its own. Only the first writes files.
@@ -98,7 +100,7 @@ def fit(
     )
     ranks, where = join(device)
     if tasks < ranks.size and ranks.rank == 0:
-        warnings.warn(f"{tasks} tasks a step cannot keep {ranks.size} processes busy.", stacklevel=2)
+        warnings.warn(f"{tasks} tasks a step cannot keep {ranks.size} processes busy.", stacklevel=3)
     gradient = meta_gradient(learner, chunk=chunk, **options)
     folder = Path(out) if out is not None else None
     given = info = {**(info or {}), "seed": seed}
@@ -145,7 +147,7 @@ def fit(
 
     with log, interrupt, float32(where):
         steady = None
-        if ranks.size == 1 and not options.get("checkpoint") and (where.type == "cuda" if capture is None else capture):
+        if ranks.size == 1 and not options.get("recompute") and (where.type == "cuda" if capture is None else capture):
             steady = Steady(compiled, theta, deal, descent, scheduler, clip=clip, seed=seed, step=start)
         while run.step < steps:
             try:
