@@ -11,7 +11,7 @@ from torch.testing import assert_close
 from zoo import WAYS, one, pictures
 
 from metaloop import Data, Task, functional, maml, meta_gradient, pretrain, protonet, reptile
-from metaloop.engine.train import calibrate
+from metaloop.engine.session import calibrate
 from metaloop.nn import LSTM, POLICIES, BatchNorm, adam, attend, conv4, mlp, norm, resnet12, rmsprop, sgd
 from metaloop.nn.backbones import Block
 
