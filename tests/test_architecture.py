@@ -128,6 +128,11 @@ def test_all_is_what_is_there():
         metaloop.mamal  # noqa: B018
 
 
+def test_a_public_name_stands_in_one_place_as_itself():
+    source = (PACKAGE / "__init__.py").read_text()
+    assert [name for name in metaloop.__all__ if len(re.findall(rf"import.*\b{name} as {name}\b", source)) != 1] == []
+
+
 def loaded(code: str) -> set[str]:
     """The modules that a fresh interpreter holds after running some code."""
     done = subprocess.run(
