@@ -71,3 +71,6 @@ boolean, semilinear, quadratic = (functions(name, 2) for name in ("boolean", "se
 sine_stream = functions("sine_stream", 11)
 distributions = functions("distributions", 1)
 gaussians = Protocol("gaussians", (2,))
+
+# The names of these pools: what `--data` takes, with the pools' own options.
+POOLS = tuple(dict.fromkeys(known.name for known in list(vars().values()) if isinstance(known, Protocol)))

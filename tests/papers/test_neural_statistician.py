@@ -10,7 +10,7 @@ from zoo import WAYS, batched
 
 from metaloop import Data, Task, evaluate, fit, functional, meta_gradient, neural_statistician, nn
 from metaloop.learners.neural_statistician import thinned
-from metaloop.recipes.densities import excess_nats
+from metaloop.recipes.neural_statistician import excess_nats
 from metaloop.tasks import distributions
 
 X, H, C, Z = 4, 6, 3, 2
