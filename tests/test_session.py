@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.utils._pytree as pytree
+from mutations import Bug
 from test_engine import annealed
 from torch import nn
 
@@ -223,3 +224,18 @@ def test_what_is_scheduled_or_estimated_is_so_for_the_leader_too():
     ).theta
     k = follow_leader(exact(), Dice(), steps=1, updates=0, arrivals=(1, 24), **here).info["rounds"][0]["round"]
     assert torch.equal(first["mean"], Dice().numbers(k)[0])  # of the one point that is there
+
+
+BUGS = [
+    Bug("the simple loop estimates nothing", "engine/simple.py",
+        ("    calibrate(learner, theta,", "    0 and calibrate(learner, theta,"),
+        "test_the_simple_loop_is_fit_bit_by_bit[statistics]"),
+    Bug("what a loop remembers is not kept", "engine/session.py",
+        ("**self.kept}", "}"), "test_a_loop_of_ones_own_is_fit_and_survives[noise]"),
+    Bug("the leader's norms know nothing of the population", "outer/follow_leader.py",
+        ("if learner.statistics is not None:", "if False:"),
+        "test_what_is_scheduled_or_estimated_is_so_for_the_leader_too"),
+    Bug("an old name is heard and forgotten", "engine/renamed.py",
+        ("keywords[new] = keywords.pop(old)", "keywords.pop(old)"),
+        "tests/test_methods.py::test_recompute_may_be_called_by_its_old_name_for_a_release[True]"),
+]  # fmt: skip
