@@ -351,9 +351,8 @@ def _images(paths: list[str]) -> list[Path]:
 
 
 def _to(run, device: str) -> None:
-    import torch.utils._pytree as pytree
-
     from .engine.device import choose
+    from .torch_private import pytree
 
     where = choose(device)
     run.theta = pytree.tree_map(lambda t: t.to(where), run.theta)

@@ -8,7 +8,6 @@ from functools import partial
 
 import pytest
 import torch
-import torch.utils._pytree as pytree
 from torch import nn
 from zoo import WAYS, one, pictures, statistician
 
@@ -27,6 +26,7 @@ from metaloop import (
 )  # fmt: skip
 from metaloop.nn import POLICIES, Gaussian, Shaped, adam, norm
 from metaloop.testing import _StillNoise
+from metaloop.torch_private import pytree
 
 DIM = 64
 

@@ -7,7 +7,6 @@ from collections import Counter
 import pytest
 import torch
 import torch.nn.functional as F
-import torch.utils._pytree as pytree
 from torch import nn
 from torch.func import grad, jacrev, vmap
 from torch.testing import assert_close
@@ -18,6 +17,7 @@ from metaloop.engine.batch import chunks
 from metaloop.engine.memory import SPARE, in_bytes, in_use, peak
 from metaloop.nn import adam, conv4, mlp, rmsprop, sgd, unroll
 from metaloop.nn.unroll import Way, backward, conjugate_gradients
+from metaloop.torch_private import pytree
 
 net, init = functional(Smooth())
 LR = 0.4

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 import torch
 from torch.func import functional_call
-from torch.utils._python_dispatch import TorchDispatchMode
 from zoo import WAYS, pictures
 
 import metaloop
@@ -20,6 +19,7 @@ from metaloop import Data, Task, functional, maml, meta_gradient, protonet
 from metaloop.engine.batch import chunk_size
 from metaloop.engine.threads import Compiled, SideBySide
 from metaloop.nn import conv4
+from metaloop.torch_private import TorchDispatchMode
 
 net, init = functional(conv4((1, 16, 16), width=10, out=WAYS))
 embed, start = functional(conv4((1, 16, 16), width=10))
@@ -180,3 +180,8 @@ def test_what_threads_would_share_stays_in_order(two_threads):
     assert where(by_hand, theta, batch) == {"main"}
     noisy = maml(lambda params, x: net(params, x + torch.randn_like(x)), init, inner_lr=0.1)
     assert where(noisy, theta, batch) == {"main"}
+
+
+def test_where_torch_tells_nothing_of_modes_work_stays_in_order(two_threads, monkeypatch):
+    monkeypatch.delattr(torch._C, "_len_torch_function_stack")
+    assert where(LEARNERS["maml, 1 step"][0], init(0), pictures(4, 0)) == {"main"}

@@ -6,12 +6,12 @@ import io
 import pytest
 import torch
 import torch.nn.functional as F
-import torch.utils._pytree as pytree
 from torch import nn
 from torch.testing import assert_close
 
 import metaloop as ml
 from metaloop.optim import Learned
+from metaloop.torch_private import pytree
 
 
 def xor():

@@ -2,7 +2,6 @@
 
 import torch
 import torch.nn.functional as F
-import torch.utils._pytree as pytree
 from torch import nn
 
 from metaloop import (
@@ -36,6 +35,7 @@ from metaloop.nn import (
     sgd,
 )  # fmt: skip
 from metaloop.testing import Case
+from metaloop.torch_private import pytree
 
 WAYS = 3
 

@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-import torch.utils._pytree as pytree
 from torch import Tensor
 
 from ..core import Data, Learner, Task, Theta
@@ -36,6 +35,7 @@ from ..engine.log import Log
 from ..engine.run import Run, newest_whole, prepare
 from ..engine.seeds import generator, noise
 from ..engine.train import descend, explain, finite, keep, restore
+from ..torch_private import pytree
 
 if TYPE_CHECKING:
     from ..tasks.rainbow_mnist import Rounds

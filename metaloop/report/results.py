@@ -6,8 +6,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch.utils._pytree as pytree
-
 from ..engine import Run, Score, evaluate
 from ..engine.batch import first_task
 from ..engine.checkpoint import write_bytes
@@ -17,6 +15,7 @@ from ..engine.run import machine, versions
 from ..engine.seeds import generator
 from ..recipes.plan import Row
 from ..tasks.pool import Pool
+from ..torch_private import pytree
 
 Entry = dict[str, Any]
 WHOLE = 1000  # tasks of a protocol that says nothing else

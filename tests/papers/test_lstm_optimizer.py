@@ -3,13 +3,13 @@
 import pytest
 import torch
 import torch.nn.functional as F
-import torch.utils._pytree as pytree
 from torch import nn
 from torch.testing import assert_close
 from zoo import WAYS, batched, blobs, one, started
 
 from metaloop import Data, Task, functional, lstm_optimizer, meta_gradient
 from metaloop.learners.lstm_optimizer import preprocess
+from metaloop.torch_private import pytree
 
 HIDDEN, STEPS = 3, 5
 net, init = functional(nn.Linear(4, WAYS))

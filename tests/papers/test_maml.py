@@ -3,12 +3,12 @@
 import pytest
 import torch
 import torch.nn.functional as F
-import torch.utils._pytree as pytree
 from torch.testing import assert_close
 from zoo import WAYS, Smooth, batched, blobs, one, waves
 
 from metaloop import Data, Task, functional, maml, meta_gradient
 from metaloop.nn import adam, mlp
+from metaloop.torch_private import pytree
 
 net, init = functional(Smooth())
 LR = 0.4

@@ -5,7 +5,6 @@ from math import acos, cos, pi, sin
 
 import pytest
 import torch
-import torch.utils._pytree as pytree
 from pytorch_metric_learning import losses
 from torch.func import functional_call
 from torch.testing import assert_close
@@ -15,6 +14,7 @@ from metaloop import Data, Task, functional, margin, meta_gradient
 from metaloop import objectives as O
 from metaloop.nn import mlp
 from metaloop.objectives.embedding import psi
+from metaloop.torch_private import pytree
 
 CLASSES, DIM = 7, 5
 embed, init = functional(mlp((4, 8, DIM)))

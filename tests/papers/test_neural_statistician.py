@@ -3,7 +3,6 @@ whose densities are known. The sets have unequal sizes."""
 
 import pytest
 import torch
-import torch.utils._pytree as pytree
 from torch.distributions import Bernoulli, Independent, MultivariateNormal, Normal, kl_divergence
 from torch.testing import assert_close
 from zoo import WAYS, batched
@@ -12,6 +11,7 @@ from metaloop import Data, Task, evaluate, fit, functional, meta_gradient, neura
 from metaloop.learners.neural_statistician import thinned
 from metaloop.recipes.densities import excess_nats
 from metaloop.tasks import distributions
+from metaloop.torch_private import pytree
 
 X, H, C, Z = 4, 6, 3, 2
 DOUBLE = torch.float64

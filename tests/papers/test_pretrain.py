@@ -3,13 +3,13 @@
 import pytest
 import torch
 import torch.nn.functional as F
-import torch.utils._pytree as pytree
 from torch import nn
 from torch.testing import assert_close
 from zoo import WAYS, batched
 
 from metaloop import Data, Task, functional, meta_gradient, pretrain, protonet
 from metaloop.nn import mlp
+from metaloop.torch_private import pytree
 
 CLASSES, DIM = 7, 5
 embed, init = functional(mlp((4, 8, DIM)))

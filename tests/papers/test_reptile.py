@@ -3,12 +3,12 @@
 import pytest
 import torch
 import torch.nn.functional as F
-import torch.utils._pytree as pytree
 from torch.testing import assert_close
 from zoo import Smooth, blobs, one
 
 from metaloop import Data, Task, functional, meta_gradient, reptile
 from metaloop.nn import sgd
+from metaloop.torch_private import pytree
 
 net, init = functional(Smooth())
 
