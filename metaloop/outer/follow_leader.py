@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-import torch.utils._pytree as pytree
 from torch import Tensor
 
 from ..core import Data, Learner, Task, Theta
@@ -31,6 +30,7 @@ from ..engine.evaluate import Score, score_tasks
 from ..engine.run import Run
 from ..engine.seeds import generator, noise
 from ..engine.session import CALIBRATION_TASKS, begin, estimate
+from ..torch_private import pytree
 
 if TYPE_CHECKING:
     from ..tasks.rainbow_mnist import Rounds
