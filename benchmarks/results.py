@@ -15,42 +15,37 @@ import json
 import re
 import sys
 from collections import defaultdict
-from functools import cache
 from os.path import relpath
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-import metaloop
-from metaloop.engine import fit
 from metaloop.recipes import RECIPES, find
-from metaloop.recipes.plan import STORED, Outline
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS, DOCS = ROOT / "results", ROOT / "docs"
+RESULTS, DOCS, CONTENTS = ROOT / "results", ROOT / "docs", ROOT / "metaloop" / "__init__.py"
 Table = list[dict[str, Any]]  # a line for each recipe and label
 
 
-@cache
 def system(recipe: str) -> str:
-    """The system that a recipe trains: the module of its learner, or of its outer loop where that is no `fit`."""
-    r = find(recipe)
-    plan = r.plan(Outline((1, 28, 28), 1000) if r.data_name in STORED else None)
-    return (plan.learner.adapt if plan.outer is fit else plan.outer).__module__.split(".")[-1]
+    return find(recipe).system
 
 
 def families(contents: str) -> dict[str, str]:
-    """Each system's family, in the order of the table of contents: lines of `family   systems`, remarks in brackets."""
-    found = {}
+    """Each name's family, in the order of the table of contents: imports `as` a name, below a comment that says it."""
+    family, found = "", {}
     for line in contents.splitlines():
-        family, *names = re.split(r"\s{2,}", re.sub(r"\([^)]*\)", "", line.strip()))
-        found |= {name: family for name in re.findall(r"\w+", " ".join(names))}
+        text = line.strip()
+        if text.startswith("# "):
+            family = text[2:].split(": ")[-1]
+        elif text.startswith("from "):
+            found |= dict.fromkeys(re.findall(r" as (\w+)", text.partition("#")[0]), family)
     return found
 
 
 def page(family: str) -> Path:
     """The file of a family's results: `an update rule` has docs/results/update-rule.md."""
-    return DOCS / "results" / f"{re.sub('^(an?|the) ', '', family).replace(' ', '-')}.md"
+    return DOCS / "results" / f"{re.sub('^(an?|the) ', '', family.lower()).replace(' ', '-')}.md"
 
 
 def about(name: str) -> Path:
@@ -101,10 +96,10 @@ def rows() -> Table:
 
 def by_family(table: Table) -> dict[str, dict[str, Table]]:
     """family -> system -> rows, both in the order of the table of contents."""
-    of = families(metaloop.__doc__ or "")
+    of = families(CONTENTS.read_text())
     if unknown := {system(r["recipe"]) for r in table} - set(of):
         names = ", ".join(sorted(unknown))
-        raise ValueError(f"{names}: in no family. Name it in the table of contents in metaloop/__init__.py.")
+        raise ValueError(f"{names}: in no family. Name it in metaloop/__init__.py.")
     groups: dict[str, dict[str, Table]] = defaultdict(lambda: defaultdict(list))
     for r in sorted(table, key=lambda r: [*of].index(system(r["recipe"]))):
         groups[of[system(r["recipe"])]][system(r["recipe"])].append(r)
