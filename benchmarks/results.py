@@ -58,8 +58,8 @@ def code(name: str) -> Path:
     return next(path for path in sorted((ROOT / "metaloop").glob(f"*/{name}.py")) if path.parent.name != "recipes")
 
 
-def link(text: str, to: Path, start: Path) -> str:
-    return f"[{text}]({relpath(to, start.parent)})"
+def link(text: str, to: Path, start: Path, section: str = "") -> str:
+    return f"[{text}]({relpath(to, start.parent)}{section and '#' + section})"
 
 
 def collect(folder: Path) -> None:
@@ -192,7 +192,7 @@ def short_table(table: Table, start: Path) -> str:
             lines.append(
                 f"| {link(f'`{name}`', about(name), start)} | {find(r['recipe']).paper} "
                 f"| {title(r['recipe'], r['label'])}{quick} | {ours(r)} | {paper(r)} | {verdict(r)} "
-                f"| {link(share(found), page(family), start)} |"
+                f"| {link(share(found), page(family), start, name)} |"
             )
     return "\n".join(lines) + "\n"
 
