@@ -23,6 +23,7 @@ OPTIONS = (
 
 def run(args) -> None:
     from ..engine import fit
+    from ..engine.log import has_tensorboard
     from ..engine.ranks import Lost, join
     from ..engine.run import read_info, undo
     from ..recipes import Outline, find
@@ -93,4 +94,5 @@ def run(args) -> None:
         raise
     to, ways = quoted(folder), rows[0].ways
     again = f"metaloop evaluate {to}" + (" --shots 10" if pool.kind == "regression" else f" --ways {ways} --shots 5")
-    suggest(*uses(pool, folder), again, f"tensorboard --logdir {to}")
+    events = [f"tensorboard --logdir {to}"] if has_tensorboard() else []
+    suggest(*uses(pool, folder), again, *events)
