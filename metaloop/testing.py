@@ -221,6 +221,7 @@ def _dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool
     return input * kept / (1 - p) if training else input
 
 
+# What `check` holds a learner to, by name.
 LAWS: dict[str, Callable[[Case], None]] = {
     law.__name__: law
     for law in (
@@ -231,6 +232,7 @@ LAWS: dict[str, Callable[[Case], None]] = {
 }  # fmt: skip
 
 
+# The laws that compare two ways to compute one thing, for which noise is held still.
 STILL = (
     "many_tasks_are_each_task", "meta_gradient_is_the_derivative", "chunks_change_nothing", "pooled_is_per_task",
     "compiles_whole_and_once",
