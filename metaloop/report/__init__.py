@@ -5,14 +5,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch.utils._pytree as pytree
-
 from ..engine import Run
 from ..engine.checkpoint import write_bytes
 from ..engine.log import read_metrics
 from ..engine.run import read_info
 from ..recipes import find
 from ..tasks.pool import Pool
+from ..torch_private import pytree
 from .findings import find_out
 from .page import page, queries
 from .results import Entry, kept, text
