@@ -8,6 +8,7 @@ import inspect
 import math
 import warnings
 from collections.abc import Callable
+from functools import partial
 from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,7 @@ from .device import float32
 from .evaluate import check_labels, check_outputs, evaluate
 from .interrupt import Interrupt
 from .log import Log
-from .methods import overwrite
+from .methods import estimate, overwrite
 from .ranks import Lost, join
 from .run import Run, appears, checkpoints, newest_whole, peak_memory, prepare
 from .seeds import generator, noise
@@ -188,7 +189,7 @@ def fit(
 def calibrate(learner: Learner, theta: Theta, pool: "Pool", *, seed: int = 0, tasks=CALIBRATION_TASKS, **episode):
     """Put into theta, in place, what is estimated over meta-training tasks rather than learned by gradient.
 
-    The mean over tasks of `learner.statistics(theta, support)`; nothing for learners that have none.
+    The mean over tasks, dealt as in meta-training, of `learner.statistics`; nothing for learners that have none.
     """
     if learner.statistics is None:
         return
@@ -196,8 +197,8 @@ def calibrate(learner: Learner, theta: Theta, pool: "Pool", *, seed: int = 0, ta
     parts = []
     with torch.no_grad(), noise(seed, "statistics", 1):
         for part in chunks(batch, 8):
-            statistics = vmap(learner.statistics, in_dims=(None, 0), randomness="different")
-            parts.append(statistics(theta, part.support))
+            statistics = vmap(partial(estimate, learner), in_dims=(None, 0), randomness="different")
+            parts.append(statistics(theta, part))
     overwrite(theta, pytree.tree_map(lambda *values: torch.cat(values).mean(0), *parts))
 
 
