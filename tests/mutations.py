@@ -454,7 +454,7 @@ MUTATIONS = [
          f"{RANKED}test_a_share_is_drawn_without_the_others"),
         ("reptile brings its indices from the host", REPTILE,
          ("device=S.x.device) % n", "device=S.x.device) % n\n                B = [i % n for i in range(batch)]"),
-         f"{WHOLE}test_no_learner_waits_for_a_number[reptile]"),
+         law("reads_no_values", "reptile")),
         ("what waits for a number is captured all the same", STEADY, ("        if waits:", "        if False:"),
          f"{WHOLE}test_work_that_waits_is_not_captured"),
         # Many processes

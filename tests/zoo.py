@@ -145,12 +145,15 @@ curve = functional(mlp((1, 16, 16, 1)))
 recurrent = functional(Recurrent(2, 8, 1))
 linear = functional(nn.Linear(6, WAYS))
 
-DERIVATIVE, QUERIES, ORDER, HELPS = (
+DERIVATIVE, QUERIES, ORDER, HELPS, LEARNS, READS = (
     "meta_gradient_is_the_derivative", "queries_do_not_see_each_other", "support_order_is_irrelevant",
-    "meta_training_helps",
+    "meta_training_helps", "all_of_theta_learns", "reads_no_values",
 )  # fmt: skip
 TOGETHER = {QUERIES: "a batch of queries is normalised by its own statistics"}
-CONSTANT = "gradients of the network that is trained are held constant"
+CONSTANT = {
+    DERIVATIVE: "gradients of the network that is trained are held constant",
+    LEARNS: "the scale of m's output is a constant that theta keeps",
+}
 STREAM = {ORDER: "the support set is a stream"}
 HELD = "the solution phi is held constant in the meta-gradient"
 
@@ -181,11 +184,11 @@ ZOO: dict[str, Case] = {
     ),
     "lstm_optimizer": Case(
         lstm_optimizer(classifier[0], inner_steps=6, unroll=4, hidden=4), started(blobs, classifier[1]),
-        {DERIVATIVE: CONSTANT},
+        CONSTANT,
     ),
     "lstm_optimizer-raw-minibatches": Case(
         lstm_optimizer(curve[0], inner_steps=3, batch=2, preprocessed=False, hidden=4, layers=1, loss=F.mse_loss),
-        started(waves, curve[1], 0.2), {DERIVATIVE: CONSTANT, ORDER: "steps take consecutive minibatches of S"},
+        started(waves, curve[1], 0.2), {**CONSTANT, ORDER: "steps take consecutive minibatches of S"},
     ),
     "meta_rnn": Case(meta_rnn(*recurrent), waves, {ORDER: "the network reads S one example after another"}),
     "protonet": Case(protonet(*features, ways=WAYS), blobs),
@@ -195,7 +198,7 @@ ZOO: dict[str, Case] = {
     ),
     "neural_statistician-pixels": Case(
         statistician(
-            conv_encoder((1, 16, 16), 6, widths=(3, 4), depth=2, norm_policy="group"),
+            conv_encoder((1, 16, 16), 6, widths=(3, 4), depth=2, norm_policy="layer"),
             conv_decoder(5, (1, 16, 16), widths=(3, 4), depth=2), Bernoulli, sample_dropout=False,
         ), drawings, {"meta_training_helps": "forty steps teach the mean drawing, and no statistic yet"},
     ),
@@ -213,7 +216,10 @@ ZOO: dict[str, Case] = {
     "oml-classes": Case(
         oml(*features, *functional(nn.Linear(6, WAYS + 2)), inner_lr=0.1, anew="classes"), blobs, STREAM
     ),
-    "oml-new-head": Case(oml(*features, *linear, inner_lr=0.1, batch=2, anew=WAYS), blobs, STREAM),
+    "oml-new-head": Case(
+        oml(*features, *linear, inner_lr=0.1, batch=2, anew=WAYS), blobs,
+        {**STREAM, LEARNS: "the whole head starts anew, whatever theta holds for it"},
+    ),
     "oml-regression": Case(
         oml(*functional(mlp((1, 16, 16))), *functional(nn.Linear(16, 1)), inner_lr=0.05, loss=F.mse_loss), waves, STREAM
     ),
@@ -229,7 +235,7 @@ for loss in ("softmax", "normface", "sphereface", "cosface", "arcface"):
 for mining in ("all", "semihard"):
     ZOO[f"margin-triplet-{mining}"] = Case(
         margin(*features, ways=WAYS, loss=objectives.triplet(mining=mining)), blobs,
-        {"compiles_whole_and_once": "which triplets are mined depends on the data"},
+        dict.fromkeys(("compiles_whole_and_once", READS), "which triplets are mined depends on the data"),
     )  # fmt: skip
 
 for policy in POLICIES:
