@@ -1,0 +1,53 @@
+"""Test runs on the same tasks: scores and paired differences."""
+
+from pathlib import Path
+from typing import Any
+
+from .console import note, quoted, suggest, table
+from .data import move, pool_of, rows_asked
+from .options import DATA, DATA_ROOT, DEVICE, QUERIES, SEED, SHOTS, TASKS, WAYS, option
+
+OPTIONS = (
+    option("runs", nargs="+", metavar="RUN", help="runs' folders; differences are to the first"),
+    DATA, DATA_ROOT, DEVICE, WAYS, SHOTS, QUERIES, TASKS, SEED,
+    option("--out", default="compare.png", metavar="FILE", help="the plot, .png or .html (compare.png)"),
+)  # fmt: skip
+
+
+def run(args) -> None:
+    from ..engine import evaluate
+    from ..recipes.stored import open_run
+    from ..report.compare import write_plot
+    from ..report.results import check, in_units, text
+
+    if Path(args.out).suffix not in (".png", ".html"):
+        raise ValueError(f"--out {args.out}: expected a name that ends in .png or .html.")
+    runs = [open_run(folder) for folder in args.runs]
+    shape = runs[0].info["pool"]["shape"]
+    for folder, run in zip(args.runs, runs, strict=True):
+        if run.info["pool"]["shape"] != shape:
+            theirs, ours = ("x".join(map(str, s)) for s in (run.info["pool"]["shape"], shape))
+            raise ValueError(f"{folder} was trained on examples of {theirs}, {args.runs[0]} on {ours}.")
+    _, pool = pool_of(runs[0], args.data)
+    row = rows_asked(runs[0], args)[0]
+    episode: dict[str, Any] = {"ways": row.ways, "shots": row.shots, "queries": row.queries}
+    rows, scores = [row, *(rows_asked(run, args, like=row)[0] for run in runs[1:])], []
+    for run, theirs in zip(runs, rows, strict=True):
+        move(run, args.device)
+        check(run, theirs, pool)
+    for run, theirs in zip(runs, rows, strict=True):
+        note(f"testing {run.folder} on {args.tasks} tasks")
+        protocol = {**episode, "tasks": args.tasks, "seed": args.seed, "metric": theirs.metric}
+        scores.append(evaluate(theirs.learner, run.theta, pool, **protocol))
+    gaps = [None, *(score - scores[0] for score in scores[1:])]
+    metric = in_units(scores[0])[2]
+    rows = []
+    for folder, run, score, gap in zip(args.runs, runs, scores, gaps, strict=True):
+        more = "" if gap is None else ("+" if gap.mean > 0 else "") + text(*in_units(gap))
+        rows.append([folder, run.info["recipe"], text(*in_units(score)), more or "–"])
+    head = ["run", "recipe", metric, f"difference to {args.runs[0]}"]
+    print(f"{row.label}, {args.tasks} tasks of {pool.name}, seed {args.seed}; ± 95 % interval, differences in pairs")
+    table(head, rows)
+    write_plot(Path(args.out), args.runs, scores, gaps, title=f"{row.label}, {pool.name}", head=head, rows=rows)
+    print(f"plot: {args.out}")
+    suggest(f"metaloop evaluate {quoted(args.runs[0])}")

@@ -1,0 +1,48 @@
+"""What the commands print: results on stdout, everything else on stderr."""
+
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def scores(entries: list[dict[str, Any]]) -> None:
+    from ..report.results import text
+
+    rows = []
+    for e in entries:
+        published = "–" if e["published"] is None else text(e["published"], e["published_ci95"], e["metric"])
+        rows.append([e["label"], e["metric"], text(e["mean"], e["ci95"], e["metric"]), published])
+    table(["", "", "ours ± ci95", "published"], rows)
+
+
+def table(head: list[str], rows: list[list[str]]) -> None:
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    for row in (head, *rows):
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def note(line: str, heir: bool = False) -> None:
+    """Say it, unless this is one of many processes and neither the first nor its heir."""
+    if heir or os.environ.get("RANK", "0") == "0":
+        print(line, file=sys.stderr, flush=True)
+
+
+def launcher() -> str:
+    """What stands before `metaloop` in the command that started this process."""
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        return ""
+    nodes = int(os.environ.get("GROUP_WORLD_SIZE", 1))
+    several = f"--nnodes {nodes} " if nodes > 1 else ""
+    return f"torchrun {several}--nproc-per-node {os.environ.get('LOCAL_WORLD_SIZE', '1')} -m "
+
+
+def suggest(*commands: str) -> None:
+    sys.stdout.flush()
+    for i, command in enumerate(commands):
+        note(f"{'      ' if i else 'next: '}{command}")
+
+
+def quoted(path: str | Path) -> str:
+    return shlex.quote(str(path))

@@ -1,0 +1,123 @@
+"""The data and the rows that a command is about."""
+
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from .console import note, quoted
+from .options import DATA_SETS
+
+
+def find_pool(recipe, data: str | None, shape=None, split=(0.6, 0.2, 0.2)):
+    """The recipe's own data, a data set by name, or a folder, whose images take the given shape."""
+    from .. import tasks
+
+    if data is None:
+        return recipe.data()
+    if data in DATA_SETS:
+        return getattr(tasks, data)()
+    if not Path(data).exists():
+        raise ValueError(f"there is no data set or folder '{data}'. Data sets: {', '.join(DATA_SETS)}.")
+    if shape is None:
+        return tasks.folder(data, split=split)
+    return tasks.folder(data, split=split, channels=shape[0], size=shape[1])
+
+
+def pool_of(run, asked: str | None) -> tuple[str | None, Any]:
+    """The data a run is tested on and their name, None for the recipe's own: its training data unless asked."""
+    from ..recipes import find
+
+    recipe, own = find(run.info["recipe"]), run.info.get("data")
+    data = own if asked is None else None if asked == recipe.data_name else asked
+    shape = tuple(run.info["pool"]["shape"])
+    images = len(shape) == 3
+    split = (0.6, 0.2, 0.2) if data == own else None  # of a strange folder no class was trained on
+    pool = find_pool(recipe, data, shape if images else None, split)
+    if tuple(pool.shape) != shape or pool.kind != run.info["pool"]["kind"]:
+        theirs, ours = "x".join(map(str, pool.shape)), "x".join(map(str, shape))
+        raise ValueError(f"{pool.name} has examples of {theirs}, {run.folder} was trained on {ours}.")
+    return data, pool
+
+
+@contextmanager
+def advice(data: str | None):
+    """A folder of one's own is often too small to meta-train on, and large enough to adapt to."""
+    try:
+        yield
+    except ValueError as error:
+        if data is None or data in DATA_SETS or not Path(data).is_dir():
+            raise
+        adapt = "To learn a few classes from a few pictures, `metaloop adapt` a run that was trained on other data."
+        raise ValueError(f"{error} {adapt}") from None
+
+
+def rows_for(pool, rows, own: bool):
+    """The rows that the data can hold. The first must be among them: validation and report stand on it.
+    Rows on other data than the recipe's belong to its own data only."""
+    fit = []
+    for row in rows:
+        if row.data is not None:
+            fit += [row] if own else []
+            continue
+        try:
+            pool.test.sample(tasks=1, ways=row.ways, shots=row.shots, queries=row.queries)
+            fit.append(row)
+        except ValueError:
+            if not fit:
+                raise
+            note(f"metaloop: {pool.name} cannot hold {row.label} tasks; left out")
+    return fit
+
+
+def rows_asked(run, args, like=None):
+    """The recipe's rows, or those of the ways and shots asked for, which may be none of the paper's."""
+    from ..recipes.few_shot import label
+    from ..recipes.plan import Row
+
+    plan = run.plan
+    ways, shots, queries = args.ways, args.shots, args.queries
+    if like is not None:
+        ways, shots, queries = like.ways, like.shots, like.queries
+    if run.info["pool"]["kind"] == "regression" and args.ways not in (None, 1):
+        raise ValueError(f"--ways {args.ways}: {run.folder} is a regression, which has no classes.")
+    rows = [
+        row for row in plan.rows
+        if row.data is None or (like is None and args.data is None)
+        if ways in (None, row.ways) and shots in (None, row.shots) and queries in (None, row.queries)
+    ]  # fmt: skip
+    if rows:
+        return rows
+    if ways == 1 and run.info["pool"]["kind"] == "classification":
+        raise ValueError("--ways 1: with a single class there is nothing to tell apart. Take at least 2.")
+    first = plan.rows[0]
+    ways, shots, queries = ways or first.ways, shots or first.shots, queries or first.queries
+    name = label(ways, shots) if run.info["pool"]["kind"] == "classification" else f"{shots}-shot"
+    return [Row(name, plan.at_test(ways=ways), ways, shots, queries, metric=first.metric)]
+
+
+def image_shape(pool: dict[str, Any], source: str) -> tuple[int, ...]:
+    shape = tuple(pool["shape"])
+    if len(shape) != 3 or shape[0] not in (1, 3):
+        raise ValueError(f"{source} was not trained on images, but on examples of {'x'.join(map(str, shape))}.")
+    return shape
+
+
+def move(run, device: str) -> None:
+    import torch.utils._pytree as pytree
+
+    from ..engine.device import choose
+
+    where = choose(device)
+    run.theta = pytree.tree_map(lambda t: t.to(where), run.theta)
+
+
+def uses(pool: Any, run: str | Path) -> list[str]:
+    """How to use a run on what is one's own, by the kind of tasks it was trained on."""
+    from ..tasks.problems import ProblemPool
+
+    if isinstance(pool, ProblemPool):
+        there = f"metaloop.open_run({str(run)!r})"
+        return [f"optimizer = metaloop.optim.Learned(network.parameters(), {there})    (in Python)"]
+    if pool.kind == "regression":
+        return []
+    return [f"metaloop adapt {quoted(run)} FOLDER -o mine.safetensors    (FOLDER: one sub-folder of images per class)"]

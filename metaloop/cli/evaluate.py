@@ -1,0 +1,35 @@
+"""Test a run under its paper's protocol, or another."""
+
+from pathlib import Path
+
+from .console import note, quoted, scores, suggest
+from .data import move, pool_of, rows_asked, uses
+from .options import DATA, DATA_ROOT, DEVICE, QUERIES, RUN, SEED, SHOTS, TASKS, WAYS, option
+
+OPTIONS = (
+    RUN, DATA, DATA_ROOT, DEVICE, WAYS, SHOTS, QUERIES, TASKS, SEED,
+    option("--split", default="test", choices=("train", "val", "test"), help="of the data (test)"),
+)
+
+
+def run(args) -> None:
+    from ..recipes.stored import open_run
+    from ..report import write_report
+    from ..report.results import check, keep, kept, measure
+
+    run = open_run(args.run)
+    folder, own = Path(args.run), run.info.get("data")
+    kept(folder)
+    data, pool = pool_of(run, args.data)
+    move(run, args.device)
+    rows, entries = rows_asked(run, args), []
+    for row in rows:
+        check(run, row, pool, args.split)
+    for row in rows:
+        note(f"testing {row.label} on {row.tested(args.tasks)} tasks")
+        entries.append(measure(run, row, pool, tasks=args.tasks, seed=args.seed, split=args.split, data=data))
+    keep(folder, [{**entry, "command": args.command} for entry in entries])
+    scores(entries)
+    home = lambda: pool if data == own else pool_of(run, None)[1]
+    print(f"report: {write_report(run, home, tasks=args.tasks)}")
+    suggest(*(uses(pool, args.run) or [f"metaloop compare {quoted(args.run)} RUN"]))

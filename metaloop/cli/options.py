@@ -1,0 +1,30 @@
+"""Options that several commands share."""
+
+import argparse
+from typing import Any
+
+DATA_SETS = ("omniglot", "glyphs", "mini_imagenet", "sinusoid", "gaussians")
+
+
+def option(*flags: str, **settings: Any) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """The arguments of `add_argument`."""
+    return flags, settings
+
+
+def count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+RUN = option("run", metavar="RUN", help="a run's folder")
+SEED = option("--seed", type=int, default=0, help="of the test tasks (0)")
+TASKS = option("--tasks", type=count, default=1000, metavar="N", help="test tasks (1000)")
+WAYS = option("--ways", type=count, metavar="N", help="classes per task")
+SHOTS = option("--shots", type=count, metavar="K", help="support examples per class")
+QUERIES = option("--queries", type=count, metavar="Q", help="query examples per class")
+DATA = option(
+    "--data", metavar="NAME|FOLDER", help=f"{', '.join(DATA_SETS)}, or a folder with one sub-folder per class"
+)
+DATA_ROOT = option("--data-root", metavar="DIR", help="where data sets lie (METALOOP_DATA)")
+DEVICE = option("--device", default="auto", metavar="auto|cpu|cuda|mps", help="what computes (auto)")

@@ -1,0 +1,89 @@
+"""Meta-train a recipe, test it, write a report."""
+
+from pathlib import Path
+from typing import Any
+
+from .console import note, quoted, scores, suggest
+from .data import advice, find_pool, rows_for, uses
+from .options import DATA, DATA_ROOT, DEVICE, TASKS, count, option
+
+OPTIONS = (
+    option("recipe", metavar="RECIPE", help="see `metaloop recipes`"), DATA, DATA_ROOT, DEVICE,
+    option("--seed", type=int, help="of weights and tasks (0)"),
+    option("--budget", choices=("smoke", "quick", "full"), help="seconds, minutes, or as published (full)"),
+    option("--steps", type=count, metavar="N", help="meta-steps, if not as the budget says"),
+    option("--out", metavar="DIR", help="the run's folder (runs/RECIPE-seedN)"),
+    option("--resume", action="store_true", help="go on where the run was stopped"),
+    option("--compile", action="store_const", const=True, help="compile the meta-step; for long runs"),
+    option("--no-capture", action="store_true", help="on a GPU: no CUDA graph of the meta-step"),
+    option("--checkpoint-every", type=count, metavar="N", help="steps between checkpoints"),
+    option("--memory", metavar="SIZE", help="what training may hold, e.g. 4GB: fewer tasks at once"), TASKS,
+)  # fmt: skip
+
+
+def run(args) -> None:
+    from ..engine import fit
+    from ..engine.ranks import Lost, join
+    from ..engine.run import read_info, undo
+    from ..recipes import Outline, find
+    from ..report import write_report
+    from ..report.results import keep, measure
+
+    recipe = find(args.recipe)
+    folder = Path(args.out or f"runs/{recipe.name}-seed{args.seed or 0}")
+    given = {
+        "recipe": recipe.name, "data": None if args.data == recipe.data_name else args.data,
+        "seed": args.seed, "budget": args.budget, "steps": args.steps, "compile": args.compile,
+    }  # fmt: skip
+    options: dict[str, Any] = {"data": None, "seed": 0, "budget": "full", "steps": None, "compile": False}
+    if args.resume and (folder / "run.json").exists():
+        options |= {name: value for name, value in read_info(folder).items() if name in given}
+    options |= {name: value for name, value in given.items() if value is not None}
+    fresh = not (folder / "run.json").exists()
+    if args.resume and fresh:
+        note(f"metaloop: {folder} holds no run to resume; it starts anew")
+
+    ranks, _ = join(args.device)
+    try:
+        with advice(options["data"]):
+            pool = ranks.first_here(lambda: find_pool(recipe, options["data"]))
+        plan = recipe.plan(pool, steps=options["steps"], budget=options["budget"])
+        if ranks.size > 1 and plan.outer is not fit:
+            raise ValueError(f"{recipe.name} improves theta in one process: train it without torchrun.")
+        with advice(options["data"]):
+            rows = rows_for(pool, plan.rows, own=options["data"] is None)
+        info = {**options, "steps": plan.steps, "pool": vars(Outline.of(pool))}
+        extra = {"checkpoint_every": args.checkpoint_every} if args.checkpoint_every else {}
+        if args.memory is not None:
+            if plan.outer is not fit:
+                raise ValueError(f"--memory: {recipe.name} is not trained by the meta-gradient of many tasks.")
+            extra["memory"] = args.memory
+        if args.no_capture and plan.outer is fit:
+            extra["capture"] = False
+        try:
+            run = plan.outer(
+                plan.learner, plan.pool, **plan.training(), **extra, seed=options["seed"], device=args.device,
+                compile=options["compile"], out=folder, resume=args.resume, info=info,
+            )  # fmt: skip
+        except ValueError as error:
+            if fresh and ranks.rank == 0 and type(error) is ValueError:  # bad input: no training went wrong
+                undo(folder)
+            raise
+        if ranks.rank > 0:
+            return
+        run.plan = plan
+        entries = []
+        for row in rows:
+            note(f"testing {row.label} on {row.tested(args.tasks)} tasks")
+            entries.append(measure(run, row, pool, tasks=args.tasks, seed=0, split="test", data=options["data"]))
+        keep(folder, [{**entry, "command": args.command} for entry in entries])
+        scores(entries)
+        print(f"report: {write_report(run, lambda: pool, tasks=args.tasks)}")
+    except (KeyboardInterrupt, Lost) as stop:
+        again = args.command + ("" if args.resume else " --resume")
+        how = f"; go on with: {again}" if (folder / "run.json").exists() else ""
+        stop.args = (f"{stop}{how}",)
+        raise
+    to, ways = quoted(folder), rows[0].ways
+    again = f"metaloop evaluate {to}" + (" --shots 10" if pool.kind == "regression" else f" --ways {ways} --shots 5")
+    suggest(*uses(pool, folder), again, f"tensorboard --logdir {to}")
