@@ -3,6 +3,9 @@
 A learner is given as a `Case`: the learner, and a function that deals tasks. All is computed in float64, so take
 small networks and small tasks; a law then takes a fraction of a second.
 
+Three laws are about what no test of an algorithm sees: f's answers mean what `metaloop.predictor` says, every tensor of
+theta learns or is estimated or scheduled, and nothing reads a tensor's values, for which a GPU would have to wait.
+
 A learner that breaks a law on purpose (first-order MAML's meta-gradient is no derivative) waives it by name and says
 why. A waived law must be broken: a waiver that is no longer needed is reported like a broken law.
 
