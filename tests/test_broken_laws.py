@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from mutations import Bug, law
 from torch import Tensor
 from zoo import WAYS, ZOO, blobs, features, waves
 
@@ -244,3 +245,37 @@ def test_an_f_that_does_not_learn_is_not():
     with pytest.raises(AssertionError, match="the query loss on unseen tasks went from") as error:
         judge("meta_training_helps", Case(learner, blobs))
     assert "same for every class" not in str(error.value)
+
+
+BUGS = [
+    Bug("who softens twice is not found", "testing.py",
+        ("assert not like,", "assert True,"), "test_scores_have_a_softmax_that_is_meant"),
+    Bug("only tasks with every class are asked", "testing.py",
+        ("for y in (S.y, torch.zeros_like(S.y)):", "for y in (S.y,):"),
+        "test_a_class_that_is_not_there_has_no_score_of_nan"),
+    Bug("probabilities may choose another class", "testing.py",
+        ("assert_close(chosen, scores.amax(-1),", "assert_close(chosen, chosen,"),
+        "test_probabilities_of_ones_own_are_a_distribution_that_agrees"),
+    Bug("protonet forgets its statistics", "learners/protonet.py",
+        ("statistics=population(embed)", "statistics=None"), law("all_of_theta_learns", "protonet-conv4-running")),
+    Bug("what never has a gradient is forgiven", "testing.py",
+        ("if g.any()}", "}"), "test_theta_that_is_never_read_is_found"),
+    Bug("running norms are forgiven as support norms are", "testing.py",
+        ("not (kept and n.endswith", "not (n.endswith"), "test_a_learner_that_forgot_its_statistics_is_found"),
+    Bug("maml answers through a softmax", "learners/maml.py",
+        ("return self.net(self.phi, x)", "return self.net(self.phi, x).softmax(-1)"),
+        law("answers_mean_what_is_said", "maml")),
+    Bug("the prototypes wait for a number", "learners/protonet.py",
+        ("return (member.mT @ z) /", "return (member.mT @ z) * (1 if count.sum() > 0 else 2) /"),
+        law("reads_no_values", "protonet")),
+    Bug("f may read what the objective does not", "testing.py",
+        (", learner.adapt(theta, S)(Q.x)\n", ", ()\n"),
+        "test_f_too_must_not_read_where_the_objective_goes_without_it"),
+    Bug("indices may come from the host", "testing.py",
+        ("with _NoHost(), _NoLists():", "with _NoHost():"), "test_who_reads_a_number_is_found[indices]"),
+    Bug("tensors may come from the host", "testing.py",
+        ("with _NoHost(), _NoLists():", "with _NoLists():"), "test_who_reads_a_number_is_found"),
+    Bug("an f that knows no class goes unnamed", "testing.py",
+        ("if not unseen.query.y.is_floating_point() and", "if False and"),
+        "test_an_f_that_knows_no_class_is_called_so"),
+]  # fmt: skip

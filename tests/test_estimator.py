@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from mutations import Bug
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import cross_val_score
@@ -130,3 +131,11 @@ def test_runs_that_cannot(runs, images):
         FewShotClassifier(runs["curve"]).fit(x, y)
     with pytest.raises(ValueError, match="the learner tells 5 classes apart, the tasks have 6"):
         FewShotClassifier(runs["maml"]).fit(x, np.arange(20) % 6)
+
+
+BUGS = [
+    Bug("probabilities of its own are passed over", "engine/predictor.py",
+        ("if own is None:", "if True:"), "test_probabilities_of_ones_own_are_asked_for"),
+    Bug("probabilities of its own are not cut to the classes", "engine/predictor.py",
+        ("return p / p.sum(-1, keepdim=True)", "return p"), "test_probabilities_of_ones_own_are_asked_for"),
+]  # fmt: skip

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mutations import Bug
 from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
 from zoo import WAYS, pictures
@@ -172,7 +173,7 @@ def test_what_threads_would_share_stays_in_order(two_threads):
     maml_here = LEARNERS["maml, 1 step"][0]
     theta, batch = init(0), pictures(4, 0)
     assert where(maml_here, theta, batch) == {"worker"}
-    assert where(maml_here, theta, batch, checkpoint=True) == {"main"}
+    assert where(maml_here, theta, batch, recompute=True) == {"main"}
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert where(maml_here, theta, batch) == {"main"}
     module = conv4((1, 16, 16), width=10, out=WAYS)
@@ -180,3 +181,18 @@ def test_what_threads_would_share_stays_in_order(two_threads):
     assert where(by_hand, theta, batch) == {"main"}
     noisy = maml(lambda params, x: net(params, x + torch.randn_like(x)), init, inner_lr=0.1)
     assert where(noisy, theta, batch) == {"main"}
+
+
+BUGS = [
+    Bug("freed memory goes back to the system", "engine/threads.py",
+        ("31 << 20", "1 << 10"), "test_memory_comes_from_what_is_kept"),
+    Bug("threads share modules that are called by hand", "engine/threads.py",
+        ("bool(foreign) or not", "not"), "test_what_threads_would_share_stays_in_order"),
+    Bug("threads draw in any order", "engine/threads.py",
+        ("bool(foreign) or not torch.equal(", "bool(foreign) or False and ("),
+        "test_work_that_draws_random_numbers_stays_in_order[SideBySide]"),
+    Bug("threads forget autocast", "engine/threads.py",
+        (" and not _modes()", ""), "test_what_threads_would_share_stays_in_order"),
+    Bug("steps computed again share their random numbers", "engine/batch.py",
+        (' == "cpu" and not recompute', ' == "cpu"'), "test_what_threads_would_share_stays_in_order"),
+]  # fmt: skip

@@ -1,10 +1,12 @@
 """Pools deal the tasks they promise, and say in one line what is wrong with what they are given."""
 
 import doctest
+import hashlib
 import importlib
 import io
 import os
 import shutil
+import sys
 import urllib.request
 import zipfile
 from email.message import Message
@@ -14,7 +16,8 @@ from urllib.error import HTTPError, URLError
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from mutations import Bug
+from PIL import Image, features
 
 import metaloop.tasks as T
 from metaloop import Data, Problem, Task, functional
@@ -708,6 +711,22 @@ def test_glyphs(cache):
     assert pool.test.sample(ways=20, shots=5).query.x.shape == (1, 300, 1, 28, 28)
 
 
+def test_glyphs_are_those_that_matplotlib_s_typefaces_drew(cache, monkeypatch):
+    """To the bit, by digests taken when they came from there; now nothing of matplotlib is imported."""
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    pool = T.glyphs()
+    parts = (pool.train, pool.val, pool.test)
+    assert [p.classes for p in parts] == [1669, 127, 217]
+    names = " ".join(name for p in parts for name in p.names)
+    assert hashlib.sha256(names.encode()).hexdigest()[:16] == "deb1a7a340f16772"
+    if (drawn_by := features.version("freetype2")) != "2.14.3":
+        pytest.skip(f"the pixels' digest is of FreeType 2.14.3, in Pillow 13.0; here it is {drawn_by}")
+    images = torch.cat([p.images for p in parts])
+    assert images.sum().item() == pytest.approx(948524053, abs=50)  # without AVX, torch rounds 89 pixels elsewise
+    if torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512"):
+        assert hashlib.sha256(images.numpy().tobytes()).hexdigest()[:16] == "46425995c01b1694"
+
+
 def test_glyphs_are_drawn_by_the_seed():
     drawn = torch.zeros(3, 4, 56, 56, dtype=torch.uint8)
     drawn[:, :, 10:46, 20:30] = 255
@@ -901,3 +920,36 @@ def test_mini_imagenet_archive(own_cache):
 @pytest.mark.parametrize("module", ["pool", "functions", "files", "glyphs", "omniglot", "images"])
 def test_docstrings(module, cache):
     assert doctest.testmod(importlib.import_module(f"metaloop.tasks.{module}")).failed == 0
+
+
+BUGS = [
+    Bug("the number of shots is always the most", "tasks/pool.py",
+        ("ways, drawn, queries, generator)", "ways, shots, queries, generator)"),
+        "test_any_number_of_shots_is_drawn_evenly_in_training_and_as_asked_elsewhere"),
+    Bug("every problem starts at one place", "tasks/problems.py",
+        ("self.spread * torch.randn(tasks, *p.shape, ",
+        "self.spread * torch.ones(tasks, *[1] * p.dim()) * torch.randn(1, *p.shape, "),
+        "test_problems_bring_a_start_for_each_task"),
+    Bug("quadratic functions are scaled by their corners", "tasks/functions.py",
+        ("corners + level", "corners"), "test_quadratic"),
+    Bug("queries are shown in the support set", "tasks/pool.py",
+        ("index[..., shots:]", "index[..., :queries]"),
+        "test_a_task_is_a_consistent_relabelling_of_distinct_classes_and_never_shows_a_query_in_its_support"),
+    Bug("a class is drawn twice", "tasks/pool.py",
+        ("rand(tasks, len(eligible)).topk(ways).indices", "(rand(tasks, ways) * len(eligible)).long()"),
+        "test_a_task_is_a_consistent_relabelling_of_distinct_classes_and_never_shows_a_query_in_its_support"),
+    Bug("support labels do not follow their examples", "tasks/pool.py",
+        ("order // shots", "order.sort(1).values // shots"),
+        "test_a_task_is_a_consistent_relabelling_of_distinct_classes_and_never_shows_a_query_in_its_support"),
+    Bug("a small class borrows from the next", "tasks/pool.py",
+        (">= counts[..., None], -1.0)", ">= counts.amax().expand_as(counts)[..., None], -1.0)"), "test_draws_are_even"),
+    Bug("fixed tasks run out", "tasks/pool.py",
+        ("% len(self.all.support.x)", "% tasks"), "test_fixed_tasks_are_dealt_in_order_and_again"),
+    Bug("characters are held out one by one", "tasks/omniglot.py",
+        ('if name.split("/")[0] in held_out', "if c % 7 == 0"), "test_whole_alphabets_are_held_out"),
+    Bug("Lake's queries are taken for sorted", "tasks/omniglot.py",
+        ("known.index(image) for _, image in pairs", "i for i, _ in enumerate(pairs)"),
+        "test_runs_are_read_as_their_labels_say"),
+    Bug("each example is turned by itself", "tasks/pool.py",
+        ("(tasks, ways, 1)", "(tasks, ways, shots + queries)"), "test_rotations_per_task_turn_each_class_as_a_whole"),
+]  # fmt: skip
