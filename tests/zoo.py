@@ -121,9 +121,9 @@ classifier = functional(Smooth())
 features = functional(mlp((4, 12, 6)))
 
 # The laws that are waived most often.
-DERIVATIVE, QUERIES, ORDER, HELPS = (
+DERIVATIVE, QUERIES, ORDER, HELPS, LEARNS, READS = (
     "meta_gradient_is_the_derivative", "queries_do_not_see_each_other", "support_order_is_irrelevant",
-    "meta_training_helps",
+    "meta_training_helps", "all_of_theta_learns", "reads_no_values",
 )  # fmt: skip
 
 

@@ -53,7 +53,7 @@ def meta_rnn(
     init: Callable[[int], Params],
     *,
     loss: Callable[[Tensor, Tensor], Tensor] = F.mse_loss,
-) -> Learner:
+) -> Learner[Params]:
     """A recurrent network that learns by its state: theta is its weights, f the network after reading the support set.
 
     net: (theta, [T, ..., size of x + size of y], state or None) -> ([T, ..., size of y], state), such as

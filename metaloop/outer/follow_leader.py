@@ -101,7 +101,8 @@ def follow_leader(
                 logs.append(session.meta_step(batch, i))
             if learner.statistics is not None:
                 g = generator(seed, "statistics", run.step)
-                batch = remember(pool, order[: t + 1], seen, CALIBRATION_TASKS, min(shots, now), 0, g)
+                asked = queries if learner.statistics_of_task else 0
+                batch = remember(pool, order[: t + 1], seen, CALIBRATION_TASKS, min(shots, now), asked, g)
                 estimate(learner, theta, batch, seed=seed)
             with noise(seed, "test noise", run.step):
                 score, loss = judge(run.learner, theta, pool, current, now)

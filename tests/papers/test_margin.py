@@ -9,7 +9,7 @@ from mutations import Bug, law
 from pytorch_metric_learning import losses
 from torch.func import functional_call
 from torch.testing import assert_close
-from zoo import WAYS, batched, blobs, features, known_blobs
+from zoo import READS, WAYS, batched, blobs, features, known_blobs
 
 from metaloop import Data, Task, functional, margin, meta_gradient
 from metaloop import objectives as O
@@ -262,7 +262,7 @@ def angular(name: str) -> Case:
 
 
 def mined(mining: str) -> Case:
-    by_the_data = {"compiles_whole_and_once": "which triplets are mined depends on the data"}
+    by_the_data = dict.fromkeys(("compiles_whole_and_once", READS), "which triplets are mined depends on the data")
     return Case(margin(*features, ways=WAYS, loss=O.triplet(mining=mining)), blobs, by_the_data)
 
 

@@ -268,7 +268,7 @@ CASES = {
     ),
     "neural_statistician-pixels": lambda: Case(
         statistician(
-            nn.conv_encoder((1, 16, 16), 6, widths=(3, 4), depth=2, norm_policy="group"),
+            nn.conv_encoder((1, 16, 16), 6, widths=(3, 4), depth=2, norm_policy="layer"),
             nn.conv_decoder(5, (1, 16, 16), widths=(3, 4), depth=2), nn.Bernoulli, sample_dropout=False,
         ), drawings, {HELPS: "forty steps teach the mean drawing, and no statistic yet"},
     ),
