@@ -1,21 +1,25 @@
 # make demo       meta-train on embedded data, evaluate, write a report        (under two minutes after installing)
-# make test       the whole test suite                                         (under ten minutes on two cores)
+# make test       the whole test suite                                         (five minutes on two cores)
+# make learner NAME=protonet    what is about one learner: paper test, laws, planted bugs, shapes, page
 # make check      ruff and pyright
 # make bench      the meta-gradient's speed beside other libraries, which are installed in an environment of their own
 # make bench-gpu  the same on a GPU
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check bench bench-gpu clean
+.PHONY: demo test learner check bench bench-gpu clean
 
 demo: .venv/installed
 	rm -rf runs/demo
 	$(BIN)/metaloop train protonet-glyphs --out runs/demo
 
 test: .venv/installed-test
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --durations=20
 	$(BIN)/ruff check .
 	$(BIN)/pyright
+
+learner: .venv/installed-test
+	$(BIN)/python -m pytest -n 2 --durations=5 --learner $(NAME)
 
 check: .venv/installed-test
 	$(BIN)/ruff check .
