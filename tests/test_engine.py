@@ -8,7 +8,6 @@ import pickle
 import pytest
 import torch
 import torch.nn.functional as F
-import torch.utils._pytree as pytree
 from mutations import Bug
 from torch import nn
 from torch.testing import assert_close
@@ -37,6 +36,7 @@ from metaloop.engine.log import read_metrics
 from metaloop.engine.run import newest_whole
 from metaloop.engine.seeds import generator
 from metaloop.nn import conv4, mlp
+from metaloop.torch_private import pytree
 
 EPISODE = {"ways": 3, "shots": 2, "queries": 4}
 QUICK = {"tasks": 4, "device": "cpu", "progress": False, **EPISODE}
@@ -703,14 +703,14 @@ def test_devices():
 BUGS = [
     Bug("every step draws the same tasks", "engine/deal.py",
         ('"train", step))', '"train", 0))'), "test_fit_is_the_loop_one_would_write"),
-    Bug("the schedule stands still", "engine/train.py",
-        ("        scheduler.step()", "        pass"), "test_fit_is_the_loop_one_would_write"),
+    Bug("the schedule stands still", "engine/session.py",
+        ("            self.scheduler.step()", "            pass"), "test_fit_is_the_loop_one_would_write"),
     Bug("nothing is clipped", "engine/steady.py",
         ("if clip is not None:", "if False:"), "test_fit_is_the_loop_one_would_write"),
-    Bug("a resumed optimizer has forgotten its moments", "engine/train.py",
+    Bug("a resumed optimizer has forgotten its moments", "engine/session.py",
         ('checkpoint.restore_optimizer(descent, tensors, meta["optimizer"])', "pass"),
         "test_any_torch_optimizer_trains_and_resumes"),
-    Bug("a resumed schedule begins anew", "engine/train.py",
+    Bug("a resumed schedule begins anew", "engine/session.py",
         ('scheduler.load_state_dict(meta["scheduler"])', "pass"),
         "test_a_resumed_run_repeats_its_noise_schedule_and_log"),
     Bug("noise depends on what came before", "engine/seeds.py",
@@ -719,7 +719,7 @@ BUGS = [
     Bug("validation judges the training learner", "engine/train.py",
         ("evaluate(run.learner, theta", "evaluate(learner, theta"),
         "test_validation_judges_the_learner_of_meta_test_on_validation_tasks"),
-    Bug("what is not finite goes unseen", "engine/train.py",
+    Bug("what is not finite goes unseen", "engine/session.py",
         ("return math.isfinite(total(grads, loss).item())", "return True"),
         "test_a_loss_that_is_not_finite_names_step_task_and_parameter"),
     Bug("the interval is of a single task", "engine/evaluate.py",
@@ -732,11 +732,11 @@ BUGS = [
         ("getattr(pool, split)", "pool.test"), "test_evaluate_deals_from_the_split_that_is_asked_for"),
     Bug("fixed tasks are scored again and again", "engine/evaluate.py",
         ("(min(tasks, fixed), fixed)", "(tasks, fixed)"), "test_fixed_tasks_are_scored_once_each"),
-    Bug("what is scheduled stays as it began", "engine/train.py",
-        ("learner.scheduled(run.step)", "learner.scheduled(0)"),
+    Bug("what is scheduled stays as it began", "engine/session.py",
+        ("self.learner.scheduled(i)", "self.learner.scheduled(0)"),
         "test_what_is_scheduled_goes_by_the_step_and_by_nothing_else"),
-    Bug("what is scheduled drifts with the optimizer", "engine/train.py",
-        ("if learner.scheduled is not None:", "if learner.scheduled is not None and run.step < 2:"),
+    Bug("what is scheduled drifts with the optimizer", "engine/session.py",
+        ("if self.learner.scheduled is not None:", "if self.learner.scheduled is not None and i < 2:"),
         "test_what_is_scheduled_goes_by_the_step_and_by_nothing_else"),
     Bug("streams of one seed are one", "engine/seeds.py",
         ("{seed}/{stream}/{index}", "{seed}/{index}"),

@@ -24,8 +24,8 @@ def make_run(
     folder, recipe: str, pool=None, *, steps: int = 1, data: str | None = None, seed: int = 0, budget: str = "full"
 ):
     """A run as `metaloop train` leaves it, without validation and scores."""
-    plan = find(recipe).plan(pool, steps=steps, budget=budget)
-    info = {"recipe": recipe, "data": data, "budget": budget, "steps": steps, "compile": False}
+    plan, settings = find(recipe).plan(pool, steps=steps, budget=budget), find(recipe).settings(budget)
+    info = {"recipe": recipe, "data": data, "budget": budget, "settings": settings, "steps": steps, "compile": False}
     info["pool"] = vars(Outline.of(plan.pool if pool is None else pool))
     options = {**plan.training(), "validate_every": None, "progress": False, "device": "cpu"}
     run = fit(plan.learner, plan.pool, **options, out=folder, info=info, seed=seed)

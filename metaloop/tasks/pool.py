@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.utils._pytree as pytree
 from torch import Generator, Tensor
 
 from ..core import Data, Task
+from ..torch_private import pytree
 
 
 class Pool:

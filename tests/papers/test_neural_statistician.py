@@ -3,7 +3,6 @@ whose densities are known. The sets have unequal sizes."""
 
 import pytest
 import torch
-import torch.utils._pytree as pytree
 from mutations import Bug
 from torch.distributions import Bernoulli, Independent, MultivariateNormal, Normal, kl_divergence
 from torch.nn import Linear, Sequential, Tanh
@@ -12,9 +11,10 @@ from zoo import HELPS, WAYS, batched, blobs, drawings
 
 from metaloop import Data, Task, evaluate, fit, functional, meta_gradient, neural_statistician, nn
 from metaloop.learners.neural_statistician import thinned
-from metaloop.recipes.densities import excess_nats
+from metaloop.recipes.neural_statistician import excess_nats
 from metaloop.tasks import distributions
 from metaloop.testing import Case
+from metaloop.torch_private import pytree
 
 X, H, C, Z = 4, 6, 3, 2
 DOUBLE = torch.float64
