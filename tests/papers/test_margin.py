@@ -281,7 +281,7 @@ BUGS = [
     Bug("the metric is trained on queries alone", "learners/margin.py",
         ("Data(*(torch.cat(part) for part in zip(*task, strict=True)))", "task.query"), "test_loss_and_gradient"),
     Bug("the margin is asked of every class", "objectives/embedding.py",
-        ("torch.where(own, target(params, c.gather(-1, y[:, None])), c)", "target(params, c)"),
+        ("torch.where(membership(y, classes), target(params, c.gather(-1, y[:, None])), c)", "target(params, c)"),
         "test_loss_and_gradient"),
     Bug("sphereface's cosine is not drawn out", "objectives/embedding.py",
         ("* cos_mt - 2 * k", "* cos_mt"), "test_the_margin_of_sphereface_draws_the_cosine_out"),
