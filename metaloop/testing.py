@@ -31,6 +31,7 @@ from .engine import meta_gradient
 from .engine.batch import predict
 from .engine.checkpoint import flatten
 from .engine.predictor import load, save
+from .targets import target_of
 
 
 @dataclass(frozen=True)
@@ -299,7 +300,7 @@ def _loss_and_gradient(learner: Learner, theta: Theta, task: Task):
 
 def _query_loss(learner: Learner, theta: Theta, tasks: Task) -> float:
     predicted, y = predict(learner, theta, tasks).flatten(0, 1), tasks.query.y.flatten(0, 1)
-    return (F.mse_loss if y.is_floating_point() else F.cross_entropy)(predicted, y).item()
+    return target_of(y).loss(predicted, y).item()
 
 
 def _equal(a, b) -> bool:

@@ -46,7 +46,8 @@ MATCHING, SNAIL = "learners/matching.py", "learners/snail.py"
 CAUSAL, CONTEXT = "nn/causal.py", "nn/context.py"
 META_RNN, LSTM_OPTIMIZER, OPTIM = "learners/meta_rnn.py", "learners/lstm_optimizer.py", "optim.py"
 UNROLL = "nn/unroll.py"
-QUERY, DESCENT, NORMS, FUNCTIONAL = "objectives/query.py", "nn/descent.py", "nn/norms.py", "nn/functional.py"
+TARGETS, QUERY = "targets.py", "objectives/query.py"
+DESCENT, NORMS, FUNCTIONAL = "nn/descent.py", "nn/norms.py", "nn/functional.py"
 BATCH, TRAIN, EVALUATE = "engine/batch.py", "engine/train.py", "engine/evaluate.py"
 STEADY, DEAL, WHOLE = "engine/steady.py", "engine/deal.py", "tests/test_steady.py::"
 THREADS, BACKBONES = "engine/threads.py", "nn/backbones.py"
@@ -283,7 +284,7 @@ MUTATIONS = [
         # Objectives
         ("the objective adapts to the queries", QUERY, ("adapt(theta, task.support)", "adapt(theta, task.query)"),
          paper("maml", "test_the_meta_gradient_goes_through_every_step")),
-        ("accuracy counts the worst guess", QUERY, ("argmax", "argmin"),
+        ("accuracy counts the worst guess", TARGETS, ("(scores.argmax(-1)", "(scores.argmin(-1)"),
          paper("protonet", "test_scores_loss_and_gradient")),
         # Parts of networks
         ("adam does not correct its bias", DESCENT, ("_root(v[n] / v_scale)", "_root(v[n])"),

@@ -17,6 +17,7 @@ import torch.utils._pytree as pytree
 from torch.func import vmap
 
 from ..core import Info, Learner, Task, Theta
+from ..targets import target_of
 from . import checkpoint
 from .batch import chunks, count, meta_gradient
 from .deal import Deal
@@ -260,13 +261,14 @@ def _check_first(learner, at_test, theta, pool, episode, judged, seed) -> None:
     """Deal one task for training and one for validation, so that what does not fit fails before the first step."""
     g, ways = generator(seed, "check", 0), episode["ways"]
     task = pool.train.sample(tasks=1, **episode, generator=g)
-    y = task.support.y
-    if y.is_floating_point() or not ways <= int(y.max()) < (pool.train.classes or 0):  # not labels over all classes
-        check_labels("fit", task, ways)
-        check_outputs("fit", learner, theta, task, ways)
+    if getattr(pool.train, "labels", "task") == "task":  # f is for these, not for the labels of a whole pool
+        target = target_of(task.query.y, pool.train)
+        check_labels("fit", task, ways, target)
+        check_outputs("fit", learner, theta, task, ways, target)
     if judged is not None:
         task = pool.val.sample(**{**judged, "tasks": 1}, generator=g)
-        check_outputs("fit: validation", at_test, theta, task, judged["ways"])
+        target = target_of(task.query.y, pool.val)
+        check_outputs("fit: validation", at_test, theta, task, judged["ways"], target)
 
 
 def descend(leaves, grads: Theta, descent, scheduler, clip: float | None) -> None:

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 import torch.utils._pytree as pytree
 from torch import Tensor
 
@@ -30,12 +29,13 @@ from ..core import Data, Learner, Task, Theta
 from ..engine.batch import meta_gradient
 from ..engine.checkpoint import write_bytes
 from ..engine.device import choose, float32
-from ..engine.evaluate import Score, score_tasks
+from ..engine.evaluate import Score
 from ..engine.interrupt import Interrupt
 from ..engine.log import Log
 from ..engine.run import Run, newest_whole, prepare
 from ..engine.seeds import generator, noise
 from ..engine.train import descend, explain, finite, keep, restore
+from ..targets import target_of
 
 if TYPE_CHECKING:
     from ..tasks.rainbow_mnist import Rounds
@@ -135,7 +135,7 @@ def follow_leader(
                 told.append({"round": current, "look": pool.look(current), "score": [], "loss": [], "points": None})
             told[-1]["score"].append(score.mean)
             told[-1]["loss"].append(loss)
-            reached = score.mean >= goal if score.metric == "accuracy" else score.mean <= goal
+            reached = score.mean >= goal if pool.target.higher else score.mean <= goal
             if reached and told[-1]["points"] is None:
                 told[-1]["points"] = now
             run.step = step + 1
@@ -165,8 +165,8 @@ def judge(learner: Learner, theta: Theta, pool: "Rounds", k: int, points: int) -
     """How well F_theta, given the first `points` points of round k, does on what is held out: the score, whose interval
     is over examples, and the mean loss."""
     D, Q = pool.deal(torch.tensor([k]), torch.arange(points)[None]), pool.held_out(k)
+    target = target_of(Q.y, pool)
     with torch.no_grad():
         predicted = learner.adapt(theta, Data(D.x[0], D.y[0]))(Q.x)
-        numbers = Q.y.is_floating_point()
-        loss = F.mse_loss(predicted, Q.y) if numbers else F.cross_entropy(predicted, Q.y)
-    return Score.of(score_tasks(predicted[:, None], Q.y[:, None]).cpu(), "mse" if numbers else "accuracy"), loss.item()
+        loss = target.loss(predicted, Q.y)
+    return Score.of(target.score(predicted[:, None], Q.y[:, None]).cpu(), target.metric), loss.item()

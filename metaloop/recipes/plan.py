@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..core import Learner
 from ..engine import Run, fit
-from ..tasks.pool import Pool
+from ..tasks.pool import Outline, Pool
 
 # pools that read or render images
 STORED = ("omniglot", "glyphs", "mini_imagenet", "mnist", "mnist_problems", "omniglot_stream", "rainbow_mnist")
@@ -69,23 +69,6 @@ class Plan:
             **episode, "queries": self.queries, "at_test": first.learner, "validation": validation,
             "validate_every": max(1, self.steps // 10), **self.options,
         }
-
-
-class Outline(Pool):
-    """What a plan asks of a pool, without its examples: enough to rebuild the networks of a run."""
-
-    def __init__(self, shape: tuple[int, ...], classes: int | None, kind: str = "classification", name: str = ""):
-        self.shape, self.classes, self.kind, self.name = tuple(shape), classes, kind, name
-
-    @classmethod
-    def of(cls, pool: Pool) -> "Outline":
-        return cls(pool.shape, pool.train.classes, pool.kind, pool.name)
-
-    def flat(self, batch: int = 64) -> "Outline":
-        return self
-
-    def any_shots(self) -> "Outline":
-        return self
 
 
 @dataclass(frozen=True)
