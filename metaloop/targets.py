@@ -213,17 +213,12 @@ class Numbers(Target):
 
 
 class Densities(Numbers):
-    """y float [tasks, n, 1]: the logarithms of the densities that x was drawn from, and predicted are f's of them.
-
-    A regression of log-densities, but a point that a density misses costs what it costs in nats:
-
-        score = mean over points of log p(x) - log f(x), an estimate of KL(p | f).
-    """
+    """y float [tasks, n, 1]: the log-densities, where they were drawn from, of points x; predicted are f's."""
 
     metric, unit, words = "excess_nats", "excess_nats", "excess nats"
 
     def score(self, predicted, y):
-        return (y - predicted).flatten(1).mean(1)
+        return excess_nats(predicted, y)
 
     def loss(self, predicted, y):
         return (y - predicted).mean()
@@ -253,6 +248,11 @@ def units(metric: str) -> tuple[float, str, str]:
         if target.metric == metric:
             return target.scale, target.unit, target.words
     return 1, metric, metric.replace("_", " ")
+
+
+def excess_nats(predicted: Tensor, y: Tensor) -> Float[Tensor, " tasks"]:
+    """The mean over points of the true log-density less the predicted one: an estimate of KL(true | predicted)."""
+    return (y - predicted).flatten(1).mean(1)
 
 
 def accuracy(scores: Float[Tensor, "n ways"], y: Int[Tensor, " n"]) -> Scalar:

@@ -3,10 +3,11 @@
 from math import prod
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..learners.neural_statistician import neural_statistician
 from ..nn import Gaussian, Shaped, conv_decoder, conv_encoder, functional, mlp
+from ..targets import Numbers, excess_nats
 from ..tasks import Varied, mnist, strokes
 from ..tasks.pool import Pool
 from .few_shot import label
@@ -25,7 +26,7 @@ def statistician_plan(
     pens: mirrored characters and random pens. decay: the rate falls to 0, linearly over the second half of the run.
     published: by (ways, shots). transfer: by shots, of all ten digits of MNIST, which no training has seen.
     """
-    if len(pool.shape) != 3:
+    if not pool.pictures:
         raise ValueError(f"this recipe is for images; {pool.name} deals examples of shape {tuple(pool.shape)}.")
     sets = min(sets, pool.train.classes or sets)
     encoder, init = functional(conv_encoder(pool.shape, hidden, widths=widths, depth=depth, norm_policy="running"))
@@ -61,17 +62,12 @@ def statistician_plan(
     )  # fmt: skip
 
 
-def excess_nats(predicted: Tensor, y: Tensor) -> Tensor:
-    """The mean over points of the true log-density less the predicted one: an estimate of KL(true | predicted)."""
-    return (y - predicted).flatten(1).mean(1)
-
-
 def distributions_plan(
     pool: Pool, *, steps: int, tasks: int = 16, shots: int = 200, c: int = 3, z: int = 32, hidden: int = 128
 ) -> Plan:
     """The Neural Statistician as published on synthetic distributions: sets of 200 points, statistics of size 3, Adam
     1e-3, 16 sets a step; scored by how far the density it infers from 200 points is from the true one."""
-    if pool.kind != "regression" or tuple(pool.shape) != (1,):
+    if not isinstance(pool.target, Numbers) or tuple(pool.shape) != (1,):
         raise ValueError(f"this recipe is for densities of the line; {pool.name} is for {pool.kind}.")
     inner = [hidden] * 3
     sizes = (

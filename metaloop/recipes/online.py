@@ -14,6 +14,7 @@ from ..learners.oml import oml
 from ..learners.reptile import reptile
 from ..nn import adam, conv4, functional, mlp, norm
 from ..outer.follow_leader import follow_leader
+from ..targets import Numbers
 from ..tasks.pool import Pool, Splits
 from ..tasks.streams import ClassStream, omniglot_stream
 from .plan import Plan, Row
@@ -28,7 +29,7 @@ def oml_sines_plan(
 ) -> Plan:
     """Ten sine waves in turn, a linear head on `depth` layers of `width`. shots: points of each wave in meta-training,
     eight to an update; at test 40 updates per wave. Scored by the squared error on all ten waves after the last."""
-    if pool.kind != "regression":
+    if not isinstance(pool.target, Numbers):
         raise ValueError(f"this recipe regresses waves that come one after another; {pool.name} is for {pool.kind}.")
     body = mlp((*pool.shape, *[width] * depth, 1), norm_policy=norm_policy).body
     networks = *functional(body), *functional(nn.Linear(width, 1))

@@ -4,6 +4,7 @@ import torch
 
 from ..learners.meta_rnn import meta_rnn
 from ..nn import Recurrent, functional
+from ..targets import Numbers
 from ..tasks.pool import Pool
 from .plan import Plan, Row
 
@@ -14,7 +15,7 @@ def meta_rnn_plan(
     """One LSTM layer on sequences of shots + 1 examples, every prediction scored; Adam whose rate rises to lr in the
     first tenth and then falls to nothing; gradients clipped at norm 1. Each row is the mean squared error on the
     example after so many."""
-    if pool.kind != "regression" or len(pool.shape) != 1:
+    if not isinstance(pool.target, Numbers) or len(pool.shape) != 1:
         raise ValueError(f"this recipe regresses a number on a few; {pool.name} is for {pool.kind} of {pool.shape}.")
     net, init = functional(Recurrent(pool.shape[0] + 1, hidden, 1))
     learner = meta_rnn(net, init)

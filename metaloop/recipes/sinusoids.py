@@ -4,6 +4,7 @@ import torch.nn.functional as F
 
 from ..learners.maml import maml
 from ..nn import functional, mlp
+from ..targets import Numbers
 from ..tasks.pool import Pool
 from .plan import Plan, Row
 
@@ -14,7 +15,7 @@ def sinusoid_plan(
 ) -> Plan:
     """A 40-40 ReLU network, one inner step on the mean squared error of `shots` points, 10 query points, Adam 1e-3;
     scored by the mean squared error on 100 query points after that one step."""
-    if pool.kind != "regression" or tuple(pool.shape) != (1,):
+    if not isinstance(pool.target, Numbers) or tuple(pool.shape) != (1,):
         raise ValueError(f"this recipe regresses a number on a number; {pool.name} is for {pool.kind}.")
     net, init = functional(mlp((1, 40, 40, 1)))
 

@@ -110,9 +110,9 @@ class Pool:
 class Outline(Pool):
     """A pool without its examples, of what `outline` says of one: enough to rebuild the networks of a run."""
 
-    kind: str = "classification"
+    kind: str = CLASSES.kind
 
-    def __init__(self, shape: tuple[int, ...], classes: int | None, kind: str = "classification", name: str = ""):
+    def __init__(self, shape: tuple[int, ...], classes: int | None, kind: str = CLASSES.kind, name: str = ""):
         self.shape, self.classes, self.kind, self.name = tuple(shape), classes, kind, name
 
     target: Any = property(lambda self: of_kind(self.kind))
