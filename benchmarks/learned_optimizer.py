@@ -25,7 +25,7 @@ from metaloop.engine.run import machine, versions
 from metaloop.engine.seeds import generator
 from metaloop.learners.maml import FineTuned
 from metaloop.nn import Descent, adam, rmsprop, sgd
-from metaloop.recipes import optimizers
+from metaloop.recipes import lstm_optimizer
 
 METHODS = {
     "Adam": adam(), "RMSprop": rmsprop(), "SGD": sgd(), "NAG": sgd(momentum=0.9, nesterov=True),
@@ -62,7 +62,7 @@ def first(tasks: ml.Task, n: int) -> ml.Task:
     return next(chunks(tasks, n))
 
 
-def compare(run: ml.Run, case: optimizers.Case, tasks: int, tune: int, seed: int, chunk: int) -> dict:
+def compare(run: ml.Run, case: lstm_optimizer.Case, tasks: int, tune: int, seed: int, chunk: int) -> dict:
     (ways, shots, queries), (net, _), metric = case.episode, ml.functional(case.module), case.metric
     deal = generator(seed, "benchmark", 0)
     dealt = case.data().test.sample(tasks=tasks, ways=ways, shots=shots, queries=queries, generator=deal)
@@ -99,7 +99,7 @@ def main() -> None:
     quadratic = recipe.endswith("quadratic")
     tasks = args.tasks or (4096 if quadratic else 64)
     tune = min(tasks, args.tune or (tasks if quadratic else 8))
-    cases = (optimizers.quadratic_cases() if quadratic else optimizers.mnist_cases())[: args.rows]
+    cases = (lstm_optimizer.quadratic_cases() if quadratic else lstm_optimizer.mnist_cases())[: args.rows]
     found = [compare(run, case, tasks, tune, args.seed, 1024 if quadratic else 1) for case in cases]
     result = {
         "command": f"python benchmarks/learned_optimizer.py RUN --tasks {tasks} --tune {tune} --rows {args.rows}",

@@ -21,11 +21,12 @@ from .core import Info, Scalar, Task
 class Target:
     """What is asked about the y of tasks.
 
-    kind: as run.json says it. metric: the name of the score; `scale` times its mean is in `unit`, whose name for people
-    is `words`. higher: is more of it better?
+    kind: as run.json says it. numbers: are they numbers, to be regressed? metric: the name of the score; `scale` times
+    its mean is in `unit`, whose name for people is `words`. higher: is more of it better?
     """
 
     kind: str
+    numbers: bool = False
     metric: str
     unit: str
     words: str
@@ -177,7 +178,7 @@ class Classes(Target):
 class Numbers(Target):
     """y float [tasks, n, ...]: numbers, and predicted are numbers of the same shape."""
 
-    kind, metric, unit, words = "regression", "mse", "mse", "mean squared error"
+    kind, numbers, metric, unit, words = "regression", True, "mse", "mse", "mean squared error"
 
     def score(self, predicted, y):
         return (predicted - y).square().flatten(1).mean(1)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from mutations import Bug, law
 from torch import nn
 from torch.func import grad, vmap
 from torch.testing import assert_close
@@ -97,3 +98,17 @@ def test_keys_start_as_queries_and_are_learned_apart():
         assert_close(params["key.bias"], params["query.bias"], rtol=0, atol=0)
     g = grad(lambda p: net(p, torch.randn(4, C))[0].square().sum())(params)
     assert not torch.allclose(g["key.weight"], g["query.weight"])
+
+
+BUGS = [
+    Bug("snail's queries attend to each other", "nn/causal.py",
+        ("a[:, :-1] @ before_v + a[:, -1:] * v", "a[:, :-1] @ before_v + a[:, -1:] * v.mean(0)"),
+        law("queries_do_not_see_each_other", "snail")),
+    Bug("attention sees what comes later", "nn/causal.py", (".tril()", ""), "test_what_comes_later_has_no_influence"),
+    Bug("a causal convolution remembers one step too few", "nn/causal.py",
+        ("padded[len(x)]", "padded[len(x) - 1]"), "test_memory_is_what_one_must_know_to_go_on"),
+    Bug("dilations do not grow", "nn/causal.py",
+        ("2**i))", "1))"), "test_a_tc_block_reaches_back_over_its_length_and_is_no_deeper_than_it_must"),
+    Bug("keys start anywhere", "nn/causal.py",
+        ("ours.copy_(theirs)", "ours.normal_()"), "test_keys_start_as_queries_and_are_learned_apart"),
+]  # fmt: skip

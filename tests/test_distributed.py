@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mutations import Bug
 from together import QUICK, runs
 from torch.testing import assert_close
 
@@ -286,3 +287,26 @@ def test_ctrl_c_in_one_of_many_is_held_until_they_agree():
         interrupt.agreed = True
         assert interrupt.asked
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+BUGS = [
+    Bug("later steps deal the same tasks", "engine/deal.py",
+        ('"train", step))', '"train", min(step, 5)))'), "test_a_share_is_drawn_without_the_others"),
+    Bug("shares overlap", "engine/ranks.py",
+        ("(self.rank + 1) * n // self.size", "-(-(self.rank + 1) * n // self.size)"),
+        "test_shares_cover_the_tasks_once"),
+    Bug("ranks of few tasks weigh as much as ranks of many", "engine/ranks.py",
+        ("(stop - start) / n", "1 / self.size"), "test_shares_cover_the_tasks_once"),
+    Bug("ranks are not weighed", "engine/ranks.py",
+        ("(weight * t.detach()", "(1 / self.size * t.detach()"),
+        "test_the_sum_over_ranks_is_the_gradient_of_all_tasks"),
+    Bug("a share begins with its block", "engine/deal.py",
+        ("part = slice(share.start - first * BLOCK,", "part = slice(0,"), "test_a_share_is_drawn_without_the_others"),
+    Bug("blocks of tasks are the same", "engine/deal.py",
+        ('f"train block {block}" if block else "train"', '"train"'), "test_a_share_is_drawn_without_the_others"),
+    Bug("one of many stops by itself", "engine/interrupt.py",
+        ("self.agreed if self.many else self.heard", "self.heard"),
+        "test_ctrl_c_in_one_of_many_is_held_until_they_agree"),
+    Bug("one of many never stops again", "engine/interrupt.py",
+        ("not (self.many and error)", "not self.many"), "test_ctrl_c_in_one_of_many_is_held_until_they_agree"),
+]  # fmt: skip

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torch.utils._pytree as pytree
+from mutations import Bug
 from torch import nn
 from torch.testing import assert_close
 from zoo import WAYS, ZOO, blobs, one
@@ -697,3 +698,55 @@ def test_devices():
     absent = "mps" if not torch.backends.mps.is_available() else "cuda:9"
     with pytest.raises(ValueError, match=f"device '{absent}' is not on this machine, which has: cpu"):
         choose(absent)
+
+
+BUGS = [
+    Bug("every step draws the same tasks", "engine/deal.py",
+        ('"train", step))', '"train", 0))'), "test_fit_is_the_loop_one_would_write"),
+    Bug("the schedule stands still", "engine/train.py",
+        ("        scheduler.step()", "        pass"), "test_fit_is_the_loop_one_would_write"),
+    Bug("nothing is clipped", "engine/steady.py",
+        ("if clip is not None:", "if False:"), "test_fit_is_the_loop_one_would_write"),
+    Bug("a resumed optimizer has forgotten its moments", "engine/train.py",
+        ('checkpoint.restore_optimizer(descent, tensors, meta["optimizer"])', "pass"),
+        "test_any_torch_optimizer_trains_and_resumes"),
+    Bug("a resumed schedule begins anew", "engine/train.py",
+        ('scheduler.load_state_dict(meta["scheduler"])', "pass"),
+        "test_a_resumed_run_repeats_its_noise_schedule_and_log"),
+    Bug("noise depends on what came before", "engine/seeds.py",
+        ("torch.default_generator.manual_seed(number)", "pass"),
+        "test_a_resumed_run_repeats_its_noise_schedule_and_log"),
+    Bug("validation judges the training learner", "engine/train.py",
+        ("evaluate(run.learner, theta", "evaluate(learner, theta"),
+        "test_validation_judges_the_learner_of_meta_test_on_validation_tasks"),
+    Bug("what is not finite goes unseen", "engine/train.py",
+        ("return math.isfinite(total(grads, loss).item())", "return True"),
+        "test_a_loss_that_is_not_finite_names_step_task_and_parameter"),
+    Bug("the interval is of a single task", "engine/evaluate.py",
+        ("1.96 * spread / n**0.5", "1.96 * spread"), "test_score_is_the_mean_with_its_interval"),
+    Bug("the interval takes the biased spread", "engine/evaluate.py",
+        (".std().item()", ".std(correction=0).item()"), "test_score_is_the_mean_with_its_interval"),
+    Bug("every block of test tasks is the same", "engine/evaluate.py",
+        ('"test", block)', '"test", 0)'), "test_every_learner_meets_the_same_tasks"),
+    Bug("evaluation ignores the split", "engine/evaluate.py",
+        ("getattr(pool, split)", "pool.test"), "test_evaluate_deals_from_the_split_that_is_asked_for"),
+    Bug("fixed tasks are scored again and again", "engine/evaluate.py",
+        ("(min(tasks, fixed), fixed)", "(tasks, fixed)"), "test_fixed_tasks_are_scored_once_each"),
+    Bug("what is scheduled stays as it began", "engine/train.py",
+        ("learner.scheduled(run.step)", "learner.scheduled(0)"),
+        "test_what_is_scheduled_goes_by_the_step_and_by_nothing_else"),
+    Bug("what is scheduled drifts with the optimizer", "engine/train.py",
+        ("if learner.scheduled is not None:", "if learner.scheduled is not None and run.step < 2:"),
+        "test_what_is_scheduled_goes_by_the_step_and_by_nothing_else"),
+    Bug("streams of one seed are one", "engine/seeds.py",
+        ("{seed}/{stream}/{index}", "{seed}/{index}"),
+        "test_each_place_of_each_stream_of_each_seed_has_its_own_numbers"),
+    Bug("places run into each other", "engine/seeds.py",
+        ("{seed}/{stream}/{index}", "{stream}{seed}{index}"),
+        "test_each_place_of_each_stream_of_each_seed_has_its_own_numbers"),
+    Bug("files are written in place", "engine/checkpoint.py",
+        (('open(temporary, "wb")', 'open(target, "wb")'), ("os.replace(temporary, target)", "pass")),
+        "test_a_full_disk_leaves_what_was_there"),
+    Bug("shapes are not compared", "engine/checkpoint.py",
+        ("if tensors[name].shape != leaf.shape:", "if False:"), "test_what_does_not_fit_is_named"),
+]  # fmt: skip

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from zoo import WAYS, ZOO, blobs, features
+from zoo import WAYS, ZOO, Zoo, blobs, features
 
 from metaloop import Learner, protonet
 from metaloop.testing import LAWS, check, judge
@@ -16,6 +16,14 @@ QUICK = [law for law in LAWS if law != "compiles_whole_and_once"]
 @pytest.mark.parametrize("name", ZOO)
 def test_law(name, law):
     judge(law, ZOO[name])
+
+
+def test_names_make_no_case_and_a_case_is_made_once():
+    zoo = Zoo()
+    assert len(zoo) == len(list(zoo)) > 40
+    assert not zoo.made
+    assert zoo["protonet"] is zoo["protonet"]
+    assert list(zoo.made) == ["protonet"]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torch.utils._pytree as pytree
+from mutations import Bug, law
 from torch import nn
 from torch.func import grad, vmap
 from torch.testing import assert_close
@@ -144,3 +145,23 @@ def test_a_session_may_compile_many_learners(monkeypatch):
     for steps in range(1, 11):
         learner = maml(net, init, inner_lr=0.1, inner_steps=steps)
         assert_close(meta_gradient(learner, compile=True)(theta, tasks), meta_gradient(learner)(theta, tasks))
+
+
+BUGS = [
+    Bug("the meta-gradient is a sum", "engine/batch.py",
+        ("lambda t: t / count(tasks), total", "lambda t: t, total"), law("many_tasks_are_each_task", "maml")),
+    Bug("chunks weigh the same, whatever is in them", "engine/batch.py",
+        ("at_once(theta, parts, spread=spread(tasks))",
+        "(pytree.tree_map(lambda t: t * count(parts[0]) / count(part), work(theta, part)) for part in parts)"),
+        law("chunks_change_nothing", "maml")),
+    Bug("the last chunk is dropped", "engine/batch.py",
+        ("range(0, count(tasks), size)", "range(0, count(tasks) - size + 1, size)"),
+        law("chunks_change_nothing", "protonet")),
+    Bug("the pooled form is taken for maml", "engine/batch.py",
+        ("if learner.differentiates:", "if False:"), law("many_tasks_are_each_task", "maml-conv4-transductive")),
+    Bug("the pooled form is taken for maml, stock layers", "engine/batch.py",
+        ("if learner.differentiates:", "if False:"), "test_exact_for_stock_norm_layers"),
+    Bug("tasks share their noise", "engine/batch.py",
+        ('randomness="different")(theta, tasks)', 'randomness="same")(theta, tasks)'),
+        "test_each_task_meets_its_own_noise"),
+]  # fmt: skip

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torch.utils._pytree as pytree
+from mutations import Bug
 from torch import nn
 from torch.func import grad, jacrev, vmap
 from torch.testing import assert_close
@@ -483,3 +484,9 @@ def test_measuring_draws_no_noise():
 def test_this_process_holds_more_than_its_tensors():
     before, x = in_use(torch.device("cpu")), torch.ones(2**24)
     assert in_use(torch.device("cpu")) >= before + 0.9 * 4 * x.numel() or not before
+
+
+BUGS = [
+    Bug("checkpoints keep every state", "nn/unroll.py",
+        ("LEVELS = 3", "LEVELS = 1"), "test_checkpoints_keep_few_states_and_compute_no_step_more_than_four_times"),
+]  # fmt: skip

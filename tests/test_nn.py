@@ -5,6 +5,7 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
+from mutations import Bug, law
 from torch import nn
 from torch.func import grad, vmap
 from torch.testing import assert_close
@@ -590,3 +591,51 @@ def test_recurrence_and_attention_batch_and_differentiate_twice(part):
     step[0] = h
     moved = [curved({**theta, name: theta[name] + s * step}, x[0]) for s in (1, -1)]
     assert_close(many[name][0, 0], (moved[0] - moved[1]) / (2 * h), rtol=1e-4, atol=1e-6)
+
+
+BUGS = [
+    Bug("norm statistics descend", "nn/functional.py",
+        ("if not n.endswith(STATISTICS)}", "}"), "test_norm_statistics_are_no_parameters_to_descend"),
+    Bug("adam does not correct its bias", "nn/descent.py",
+        ("_root(v[n] / v_scale)", "_root(v[n])"), "test_descent_is_torchs"),
+    Bug("rmsprop forgets its momentum", "nn/descent.py",
+        ("momentum * m[n] + g[n] / (", "g[n] / ("), "test_descent_is_torchs"),
+    Bug("adam's derivative is infinite at zero", "nn/descent.py",
+        ("torch.where(v > tiny, v.clamp_min(tiny).sqrt(), torch.zeros_like(v))", "v.sqrt()"),
+        "test_a_gradient_that_was_always_zero_has_a_finite_derivative"),
+    Bug("support variance is the unbiased one", "nn/norms.py",
+        ("x.var(over, correction=0)", "x.var(over)"), "test_support_norm_takes_the_support_sets_statistics"),
+    Bug("support statistics are held constant", "nn/norms.py",
+        (("(var + self.eps)", "(var.detach() + self.eps)"), ("bias - mean * scale", "bias - mean.detach() * scale")),
+        law("meta_gradient_is_the_derivative", "maml-conv4-support")),
+    Bug("support norms forget eps", "nn/norms.py",
+        ("(var + self.eps).rsqrt()", "var.rsqrt()"), "test_support_norm_takes_the_support_sets_statistics"),
+    Bug("pooled norms forget negative scales", "nn/backbones.py",
+        ("scale < 0, -1.0", "scale < 0, 1.0"), "test_conv4_on_a_cpu_is_its_layers[True-shape0-options0]"),
+    Bug("pooled norms take the statistics of what is left", "nn/backbones.py",
+        ("moments(x))", "moments(_largest_of_fours(x)))"), "test_conv4_on_a_cpu_is_its_layers[True-shape0-options0]"),
+    Bug("the patches' covariance is their second moment", "nn/backbones.py",
+        ("rows = rows - mean", "rows = rows * 1"), "test_conv4_on_a_cpu_is_its_layers[False-shape0-options0]"),
+    Bug("patches are cut without the margin", "nn/backbones.py",
+        ("(x, (b, b, a, a))", "(x, (0, 2 * b, 0, 2 * a))"), "test_conv4_on_a_cpu_is_its_layers[False-shape0-options0]"),
+    Bug("patches' moments are summed in single precision", "nn/backbones.py",
+        ("flatten(0, 2).double()", "flatten(0, 2)"), "test_a_first_block_keeps_single_precision"),
+    Bug("a first block's shift misses the mean", "nn/norms.py",
+        ("bias - mean * scale", "bias"), "test_conv4_on_a_cpu_is_its_layers[False-shape0-options0]"),
+    Bug("layer norm is instance norm", "nn/norms.py",
+        ("nn.GroupNorm(1, channels", "nn.GroupNorm(channels, channels"),
+        "test_each_policy_normalises_by_its_own_statistics"),
+    Bug("running norms use the batch at test", "nn/functional.py",
+        ('"running": not training', '"running": False'),
+        "test_at_test_running_norms_use_the_population_and_at_training_the_batch"),
+    Bug("init does not heed its seed", "nn/functional.py",
+        ("torch.manual_seed(seed)", "torch.manual_seed(0)"), "test_init_is_drawn_from_its_seed_alone"),
+    Bug("init draws from everyone's numbers", "nn/functional.py",
+        ("with torch.random.fork_rng():", "if True:"), "test_init_is_drawn_from_its_seed_alone"),
+    Bug("a network's modes are made within a trace", "nn/functional.py",
+        ("skeleton._variant(*mode)", "mode"),
+        "tests/test_laws.py::test_compiles_whole_and_once[protonet-conv4-support]"),
+    Bug("population statistics are of the first chunk", "engine/train.py",
+        ("torch.cat(values).mean(0)", "values[0].mean(0)"),
+        "test_population_statistics_are_the_mean_over_tasks_of_the_batchs"),
+]  # fmt: skip

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mutations import Bug
 from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
 from zoo import WAYS, pictures
@@ -180,3 +181,18 @@ def test_what_threads_would_share_stays_in_order(two_threads):
     assert where(by_hand, theta, batch) == {"main"}
     noisy = maml(lambda params, x: net(params, x + torch.randn_like(x)), init, inner_lr=0.1)
     assert where(noisy, theta, batch) == {"main"}
+
+
+BUGS = [
+    Bug("freed memory goes back to the system", "engine/threads.py",
+        ("31 << 20", "1 << 10"), "test_memory_comes_from_what_is_kept"),
+    Bug("threads share modules that are called by hand", "engine/threads.py",
+        ("bool(foreign) or not", "not"), "test_what_threads_would_share_stays_in_order"),
+    Bug("threads draw in any order", "engine/threads.py",
+        ("bool(foreign) or not torch.equal(", "bool(foreign) or False and ("),
+        "test_work_that_draws_random_numbers_stays_in_order[SideBySide]"),
+    Bug("threads forget autocast", "engine/threads.py",
+        (" and not _modes()", ""), "test_what_threads_would_share_stays_in_order"),
+    Bug("steps computed again share their random numbers", "engine/batch.py",
+        (' == "cpu" and not checkpoint', ' == "cpu"'), "test_what_threads_would_share_stays_in_order"),
+]  # fmt: skip

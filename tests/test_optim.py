@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torch.utils._pytree as pytree
+from mutations import Bug
 from torch import nn
 from torch.testing import assert_close
 
@@ -187,3 +188,13 @@ def test_meta_train_then_use():
         losses.append((y.square().sum().item(), value.item()))
     before, after = torch.tensor(losses).mean(0)
     assert after < 0.5 * before
+
+
+BUGS = [
+    Bug("a learned optimizer ignores its group's factor", "optim.py",
+        ("p.add_(lr * g", "p.add_(g"), "test_groups_have_their_own_factor"),
+    Bug("a learned optimizer keeps no state", "optim.py",
+        ('kept[f"h{i}"], kept[f"c{i}"] = h_i, c_i', "pass"), "test_a_loop_gives_what_the_learner_gives"),
+    Bug("a closure finds no gradients enabled", "optim.py",
+        ("with torch.enable_grad():", "with torch.no_grad():"), "test_a_closure_is_called_once_with_gradients"),
+]  # fmt: skip

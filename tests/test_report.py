@@ -56,15 +56,15 @@ def test_a_row_on_fixed_tasks_says_how_many_there_were(tmp_path):
     benchmark = tasks.FixedPool(pool.test.sample(tasks=3, queries=5), ways=5, shots=1, queries=5, name="benchmark")
     row = replace(run.plan.rows[0], data=lambda: benchmark)
     entry = measure(run, row, pool, tasks=1000, seed=0, split="test", data=None)
-    assert (entry["tasks"], entry["whole"], entry["data"]) == (3, True, "benchmark")
-    assert not measure(run, run.plan.rows[0], pool, tasks=2, seed=0, split="test", data="images")["whole"]
+    assert (entry.tasks, entry.whole, entry.data) == (3, True, "benchmark")
+    assert not measure(run, run.plan.rows[0], pool, tasks=2, seed=0, split="test", data="images").whole
 
 
 def test_a_report_of_a_classifier(tmp_path):
     pool = tasks.folder(image_folder(tmp_path / "images", 25, 20))
     run = make_run(tmp_path / "run", "maml-glyphs", pool, steps=3)
     score = measure(run, run.plan.rows[0], pool, tasks=6, seed=0, split="test", data="images")
-    keep(run.folder, [score | {"command": ""}])
+    keep(run.folder, [score])
     html, text, loads = read(write_report(run, lambda: pool, tasks=4))
     for told in (
         "maml-glyphs", "Finn et al. 2017", "5 ways, 1 support and 5 query examples per class", "3 of 3, 16 tasks each",
@@ -73,7 +73,7 @@ def test_a_report_of_a_classifier(tmp_path):
     ):  # fmt: skip
         assert told in text, told
     (entry,) = kept(run.folder)
-    assert f"{entry['mean']:.2f} ± {entry['ci95']:.2f}" in text
+    assert f"{entry.mean:.2f} ± {entry.ci95:.2f}" in text
     assert all(address.startswith("data:image/png;base64,") for address in loads)
     assert len(loads) == 3 * 5 * (1 + 3)
     assert "http" not in re.sub(r"data:[^\"]*", "", html)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mutations import Bug
 from scipy import integrate
 from tiny import image_folder, make_run
 from torch import distributions as D
@@ -245,3 +246,17 @@ def test_a_report_shows_what_a_density_draws(tmp_path):
     strips, _, _ = strips.partition("<h2>")
     assert strips.count("given") - 1 == 5 * GIVEN
     assert strips.count("drawn for class") == 5 * DRAWN
+
+
+BUGS = [
+    Bug("a gaussian's draw takes its variance for its deviation", "nn/distributions.py",
+        ("(self.logvar / 2).exp() * torch", "self.logvar.exp() * torch"), "test_gaussians_are_torchs"),
+    Bug("noise runs free in the laws", "testing.py",
+        ("_StillNoise() if law in STILL else nullcontext()", "nullcontext()"),
+        "test_a_noisy_objective_is_judged_like_any_other"),
+    Bug("noise is held still where it should be found", "testing.py",
+        ("_StillNoise() if law in STILL else nullcontext()", "_StillNoise()"),
+        "test_a_noisy_predictor_is_still_found_out"),
+    Bug("test tasks are varied like training tasks", "tasks/varied.py",
+        ("self.pool.test)", "self)"), "test_varied_changes_training_tasks_alone"),
+]  # fmt: skip

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.utils._pytree as pytree
+from mutations import Bug
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from zoo import ZOO
@@ -303,3 +304,21 @@ def test_on_a_gpu_it_is_a_graph(optimizer):
     ordinary = fit(learner(), gaussians(), **options, capture=False)
     for ours, theirs in zip(*(pytree.tree_leaves(run.theta) for run in (captured, ordinary)), strict=True):
         torch.testing.assert_close(ours, theirs)
+
+
+BUGS = [
+    Bug("nobody asks whether a meta-step in one piece was finite", "engine/steady.py",
+        ("return bool(self.all_finite.item())", "return True"),
+        "test_what_is_not_finite_is_found_though_nobody_looked[6]"),
+    Bug("theta does not go back with the optimizer", "engine/steady.py",
+        ("            leaf.copy_(then)", "            pass"),
+        "test_what_is_not_finite_is_found_though_nobody_looked[6]"),
+    Bug("a meta-step in one piece is not clipped", "engine/steady.py",
+        ("point(self.leaves, grads, self.clip)", "point(self.leaves, grads, None)"),
+        "test_steps_in_one_piece_are_the_steps[adam]"),
+    Bug("a captured step is not done when it is captured", "engine/steady.py",
+        ("            self._capture()\n", "            self._capture()\n            return self.result\n"),
+        "test_a_captured_step_is_replayed_bit_by_bit[sgd]"),
+    Bug("what waits for a number is captured all the same", "engine/steady.py",
+        ("        if waits:", "        if False:"), "test_work_that_waits_is_not_captured"),
+]  # fmt: skip

@@ -5,6 +5,7 @@ import os
 
 import pytest
 import torch
+from mutations import Bug
 from torch.testing import assert_close
 
 from metaloop.core import Data, fold
@@ -171,3 +172,15 @@ def test_rainbow_mnist():
     assert tall[0] > tall[1]
     assert tall[2] < tall[3]
     assert len({picture.numpy().tobytes() for picture in pool.ink[::8].flatten(0, 1)}) == 7 * 90
+
+
+BUGS = [
+    Bug("a stream's queries are taken from it", "tasks/streams.py",
+        ("index[..., shots:].flatten(1)", "index[..., :queries].flatten(1)"),
+        "test_a_training_stream_has_the_labels_of_the_whole_list_and_remembers"),
+    Bug("waves are recoded for the queries", "tasks/streams.py",
+        ("[:ways, None]", "[:ways].roll(n, 0)[:, None]"), "test_sines_come_one_after_another"),
+    Bug("rainbow digits lose their labels", "tasks/rainbow_mnist.py",
+        ("y[k[:, None], index])", "y[k[:, None], index.sort(1).values])"),
+        "test_rainbow_tasks_are_of_one_round_with_every_digit"),
+]  # fmt: skip

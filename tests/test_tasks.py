@@ -14,6 +14,7 @@ from urllib.error import HTTPError, URLError
 import numpy as np
 import pytest
 import torch
+from mutations import Bug
 from PIL import Image
 
 import metaloop.tasks as T
@@ -901,3 +902,36 @@ def test_mini_imagenet_archive(own_cache):
 @pytest.mark.parametrize("module", ["pool", "functions", "files", "glyphs", "omniglot", "images"])
 def test_docstrings(module, cache):
     assert doctest.testmod(importlib.import_module(f"metaloop.tasks.{module}")).failed == 0
+
+
+BUGS = [
+    Bug("the number of shots is always the most", "tasks/pool.py",
+        ("ways, drawn, queries, generator)", "ways, shots, queries, generator)"),
+        "test_any_number_of_shots_is_drawn_evenly_in_training_and_as_asked_elsewhere"),
+    Bug("every problem starts at one place", "tasks/problems.py",
+        ("self.spread * torch.randn(tasks, *p.shape, ",
+        "self.spread * torch.ones(tasks, *[1] * p.dim()) * torch.randn(1, *p.shape, "),
+        "test_problems_bring_a_start_for_each_task"),
+    Bug("quadratic functions are scaled by their corners", "tasks/functions.py",
+        ("corners + level", "corners"), "test_quadratic"),
+    Bug("queries are shown in the support set", "tasks/pool.py",
+        ("index[..., shots:]", "index[..., :queries]"),
+        "test_a_task_is_a_consistent_relabelling_of_distinct_classes_and_never_shows_a_query_in_its_support"),
+    Bug("a class is drawn twice", "tasks/pool.py",
+        ("rand(tasks, len(eligible)).topk(ways).indices", "(rand(tasks, ways) * len(eligible)).long()"),
+        "test_a_task_is_a_consistent_relabelling_of_distinct_classes_and_never_shows_a_query_in_its_support"),
+    Bug("support labels do not follow their examples", "tasks/pool.py",
+        ("order // shots", "order.sort(1).values // shots"),
+        "test_a_task_is_a_consistent_relabelling_of_distinct_classes_and_never_shows_a_query_in_its_support"),
+    Bug("a small class borrows from the next", "tasks/pool.py",
+        (">= counts[..., None], -1.0)", ">= counts.amax().expand_as(counts)[..., None], -1.0)"), "test_draws_are_even"),
+    Bug("fixed tasks run out", "tasks/pool.py",
+        ("% len(self.all.support.x)", "% tasks"), "test_fixed_tasks_are_dealt_in_order_and_again"),
+    Bug("characters are held out one by one", "tasks/omniglot.py",
+        ('if name.split("/")[0] in held_out', "if c % 7 == 0"), "test_whole_alphabets_are_held_out"),
+    Bug("Lake's queries are taken for sorted", "tasks/omniglot.py",
+        ("known.index(image) for _, image in pairs", "i for i, _ in enumerate(pairs)"),
+        "test_runs_are_read_as_their_labels_say"),
+    Bug("each example is turned by itself", "tasks/pool.py",
+        ("(tasks, ways, 1)", "(tasks, ways, shots + queries)"), "test_rotations_per_task_turn_each_class_as_a_whole"),
+]  # fmt: skip

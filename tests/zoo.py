@@ -1,41 +1,24 @@
-"""Every learner, in every form that changes what it computes, as a case for the laws. A new learner adds a line."""
+"""Every learner, in every form that changes what it computes, as a case for the laws; and the tasks they are tried on.
+
+The cases of a system stand in its paper test, as functions that make them: `CASES`, name -> () -> Case.
+"""
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
+from importlib import import_module
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 import torch.utils._pytree as pytree
 from torch import nn
 
-from metaloop import (
-    Data,
-    Problem,
-    Task,
-    functional,
-    lstm_optimizer,
-    maml,
-    margin,
-    matching,
-    meta_rnn,
-    neural_statistician,
-    objectives,
-    oml,
-    pretrain,
-    protonet,
-    reptile,
-    snail,
-)  # fmt: skip
-from metaloop.nn import (
-    POLICIES,
-    Bernoulli,
-    Gaussian,
-    Recurrent,
-    adam,
-    conv4,
-    conv_decoder,
-    conv_encoder,
-    mlp,
-    sgd,
-)  # fmt: skip
+from metaloop import Data, Problem, Task, functional
+from metaloop.nn import conv4, mlp
 from metaloop.testing import Case
+
+PAPERS = Path(__file__).parent / "papers"
 
 WAYS = 3
 
@@ -129,118 +112,58 @@ class Smooth(nn.Sequential):
         self.body, self.head = nn.Sequential(nn.Linear(4, 8), nn.Tanh()), nn.Linear(8, WAYS)
 
 
-def statistician(encoder: nn.Module, decoder: nn.Module, likelihood: type, **options):
-    """A Neural Statistician with 6 features, statistics of size 3 and latents of size 2."""
-
-    def smooth(*sizes):
-        return nn.Sequential(nn.Linear(sizes[0], 8), nn.Tanh(), nn.Linear(8, sizes[1]))
-
-    parts = (encoder, smooth(7, 6), smooth(9, 4), smooth(3, 4), decoder)
-    return neural_statistician(*map(functional, parts), ways=WAYS, likelihood=likelihood, **options)
+def image_net(policy: str, **options) -> nn.Module:
+    """The four blocks for 16x16 images; where channels are grouped, five groups of two."""
+    return conv4((1, 16, 16), width=10 if policy == "group" else 4, norm_policy=policy, **options)
 
 
 classifier = functional(Smooth())
 features = functional(mlp((4, 12, 6)))
-curve = functional(mlp((1, 16, 16, 1)))
-recurrent = functional(Recurrent(2, 8, 1))
-linear = functional(nn.Linear(6, WAYS))
 
+# The laws that are waived most often.
 DERIVATIVE, QUERIES, ORDER, HELPS = (
     "meta_gradient_is_the_derivative", "queries_do_not_see_each_other", "support_order_is_irrelevant",
     "meta_training_helps",
 )  # fmt: skip
-TOGETHER = {QUERIES: "a batch of queries is normalised by its own statistics"}
-CONSTANT = "gradients of the network that is trained are held constant"
-STREAM = {ORDER: "the support set is a stream"}
-HELD = "the solution phi is held constant in the meta-gradient"
 
-ZOO: dict[str, Case] = {
-    "maml": Case(maml(*classifier, inner_lr=0.5), blobs),
-    "maml-3-steps": Case(maml(*classifier, inner_lr=0.3, inner_steps=3), blobs),
-    "fomaml": Case(
-        maml(*classifier, inner_lr=0.3, inner_steps=2, first_order=True), blobs,
-        {DERIVATIVE: "inner gradients are held constant"},
-    ),
-    "anil": Case(maml(*classifier, inner_lr=0.5, inner_steps=2, adapts="head"), blobs),
-    "meta-sgd": Case(maml(*classifier, inner_lr=0.3, learn_lr="parameter"), blobs),
-    "maml++": Case(
-        maml(*classifier, inner_lr=0.3, inner_steps=2, learn_lr="layer-step", step_weights=(0.3, 0.7)), blobs
-    ),
-    "maml-adam": Case(maml(*classifier, inner_lr=0.05, inner_steps=3, optimizer=adam()), blobs),
-    "maml-regression": Case(maml(*curve, inner_lr=0.05, inner_steps=2, loss=F.mse_loss), waves),
-    "reptile": Case(
-        reptile(*classifier, inner_lr=0.05, inner_steps=5, batch=4), blobs,
-        {DERIVATIVE: HELD, ORDER: "inner steps take consecutive minibatches of S"},
-    ),
-    "reptile-carried": Case(
-        reptile(*classifier, inner_lr=0.05, inner_steps=3, batch=None, carry_moments=True), blobs,
-        {DERIVATIVE: HELD, HELPS: "moments that Adam has moved are no moments; its meta-training is plain SGD"},
-    ),
-    "reptile-sgd": Case(
-        reptile(*classifier, inner_lr=0.3, inner_steps=4, batch=None, optimizer=sgd()), blobs, {DERIVATIVE: HELD}
-    ),
-    "lstm_optimizer": Case(
-        lstm_optimizer(classifier[0], inner_steps=6, unroll=4, hidden=4), started(blobs, classifier[1]),
-        {DERIVATIVE: CONSTANT},
-    ),
-    "lstm_optimizer-raw-minibatches": Case(
-        lstm_optimizer(curve[0], inner_steps=3, batch=2, preprocessed=False, hidden=4, layers=1, loss=F.mse_loss),
-        started(waves, curve[1], 0.2), {DERIVATIVE: CONSTANT, ORDER: "steps take consecutive minibatches of S"},
-    ),
-    "meta_rnn": Case(meta_rnn(*recurrent), waves, {ORDER: "the network reads S one example after another"}),
-    "protonet": Case(protonet(*features, ways=WAYS), blobs),
-    "protonet-cosine": Case(protonet(*features, ways=WAYS, metric="cosine"), blobs),
-    "neural_statistician": Case(
-        statistician(nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 6)), nn.Linear(5, 8), Gaussian), blobs
-    ),
-    "neural_statistician-pixels": Case(
-        statistician(
-            conv_encoder((1, 16, 16), 6, widths=(3, 4), depth=2, norm_policy="group"),
-            conv_decoder(5, (1, 16, 16), widths=(3, 4), depth=2), Bernoulli, sample_dropout=False,
-        ), drawings, {"meta_training_helps": "forty steps teach the mean drawing, and no statistic yet"},
-    ),
-    "matching": Case(matching(*features, ways=WAYS), blobs),
-    "matching-euclidean": Case(matching(*features, ways=WAYS, metric="euclidean"), blobs),
-    "matching-fce": Case(
-        matching(*features, ways=WAYS, context=6, steps=2), blobs,
-        {ORDER: "two LSTMs read the support set in its order"},
-    ),
-    "snail": Case(
-        snail(*features, ways=WAYS, dim=6, shots=3, filters=4, keys=(4, 4), values=(4, 4)), blobs,
-        {ORDER: "the support set is a sequence, which temporal convolutions read in its order"},
-    ),
-    "oml": Case(oml(*features, *linear, inner_lr=0.1), blobs, STREAM),
-    "oml-classes": Case(
-        oml(*features, *functional(nn.Linear(6, WAYS + 2)), inner_lr=0.1, anew="classes"), blobs, STREAM
-    ),
-    "oml-new-head": Case(oml(*features, *linear, inner_lr=0.1, batch=2, anew=WAYS), blobs, STREAM),
-    "oml-regression": Case(
-        oml(*functional(mlp((1, 16, 16))), *functional(nn.Linear(16, 1)), inner_lr=0.05, loss=F.mse_loss), waves, STREAM
-    ),
-    "pretrain": Case(pretrain(*features, classes=WAYS, dim=6, ways=WAYS), known_blobs),
-    "pretrain-linear": Case(
-        pretrain(*features, classes=WAYS, dim=6, ways=WAYS, head="linear", inner_lr=0.1, inner_steps=10), known_blobs
-    ),
-}  # fmt: skip
 
-for loss in ("softmax", "normface", "sphereface", "cosface", "arcface"):
-    made = getattr(objectives, loss)(classes=WAYS, dim=6)
-    ZOO[f"margin-{loss}"] = Case(margin(*features, ways=WAYS, loss=made), known_blobs)
-for mining in ("all", "semihard"):
-    ZOO[f"margin-triplet-{mining}"] = Case(
-        margin(*features, ways=WAYS, loss=objectives.triplet(mining=mining)), blobs,
-        {"compiles_whole_and_once": "which triplets are mined depends on the data"},
-    )  # fmt: skip
+def waived(policy: str) -> dict[str, str]:
+    """What a network with these norms cannot keep."""
+    together = {QUERIES: "a batch of queries is normalised by its own statistics"}
+    return together if policy in ("transductive", "running") else {}
 
-for policy in POLICIES:
-    waived = TOGETHER if policy in ("transductive", "running") else {}
-    width = 10 if policy == "group" else 4  # five groups of two channels
-    net = functional(conv4((1, 16, 16), width=width, norm_policy=policy, out=WAYS))
-    embed = functional(conv4((1, 16, 16), width=width, norm_policy=policy))
-    ZOO[f"maml-conv4-{policy}"] = Case(maml(*net, inner_lr=0.5), pictures, waived)
-    ZOO[f"protonet-conv4-{policy}"] = Case(protonet(*embed, ways=WAYS), pictures, waived)
-    if policy == "running":
-        ZOO["protonet-conv4-running-at-test"] = Case(
-            protonet(embed[0].eval(), embed[1], ways=WAYS), pictures,
-            {DERIVATIVE: "population statistics are estimated, not learned by gradient"},
-        )  # fmt: skip
+
+class Zoo(Mapping[str, Case]):
+    """All cases by name. A case is made when it is asked for, once; names make none."""
+
+    def __init__(self):
+        self.made: dict[str, Case] = {}
+
+    @cached_property
+    def home(self) -> dict[str, str]:
+        """The system that each case is of."""
+        return {name: system for system, cases in self._cases.items() for name in cases}
+
+    @cached_property
+    def _cases(self) -> dict[str, dict[str, Callable[[], Case]]]:
+        if str(PAPERS) not in sys.path:
+            sys.path.append(str(PAPERS))
+        tests = {path.stem: import_module(path.stem) for path in sorted(PAPERS.glob("test_*.py"))}
+        cases = {stem.removeprefix("test_"): getattr(test, "CASES", {}) for stem, test in tests.items()}
+        names = [name for each in cases.values() for name in each]
+        assert len(set(names)) == len(names), f"two cases have one name: {sorted(names)}"
+        return cases
+
+    def __getitem__(self, name: str) -> Case:
+        if name not in self.made:
+            self.made[name] = self._cases[self.home[name]][name]()
+        return self.made[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.home)
+
+    def __len__(self) -> int:
+        return len(self.home)
+
+
+ZOO = Zoo()

@@ -4,16 +4,19 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..report.results import Entry
 
 
-def scores(entries: list[dict[str, Any]]) -> None:
+def scores(entries: "list[Entry]") -> None:
     from ..report.results import text
 
     rows = []
     for e in entries:
-        published = "–" if e["published"] is None else text(e["published"], e["published_ci95"], e["metric"])
-        rows.append([e["label"], e["metric"], text(e["mean"], e["ci95"], e["metric"]), published])
+        published = "–" if e.published is None else text(e.published, e.published_ci95, e.metric)
+        rows.append([e.label, e.metric, text(e.mean, e.ci95, e.metric), published])
     table(["", "", "ours ± ci95", "published"], rows)
 
 

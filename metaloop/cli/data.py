@@ -4,8 +4,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ..recipes.data import POOLS
 from .console import note
-from .options import DATA_SETS
 
 
 def find_pool(recipe, data: str | None, shape=None, split=(0.6, 0.2, 0.2)):
@@ -14,10 +14,10 @@ def find_pool(recipe, data: str | None, shape=None, split=(0.6, 0.2, 0.2)):
 
     if data is None:
         return recipe.data()
-    if data in DATA_SETS:
+    if data in POOLS:
         return getattr(tasks, data)()
     if not Path(data).exists():
-        raise ValueError(f"there is no data set or folder '{data}'. Data sets: {', '.join(DATA_SETS)}.")
+        raise ValueError(f"there is no data set or folder '{data}'. Data sets: {', '.join(POOLS)}.")
     if shape is None:
         return tasks.folder(data, split=split)
     return tasks.folder(data, split=split, channels=shape[0], size=shape[1])
@@ -44,7 +44,7 @@ def advice(data: str | None):
     try:
         yield
     except ValueError as error:
-        if data is None or data in DATA_SETS or not Path(data).is_dir():
+        if data is None or data in POOLS or not Path(data).is_dir():
             raise
         adapt = "To learn a few classes from a few pictures, `metaloop adapt` a run that was trained on other data."
         raise ValueError(f"{error} {adapt}") from None

@@ -27,8 +27,10 @@ def run(args) -> None:
         check(run, row, pool, args.split)
     for row in rows:
         note(f"testing {row.label} on {row.tested(args.tasks)} tasks")
-        entries.append(measure(run, row, pool, tasks=args.tasks, seed=args.seed, split=args.split, data=data))
-    keep(folder, [{**entry, "command": args.command} for entry in entries])
+        entries.append(measure(
+            run, row, pool, tasks=args.tasks, seed=args.seed, split=args.split, data=data, command=args.command
+        ))  # fmt: skip
+    keep(folder, entries)
     scores(entries)
     home = lambda: pool if data == own else pool_of(run, None)[1]
     print(f"report: {write_report(run, home, tasks=args.tasks)}")

@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-DATA_SETS = ("omniglot", "glyphs", "mini_imagenet", "sinusoid", "gaussians")
+from ..recipes.data import POOLS
 
 
 def option(*flags: str, **settings: Any) -> tuple[tuple[str, ...], dict[str, Any]]:
@@ -23,8 +23,6 @@ TASKS = option("--tasks", type=count, default=1000, metavar="N", help="test task
 WAYS = option("--ways", type=count, metavar="N", help="classes per task")
 SHOTS = option("--shots", type=count, metavar="K", help="support examples per class")
 QUERIES = option("--queries", type=count, metavar="Q", help="query examples per class")
-DATA = option(
-    "--data", metavar="NAME|FOLDER", help=f"{', '.join(DATA_SETS)}, or a folder with one sub-folder per class"
-)
+DATA = option("--data", metavar="NAME|FOLDER", help=f"{', '.join(POOLS)}, or a folder with one sub-folder per class")
 DATA_ROOT = option("--data-root", metavar="DIR", help="where data sets lie (METALOOP_DATA)")
 DEVICE = option("--device", default="auto", metavar="auto|cpu|cuda|mps", help="what computes (auto)")

@@ -10,7 +10,7 @@ def run(args) -> None:
 
     rows = []
     for r in RECIPES.values():
-        published = [f"{row.published:g}" for row in r.rows() if row.published is not None]
+        published = [f"{row.published:g}" for row in r.rows()]
         rows.append([r.name, r.summary, r.paper, r.data_name, " / ".join(published)])
     table(["recipe", "trains", "paper", "data", "published"], rows)
     suggest("metaloop train protonet-glyphs")

@@ -35,9 +35,13 @@ def run(args) -> None:
         "recipe": recipe.name, "data": None if args.data == recipe.data_name else args.data,
         "seed": args.seed, "budget": args.budget, "steps": args.steps, "compile": args.compile,
     }  # fmt: skip
-    options: dict[str, Any] = {"data": None, "seed": 0, "budget": "full", "steps": None, "compile": False}
+    options: dict[str, Any] = {
+        "data": None, "seed": 0, "budget": "full", "settings": None, "steps": None, "compile": False
+    }  # fmt: skip
     if args.resume and (folder / "run.json").exists():
-        options |= {name: value for name, value in read_info(folder).items() if name in given}
+        options |= {name: value for name, value in read_info(folder).items() if name in {*given, "settings"}}
+    if args.budget is not None:  # its settings as they are now
+        options["settings"] = None
     options |= {name: value for name, value in given.items() if value is not None}
     fresh = not (folder / "run.json").exists()
     if args.resume and fresh:
@@ -47,12 +51,13 @@ def run(args) -> None:
     try:
         with advice(options["data"]):
             pool = ranks.first_here(lambda: find_pool(recipe, options["data"]))
-        plan = recipe.plan(pool, steps=options["steps"], budget=options["budget"])
+        settings = options["settings"] or recipe.settings(options["budget"])
+        plan = recipe.plan(pool, steps=options["steps"], budget=options["budget"], settings=settings)
         if ranks.size > 1 and plan.outer is not fit:
             raise ValueError(f"{recipe.name} improves theta in one process: train it without torchrun.")
         with advice(options["data"]):
             rows = rows_for(pool, plan.rows, own=options["data"] is None)
-        info = {**options, "steps": plan.steps, "pool": pool.outline()}
+        info = {**options, "settings": settings, "steps": plan.steps, "pool": pool.outline()}
         extra = {"checkpoint_every": args.checkpoint_every} if args.checkpoint_every else {}
         if args.memory is not None:
             if plan.outer is not fit:
@@ -75,8 +80,10 @@ def run(args) -> None:
         entries = []
         for row in rows:
             note(f"testing {row.label} on {row.tested(args.tasks)} tasks")
-            entries.append(measure(run, row, pool, tasks=args.tasks, seed=0, split="test", data=options["data"]))
-        keep(folder, [{**entry, "command": args.command} for entry in entries])
+            entries.append(measure(
+                run, row, pool, tasks=args.tasks, seed=0, split="test", data=options["data"], command=args.command
+            ))  # fmt: skip
+        keep(folder, entries)
         scores(entries)
         print(f"report: {write_report(run, lambda: pool, tasks=args.tasks)}")
     except (KeyboardInterrupt, Lost) as stop:

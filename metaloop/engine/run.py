@@ -78,6 +78,9 @@ def prepare(folder: Path, resume: bool, info: dict[str, Any], *, longer: bool = 
         given = json.loads(json.dumps(info))
         for name, value in given.items():
             was = recorded.get(name, value)
+            if isinstance(was, dict) and isinstance(value, dict):  # tell apart what differs
+                value = {key: new for key, new in value.items() if was.get(key, new) != new}
+                was = {key: was[key] for key in value}
             if was != value and not (name == "steps" and longer and was < value):
                 how = f"{folder} was started with {name}={was!r}, now it is {value!r}."
                 raise ValueError(f"{how} Resume with the same, or choose another folder.")

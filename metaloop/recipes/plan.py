@@ -1,26 +1,40 @@
-"""A recipe is a function from a pool to a plan: everything a complete run needs, and the rows it is held to."""
+"""A recipe is a function from a pool to a plan: everything a complete run needs, and the rows it is held to.
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+Nothing here imports torch: what recipes there are can be told at once.
+"""
 
-from torch import Tensor
+from __future__ import annotations
 
-from ..core import Learner
-from ..engine import Run, fit
-from ..tasks.pool import Outline, Pool
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
-# pools that read or render images
-STORED = ("omniglot", "glyphs", "mini_imagenet", "mnist", "mnist_problems", "omniglot_stream", "rainbow_mnist")
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..core import Learner
+    from ..engine import Run
+    from ..tasks.pool import Pool
+    from .data import Protocol
+
+
+@dataclass(frozen=True)
+class Figure:
+    """What a paper says of a row."""
+
+    label: str  # the row's
+    published: float  # accuracy in per cent, or the metric's own units
+    published_ci: float | None = None
 
 
 @dataclass(frozen=True)
 class Row:
-    """One published figure: the tasks it is measured on, the learner as used there, and what the paper says.
+    """The tasks a figure is measured on, the learner as used there, and what the paper says.
 
     metric: as `evaluate` takes it, accuracy or mean squared error unless given. data: makes the pool whose test tasks
     the row is measured on, where those are not the plan's: transfer to other data. tasks: at most so many are tested,
-    where the protocol says so (a stream of 200 classes is no episode of five).
+    where the protocol says so (a stream of 200 classes is no episode of five). published: what the recipe says.
     """
 
     label: str  # e.g. "5-way 1-shot"
@@ -28,7 +42,7 @@ class Row:
     ways: int
     shots: int
     queries: int
-    published: float | None = None  # accuracy in per cent, or the metric's own units
+    published: float | None = None
     published_ci: float | None = None
     metric: Callable[[Tensor, Tensor], Tensor] | None = None
     data: Callable[[], Pool] | None = None
@@ -37,6 +51,17 @@ class Row:
     def tested(self, tasks: int) -> int:
         """How many tasks are tested when `tasks` are asked for."""
         return min(tasks, self.tasks or tasks)
+
+
+def label(ways: int, shots: int) -> str:
+    """How a row of classification is called."""
+    return f"{ways}-way {shots}-shot"
+
+
+def _fit() -> Callable[..., Run]:
+    from ..engine import fit
+
+    return fit
 
 
 @dataclass(frozen=True)
@@ -58,7 +83,7 @@ class Plan:
     inner_steps: tuple[int, ...] = ()  # step counts worth showing, for learners that take inner steps
     more_shots: tuple[int, ...] = (1, 2, 3, 5, 10)  # shots worth showing beside the first row's; () for none
     options: dict[str, Any] = field(default_factory=dict)  # further arguments of outer
-    outer: Callable[..., Run] = fit
+    outer: Callable[..., Run] = field(default_factory=_fit)
 
     def training(self) -> dict[str, Any]:
         """The arguments of `outer`."""
@@ -73,29 +98,82 @@ class Plan:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A named recipe. `build(pool, **settings)` makes the plan; `data` names the pool of the published row.
+    """A named recipe. `build(pool, steps=..., **settings)` makes the plan; `data` is what the published row is about.
 
+    published: the paper's figures; they stay with the recipe, whatever a run was trained with.
     budgets: settings by budget: "full" as published; "quick", minutes on two cores; "smoke", seconds, for tests.
     """
 
     name: str
     paper: str
     summary: str
-    data: Callable[[], Pool]
+    data: Protocol
     build: Callable[..., Plan]
+    published: tuple[Figure, ...]
     budgets: dict[str, dict[str, Any]]
 
     @property
+    def system(self) -> str:
+        """The learner or outer loop: the name of the recipe's module, and of that in `metaloop.learners` or `.outer`."""
+        return self.build.__module__.rpartition(".")[2]
+
+    @property
     def data_name(self) -> str:
-        return getattr(self.data, "func", self.data).__name__
+        return self.data.name
 
-    def rows(self) -> tuple[Row, ...]:
-        """The published rows, without reading any data."""
-        return self.plan(Outline((1, 28, 28), 1000) if self.data_name in STORED else None).rows
+    def rows(self) -> tuple[Figure, ...]:
+        """The rows that a paper's figure stands beside, in the order of the plan's. Builds no network."""
+        return self.published
 
-    def plan(self, pool: Pool | None = None, *, steps: int | None = None, budget: str = "full") -> Plan:
-        """The plan on a pool, the recipe's own unless given. steps: how long to train, if not as the budget says."""
+    def settings(self, budget: str = "full") -> dict[str, Any]:
+        """Every setting of a budget besides `steps`, by name: those of the plan function that are not said as well.
+        A run keeps them; see `plan`."""
         if budget not in self.budgets:
             raise ValueError(f"{self.name}: budget is {budget!r}, expected one of {', '.join(self.budgets)}.")
-        settings = {**self.budgets["full"], **self.budgets[budget], **({} if steps is None else {"steps": steps})}
-        return self.build(self.data() if pool is None else pool, **settings)
+        given = {k: p.default for k, p in inspect.signature(self.build).parameters.items() if p.default is not p.empty}
+        settings = {**given, **self.budgets["full"], **self.budgets[budget]}
+        return {name: tuples(value) for name, value in settings.items() if name != "steps"}
+
+    def plan(
+        self, pool: Pool | None = None, *, steps: int | None = None, budget: str = "full",
+        settings: Mapping[str, Any] | None = None,
+    ) -> Plan:  # fmt: skip
+        """The plan on a pool, the recipe's own unless given.
+
+        steps: how long to train, if not as the budget says. settings: instead of the budget's, as a run has kept them
+        (JSON's lists will do); those that it does not name are the plan function's own.
+        """
+        if settings is None:
+            settings = self.settings(budget)
+        if steps is None:
+            steps = {**self.budgets["full"], **self.budgets[budget]}["steps"]
+        named = {name: tuples(value) for name, value in settings.items()}
+        try:
+            inspect.signature(self.build).bind(pool, steps=steps, **named)
+        except TypeError as error:
+            raise ValueError(f"{self.name} was made with other settings than it now takes: {error}.") from None
+        plan = self.build(self.data() if pool is None else pool, steps=steps, **named)
+        figures = {figure.label: figure for figure in self.published}
+        return replace(plan, rows=tuple(_beside(row, figures.get(row.label)) for row in plan.rows))
+
+
+def recipe(
+    name: str, paper: str, summary: str, data: Protocol, build: Callable[..., Plan], *,
+    published: Mapping[str, float | tuple[float, float]] | None = None, quick: dict[str, Any], smoke: dict[str, Any],
+    **full: Any,
+) -> Recipe:  # fmt: skip
+    """A recipe. published: figures by the label of their row, with half the width of their interval where it is told.
+    full: the settings of the published run; quick, smoke: what differs there."""
+    figures = [Figure(row, *(value if isinstance(value, tuple) else (value,))) for row, value in (published or {}).items()]
+    return Recipe(name, paper, summary, data, build, tuple(figures), {"smoke": smoke, "quick": quick, "full": full})
+
+
+def tuples(value: Any) -> Any:
+    """A setting as plans take it: lists, which is what JSON makes of tuples, and ranges as tuples."""
+    return tuple(map(tuples, value)) if isinstance(value, list | tuple | range) else value
+
+
+def _beside(row: Row, figure: Figure | None) -> Row:
+    if figure is None:
+        return row
+    return replace(row, published=figure.published, published_ci=figure.published_ci)

@@ -10,8 +10,9 @@ from torch import Tensor
 from ..core import Data
 from ..engine import predictor
 from ..engine.run import Run, read_info, versions
+from ..tasks.pool import Outline
 from . import find
-from .plan import Outline, Plan
+from .plan import Plan
 
 
 def open_run(folder: str | Path) -> Run:
@@ -31,7 +32,8 @@ def save_predictor(path: str | Path, run: Run, x: Tensor, y: Tensor, classes: li
     """Adapt a recipe's run to x [n, C, H, W] with labels y [n], one of `classes` each; keep the predictor in a file."""
     learner = run.plan.at_test(ways=len(classes))
     f = predictor.adapt(learner, run.theta, x, y, ways=len(classes))
-    about = {name: run.info[name] for name in ("recipe", "budget", "steps", "pool", "seed")}
+    told = ("recipe", "settings", "budget", "steps", "pool", "seed")
+    about = {name: run.info[name] for name in told if name in run.info}
     predictor.save(path, f, {**about, "step": run.step, "classes": classes, "support": len(x), "versions": versions()})
     return f
 
@@ -56,11 +58,13 @@ def _structure(about: dict[str, Any]) -> Any:
 
 
 def _plan(info: dict[str, Any], source: str) -> Plan:
-    known = {"recipe": str, "pool": dict, "steps": int, "budget": str}
+    """The plan as it was: by the settings that were kept, or, where none were yet, by those of its budget."""
+    how = {"settings": dict} if "settings" in info else {"budget": str}
+    known = {"recipe": str, "pool": dict, "steps": int, **how}
     if wrong := [name for name, kind in known.items() if not isinstance(info.get(name), kind)]:
         raise ValueError(f"{source} is damaged: it does not say '{wrong[0]}'.")
     try:
         outline = Outline(**info["pool"])
     except TypeError:
         raise ValueError(f"{source} is damaged: what it says of the pool is not whole.") from None
-    return find(info["recipe"]).plan(outline, steps=info["steps"], budget=info["budget"])
+    return find(info["recipe"]).plan(outline, steps=info["steps"], **{name: info[name] for name in how})

@@ -46,19 +46,22 @@ def write_report(run: Run, pool: Callable[[], Pool], *, tasks: int) -> Path:
 
 def _score(target: Target, e: Entry) -> list[str]:
     published, gap = "–", "–"
-    if e["published"] is not None:
-        published = text(e["published"], e["published_ci95"], e["metric"])
-        gap = f"{e['mean'] - e['published']:+.2f}"
-    where = f"{e['tasks']} {e['split']} tasks of {e['data']}, {target.queries(e['queries'])}, norm: {e['norm']}"
-    return [e["label"], text(e["mean"], e["ci95"], e["metric"]), published, gap, where]
+    if e.published is not None:
+        published = text(e.published, e.published_ci95, e.metric)
+        gap = f"{e.mean - e.published:+.2f}"
+    where = f"{e.tasks} {e.split} tasks of {e.data}, {target.queries(e.queries)}, norm: {e.norm}"
+    return [e.label, text(e.mean, e.ci95, e.metric), published, gap, where]
 
 
 def _published(run: Run, entries: list[Entry]) -> list[list[float]]:
     """The paper's numbers for the first row's tasks, with as many shots or with others: [[shots, mean], ...]."""
-    same, label = ("ways", "norm", "metric", "data", "split"), run.plan.rows[0].label
-    first: Entry = next((e for e in entries if e["label"] == label), {})
-    alike = [e for e in entries if all(e[k] == first.get(k) for k in same)]
-    told = {e["shots"]: e["published"] for e in reversed(alike) if e["published"] is not None}  # the first counts
+    def kind(e: Entry) -> tuple:
+        return e.ways, e.norm, e.metric, e.data, e.split
+
+    label = run.plan.rows[0].label
+    first = next((kind(e) for e in entries if e.label == label), None)
+    alike = [e for e in entries if kind(e) == first]
+    told = {e.shots: e.published for e in reversed(alike) if e.published is not None}  # the first counts
     return [[shots, told[shots]] for shots in sorted(told)]
 
 
@@ -72,7 +75,7 @@ def _facts(run: Run, entries: list[Entry]) -> list[tuple[str, str]]:
         ("recipe", f"{recipe.name} ({recipe.paper})"),
         ("learner", recipe.summary),
         ("data", data),
-        ("norm at meta-test", ", ".join(dict.fromkeys(e["norm"] for e in entries)) or "–"),
+        ("norm at meta-test", ", ".join(dict.fromkeys(e.norm for e in entries)) or "–"),
         ("training tasks", target.episode(plan.ways, plan.shots, plan.queries)),
         ("meta-steps", f"{run.step:,} of {plan.steps:,}, {plan.tasks} {'task' if plan.tasks == 1 else 'tasks'} each"),
         ("parameters", f"{parameters:,}"),

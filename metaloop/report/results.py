@@ -3,6 +3,7 @@
 import json
 import math
 import time
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,53 @@ from ..recipes.plan import Row
 from ..targets import units
 from ..tasks.pool import Pool
 
-Entry = dict[str, Any]
 WHOLE = 1000  # tasks of a protocol that says nothing else
-KEY = ("label", "metric", "ways", "shots", "queries", "tasks", "seed", "split", "data")
 
 
-def measure(run: Run, row: Row, pool: Pool, *, tasks: int, seed: int, split: str, data: str | None) -> Entry:
-    """A row's score on tasks from a split of the pool; accuracies are in per cent.
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """What was measured under one protocol, and how. The fields in their order are the keys in the file; those that a
+    file made by an older version lacks are None here, and lacking when it is written again."""
+
+    label: str  # the row's
+    metric: str  # "accuracy (%)", "mse", or a name of the recipe's own
+    mean: float
+    ci95: float | None  # half the width of the 95 % interval over tasks; None for a single task
+    published: float | None
+    published_ci95: float | None
+    ways: int
+    shots: int
+    queries: int
+    tasks: int
+    whole: bool | None = None  # were there as many tasks as the protocol asks for?
+    seed: int
+    split: str
+    data: str
+    norm: str  # policies of the predictors
+    budget: str | None = None
+    step: int
+    training_seconds: float
+    training_tasks_per_second: float | None
+    test_tasks_per_second: float | None
+    machine: dict[str, Any]
+    versions: dict[str, str]
+    command: str | None = None
+
+    @property
+    def protocol(self) -> tuple:
+        """What is asked: of two entries that agree in it, the later stands."""
+        asked = (self.label, self.metric, self.ways, self.shots, self.queries, self.tasks)
+        return *asked, self.seed, self.split, self.data
+
+    def to_json(self) -> dict[str, Any]:
+        lacking = {f.name for f in fields(self) if f.default is None and getattr(self, f.name) is None}
+        return {name: value for name, value in asdict(self).items() if name not in lacking}
+
+
+def measure(
+    run: Run, row: Row, pool: Pool, *, tasks: int, seed: int, split: str, data: str | None, command: str | None = None
+) -> Entry:
+    """A row's score on tasks from a split of the pool; accuracies are in per cent. command: what asked for it.
 
     tasks: at most so many; the row may say fewer. data: a name for the pool, None for the recipe's own. The published
     score stands beside it if the run was trained on those, too. A row with data of its own is measured on those
@@ -38,18 +79,17 @@ def measure(run: Run, row: Row, pool: Pool, *, tasks: int, seed: int, split: str
     score = evaluate(row.learner, run.theta, pool, tasks=tasks, seed=seed, split=split, metric=row.metric, **episode)
     seconds = time.monotonic() - began
     mean, ci95, metric = in_units(score)
-    return {
-        "label": row.label, "metric": metric, "mean": mean, "ci95": ci95,
-        "published": row.published if own else None,
-        "published_ci95": row.published_ci if own else None,
-        **episode, "tasks": len(score.per_task), "whole": pool.tasks is not None or tasks >= row.tested(WHOLE),
-        "seed": seed, "split": split, "data": data or pool.name,
-        "norm": norm(run, row, pool), "budget": run.info.get("budget", "full"),
-        "step": run.step, "training_seconds": round(run.seconds, 1),
-        "training_tasks_per_second": rate(run.step * run.plan.tasks, run.seconds),
-        "test_tasks_per_second": rate(len(score.per_task), seconds),
-        "machine": machine(), "versions": versions(),
-    }  # fmt: skip
+    return Entry(
+        label=row.label, metric=metric, mean=mean, ci95=ci95,
+        published=row.published if own else None, published_ci95=row.published_ci if own else None,
+        **episode, tasks=len(score.per_task), whole=pool.tasks is not None or tasks >= row.tested(WHOLE),
+        seed=seed, split=split, data=data or pool.name,
+        norm=norm(run, row, pool), budget=run.info.get("budget", "full"),
+        step=run.step, training_seconds=round(run.seconds, 1),
+        training_tasks_per_second=rate(run.step * run.plan.tasks, run.seconds),
+        test_tasks_per_second=rate(len(score.per_task), seconds),
+        machine=machine(), versions=versions(), command=command,
+    )  # fmt: skip
 
 
 def check(run: Run, row: Row, pool: Pool, split: str = "test") -> None:
@@ -84,16 +124,16 @@ def kept(folder: Path) -> list[Entry]:
     """The entries of a run's evaluation.json."""
     path = folder / "evaluation.json"
     try:
-        return json.loads(path.read_text()) if path.exists() else []
-    except ValueError as error:
+        return [Entry(**entry) for entry in json.loads(path.read_text())] if path.exists() else []
+    except (ValueError, TypeError) as error:
         raise ValueError(f"{path} cannot be read ({error}). Delete it and evaluate again.") from None
 
 
 def keep(folder: Path, entries: list[Entry]) -> None:
     """Add entries to a run's evaluation.json; one measured before under the same protocol is replaced."""
-    new = {tuple(e[k] for k in KEY): e for e in entries}
-    old = {tuple(e[k] for k in KEY): e for e in kept(folder)}
-    write_bytes(folder / "evaluation.json", json.dumps([*(old | new).values()], indent=2).encode())
+    new, old = ({entry.protocol: entry for entry in some} for some in (entries, kept(folder)))
+    told = [entry.to_json() for entry in (old | new).values()]
+    write_bytes(folder / "evaluation.json", json.dumps(told, indent=2).encode())
 
 
 def text(mean: float, ci95: float | None, metric: str) -> str:

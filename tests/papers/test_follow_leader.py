@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from mutations import Bug
 from torch import nn
 from torch.testing import assert_close
 
@@ -236,3 +237,18 @@ def test_ctrl_c_ends_the_arrival_and_keeps_it(tmp_path, monkeypatch):
     again = live(out, resume=True)
     assert state(out) == state(whole.folder)
     assert again.info["rounds"] == whole.info["rounds"]
+
+
+BUGS = [
+    Bug("the leader remembers what has not come yet", "outer/follow_leader.py",
+        ("< seen[k][:, None]", "< seen.max()"), "test_memory_gives_what_has_been_seen_and_no_example_twice"),
+    Bug("the leader follows past tasks only", "outer/follow_leader.py",
+        ("order[: t + 1], seen, tasks", "order[: max(1, t)], seen[: max(1, t)], tasks"), "test_the_whole_story"),
+    Bug("the leader is judged on points that have not come yet", "outer/follow_leader.py",
+        ("pool, current, now)", "pool, current, last)"), "test_the_whole_story"),
+    Bug("a resumed life forgets its record", "outer/follow_leader.py",
+        ('descent, None)["rounds"]', 'descent, None)["rounds"][:0]'), "test_ctrl_c_ends_the_arrival_and_keeps_it"),
+    Bug("support and query from memory overlap", "outer/follow_leader.py",
+        ("Data(x[:, shots:], y[:, shots:])", "Data(x[:, :queries], y[:, :queries])"),
+        "test_memory_gives_what_has_been_seen_and_no_example_twice"),
+]  # fmt: skip

@@ -4,12 +4,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torch.utils._pytree as pytree
+from mutations import Bug
 from torch import nn
 from torch.testing import assert_close
-from zoo import WAYS, batched, blobs, one, started
+from zoo import DERIVATIVE, ORDER, WAYS, Smooth, batched, blobs, one, started, waves
 
 from metaloop import Data, Task, functional, lstm_optimizer, meta_gradient
 from metaloop.learners.lstm_optimizer import preprocess
+from metaloop.nn import mlp
+from metaloop.testing import Case
 
 HIDDEN, STEPS = 3, 5
 net, init = functional(nn.Linear(4, WAYS))
@@ -137,3 +140,36 @@ def test_a_support_set_without_a_start_is_refused(task):
         learner.adapt(learner.init(0), Data(*task.support[:2]))
     with pytest.raises(ValueError, match="lstm_optimizer: the support set has no start"):
         learner.objective(learner.adapt, learner.init(0), Task(Data(*task.support[:2]), task.query))
+
+
+CONSTANT = "gradients of the network that is trained are held constant"
+smooth, start = functional(Smooth())
+curve, curve_start = functional(mlp((1, 16, 16, 1)))
+
+CASES = {
+    "lstm_optimizer": lambda: Case(
+        lstm_optimizer(smooth, inner_steps=6, unroll=4, hidden=4), started(blobs, start), {DERIVATIVE: CONSTANT}
+    ),
+    "lstm_optimizer-raw-minibatches": lambda: Case(
+        lstm_optimizer(curve, inner_steps=3, batch=2, preprocessed=False, hidden=4, layers=1, loss=F.mse_loss),
+        started(waves, curve_start, 0.2), {DERIVATIVE: CONSTANT, ORDER: "steps take consecutive minibatches of S"},
+    ),
+}  # fmt: skip
+
+BUGS = [
+    Bug("the learned optimizer's gradients are of second order", "learners/lstm_optimizer.py",
+        (("(phi.detach())\n            d = d.detach()", "(phi)"),
+        ("value.detach() + d @ (phi - phi.detach())", "value")), "test_phi_and_its_meta_gradient"),
+    Bug("back-propagation is not truncated", "learners/lstm_optimizer.py",
+        ("t % unroll == 0 and", "t < 0 and"), "test_phi_and_its_meta_gradient"),
+    Bug("truncation cuts the loss it comes after", "learners/lstm_optimizer.py",
+        ("            d, value =",
+        "            phi = phi.detach() if t % unroll == 0 else phi\n            d, value ="),
+        "test_phi_and_its_meta_gradient"),
+    Bug("coordinates lose their state", "learners/lstm_optimizer.py",
+        ("g, h = step(m, theta, d, h)", "g, h = step(m, theta, d, None)"), "test_phi_and_its_meta_gradient"),
+    Bug("small gradients are not told apart", "learners/lstm_optimizer.py",
+        ("torch.e**P * d, d.sign()", "0 * d, d.sign()"), "test_preprocessing_at_every_size"),
+    Bug("the start is scored instead of the end", "learners/lstm_optimizer.py",
+        ("[*losses[1:], last]", "[*losses]"), "test_phi_and_its_meta_gradient"),
+]  # fmt: skip

@@ -1,14 +1,18 @@
 """MAML and what has been made of it, restated with loops and torch.autograd."""
 
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
 import torch.utils._pytree as pytree
+from mutations import Bug, law
 from torch.testing import assert_close
-from zoo import WAYS, Smooth, batched, blobs, one, waves
+from zoo import DERIVATIVE, WAYS, Smooth, batched, blobs, image_net, one, pictures, waived, waves
 
 from metaloop import Data, Task, functional, maml, meta_gradient
-from metaloop.nn import adam, mlp
+from metaloop.nn import POLICIES, adam, mlp
+from metaloop.testing import Case
 
 net, init = functional(Smooth())
 LR = 0.4
@@ -195,3 +199,67 @@ def test_the_last_learned_rate_serves_further_steps():
     start, S = pytree.tree_map(torch.Tensor.double, learner.init(0)), one(blobs(1, 0), 0).support
     spelled = {n: torch.cat([a, a[-1:], a[-1:]]) for n, a in start["inner_lr"].items()}
     assert_close(longer.adapt(start, S).phi, longer.adapt({**start, "inner_lr": spelled}, S).phi)
+
+
+CURVE = functional(mlp((1, 16, 16, 1)))
+
+
+def images(policy: str) -> Case:
+    return Case(maml(*functional(image_net(policy, out=WAYS)), inner_lr=0.5), pictures, waived(policy))
+
+
+CASES = {
+    "maml": lambda: Case(maml(net, init, inner_lr=0.5), blobs),
+    "maml-3-steps": lambda: Case(maml(net, init, inner_lr=0.3, inner_steps=3), blobs),
+    "fomaml": lambda: Case(
+        maml(net, init, inner_lr=0.3, inner_steps=2, first_order=True), blobs,
+        {DERIVATIVE: "inner gradients are held constant"},
+    ),
+    "anil": lambda: Case(maml(net, init, inner_lr=0.5, inner_steps=2, adapts="head"), blobs),
+    "meta-sgd": lambda: Case(maml(net, init, inner_lr=0.3, learn_lr="parameter"), blobs),
+    "maml++": lambda: Case(
+        maml(net, init, inner_lr=0.3, inner_steps=2, learn_lr="layer-step", step_weights=(0.3, 0.7)), blobs
+    ),
+    "maml-adam": lambda: Case(maml(net, init, inner_lr=0.05, inner_steps=3, optimizer=adam()), blobs),
+    "maml-regression": lambda: Case(maml(*CURVE, inner_lr=0.05, inner_steps=2, loss=F.mse_loss), waves),
+    **{f"maml-conv4-{policy}": partial(images, policy) for policy in POLICIES},
+}  # fmt: skip
+
+BUGS = [
+    Bug("maml loses its second order", "nn/unroll.py",
+        ("if first_order:", "if True:"), law("meta_gradient_is_the_derivative", "maml")),
+    Bug("first-order maml is of second order", "nn/unroll.py",
+        ("if first_order:", "if False:"), "test_first_order_is_the_gradient_at_phi"),
+    Bug("first-order maml keeps its waiver without need", "nn/unroll.py",
+        ("if first_order:", "if False:"), law("meta_gradient_is_the_derivative", "fomaml")),
+    Bug("maml takes one step too few", "learners/maml.py",
+        ("steps=inner_steps, optimizer", "steps=max(1, inner_steps - 1), optimizer"),
+        "test_f_is_the_network_after_the_steps"),
+    Bug("maml starts every step from theta", "nn/unroll.py",
+        ("now = (state, given) if every", "now = (start, given) if every"), "test_f_is_the_network_after_the_steps"),
+    Bug("maml sums its inner loss", "learners/maml.py",
+        ("return loss(net({**rest, **fast}, S.x), S.y)", "return loss(net({**rest, **fast}, S.x), S.y) * len(S.y)"),
+        "test_f_is_the_network_after_the_steps"),
+    Bug("maml moves theta in place", "nn/unroll.py",
+        ("        if proximal:\n            g = {n", "        phi[n0 := next(iter(phi))].sub_(g[n0])\n"
+        "        if proximal:\n            g = {n"), law("adapt_is_pure", "maml")),
+    Bug("anil moves the body too", "learners/maml.py",
+        ("for n, p in learned(phi).items() if moves(n)}", "for n, p in learned(phi).items()}"),
+        "test_anil_moves_the_head_and_learns_the_body"),
+    Bug("meta-sgd does not learn its rates", "learners/maml.py",
+        ('(theta["net"], theta["inner_lr"]) if', '(theta["net"], inner_lr) if'),
+        "test_meta_sgd_learns_a_rate_for_each_parameter"),
+    Bug("maml++ has one rate for all steps", "learners/maml.py",
+        ("{n: a[min(k, len(a) - 1)] for", "{n: a[0] for"),
+        "test_maml_plus_plus_learns_a_rate_for_each_tensor_and_step_and_scores_every_step"),
+    Bug("maml++ weighs its steps alike", "learners/maml.py",
+        ("[w * loss(", "[loss("), "test_maml_plus_plus_learns_a_rate_for_each_tensor_and_step_and_scores_every_step"),
+    Bug("maml++ logs the accuracy of its first step", "learners/maml.py",
+        ("scalars(each[-1]", "scalars(each[0]"),
+        "test_maml_plus_plus_learns_a_rate_for_each_tensor_and_step_and_scores_every_step"),
+    Bug("maml's queries have norms of their own", "learners/maml.py",
+        ("query_net, phi = condition(net, phi, S.x)", "query_net = net"),
+        law("queries_do_not_see_each_other", "maml-conv4-support")),
+    Bug("the objective adapts to the queries", "objectives/query.py",
+        ("adapt(theta, task.support)", "adapt(theta, task.query)"), "test_the_meta_gradient_goes_through_every_step"),
+]  # fmt: skip

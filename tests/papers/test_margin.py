@@ -6,15 +6,17 @@ from math import acos, cos, pi, sin
 import pytest
 import torch
 import torch.utils._pytree as pytree
+from mutations import Bug, law
 from pytorch_metric_learning import losses
 from torch.func import functional_call
 from torch.testing import assert_close
-from zoo import WAYS, batched
+from zoo import WAYS, batched, blobs, features, known_blobs
 
 from metaloop import Data, Task, functional, margin, meta_gradient
 from metaloop import objectives as O
 from metaloop.nn import mlp
 from metaloop.objectives.embedding import psi
+from metaloop.testing import Case
 
 CLASSES, DIM = 7, 5
 embed, init = functional(mlp((4, 8, DIM)))
@@ -253,3 +255,54 @@ def test_what_is_not_known_is_refused():
         O.triplet(mining="hard")
     with pytest.raises(ValueError, match="sphereface: margin=0, expected a whole number, at least 1"):
         made("sphereface", margin=0)
+
+
+def angular(name: str) -> Case:
+    return Case(margin(*features, ways=WAYS, loss=getattr(O, name)(classes=WAYS, dim=6)), known_blobs)
+
+
+def mined(mining: str) -> Case:
+    by_the_data = {"compiles_whole_and_once": "which triplets are mined depends on the data"}
+    return Case(margin(*features, ways=WAYS, loss=O.triplet(mining=mining)), blobs, by_the_data)
+
+
+CASES = {
+    **{f"margin-{name}": partial(angular, name) for name in ANGULAR},
+    **{f"margin-triplet-{mining}": partial(mined, mining) for mining in ("all", "semihard")},
+}
+
+BUGS = [
+    Bug("the farthest example decides", "learners/margin.py",
+        ("torch.where(of_class, cosine[:, None], -torch.inf).amax(-1)",
+        "torch.where(of_class, cosine[:, None], torch.inf).amin(-1)"), "test_the_nearest_example_decides"),
+    Bug("support embeddings stay off the sphere", "learners/margin.py",
+        ('z = F.normalize(embed(theta["net"], S.x), dim=-1)', 'z = embed(theta["net"], S.x)'),
+        "test_the_nearest_example_decides"),
+    Bug("the metric is trained on queries alone", "learners/margin.py",
+        ("Data(*(torch.cat(part) for part in zip(*task, strict=True)))", "task.query"), "test_loss_and_gradient"),
+    Bug("the margin is asked of every class", "objectives/embedding.py",
+        ("torch.where(own, target(params, c.gather(-1, y[:, None])), c)", "target(params, c)"),
+        "test_loss_and_gradient"),
+    Bug("sphereface's cosine is not drawn out", "objectives/embedding.py",
+        ("* cos_mt - 2 * k", "* cos_mt"), "test_the_margin_of_sphereface_draws_the_cosine_out"),
+    Bug("sphereface starts where it should end", "objectives/embedding.py",
+        ("max(least, first", "min(least, first"), "test_the_annealing_of_sphereface"),
+    Bug("sphereface forgets the length of embeddings", "objectives/embedding.py",
+        ("(z.norm(dim=-1, keepdim=True) if scale is None else scale)", "(scale or 16.0)"), "test_loss_and_gradient"),
+    Bug("arcface turns back past pi", "objectives/embedding.py",
+        ("c - margin * sin(margin))", "c * cos(margin) - sine * sin(margin))"),
+        "test_it_is_the_loss_of_pytorch_metric_learning"),
+    Bug("arcface divides by zero", "objectives/embedding.py",
+        (".clamp_min(torch.finfo(c.dtype).eps)", ".clamp_min(0)"),
+        "test_gradients_are_finite_where_an_embedding_meets_its_class"),
+    Bug("triplets are measured off the square", "objectives/mined.py",
+        ("p=2, power=2", "p=2, power=1"), "test_triplets"),
+    Bug("what is mined is not used", "objectives/mined.py", ("(z, y, *mined)", "(z, y)"), "test_triplets"),
+    Bug("in a batch every task has the first one's loss", "objectives/mined.py",
+        ("t.select(axis, i)", "t.select(axis, 0)"), law("many_tasks_are_each_task", "margin-triplet-semihard")),
+    Bug("the upstream gradient is dropped", "objectives/mined.py",
+        ("(g * saved for", "(1 * saved for"), "test_any_loss_of_pytorch_metric_learning_in_a_batch_of_tasks"),
+    Bug("weights are drawn once for all seeds", "objectives/mined.py",
+        ("torch.manual_seed(seed)", "torch.manual_seed(0)"),
+        "test_any_loss_of_pytorch_metric_learning_in_a_batch_of_tasks"),
+]  # fmt: skip

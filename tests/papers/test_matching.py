@@ -4,12 +4,14 @@ import math
 
 import pytest
 import torch
+from mutations import Bug, law
 from torch import nn
 from torch.testing import assert_close
-from zoo import WAYS, batched
+from zoo import ORDER, WAYS, batched, blobs, features
 
 from metaloop import Data, Task, functional, matching, meta_gradient
 from metaloop.nn import mlp
+from metaloop.testing import Case
 
 DIM, STEPS = 5, 3
 embed, init = functional(mlp((4, 8, DIM)))
@@ -142,3 +144,38 @@ def test_context_sees_the_whole_support_set_from_both_ends(task):
 def test_an_unknown_metric_is_refused():
     with pytest.raises(ValueError, match="metric is 'manhattan', expected 'cosine' or 'euclidean'"):
         matching(embed, init, ways=WAYS, metric="manhattan")
+
+
+CASES = {
+    "matching": lambda: Case(matching(*features, ways=WAYS), blobs),
+    "matching-euclidean": lambda: Case(matching(*features, ways=WAYS, metric="euclidean"), blobs),
+    "matching-fce": lambda: Case(
+        matching(*features, ways=WAYS, context=6, steps=2), blobs,
+        {ORDER: "two LSTMs read the support set in its order"},
+    ),
+}  # fmt: skip
+
+BUGS = [
+    Bug("matching adds up logarithms", "learners/matching.py",
+        ("torch.where(member, log_a[..., None], -torch.inf).logsumexp(-2)", "log_a @ member.to(log_a)"),
+        "test_scores_loss_and_gradient"),
+    Bug("matching's cosines are not scaled", "learners/matching.py",
+        (".mT * self.temperature", ".mT"), "test_scores_loss_and_gradient"),
+    Bug("matching normalises over the queries", "learners/matching.py",
+        ("c.log_softmax(-1)", "c.log_softmax(0)"), law("queries_do_not_see_each_other", "matching")),
+    Bug("queries match the support set out of context", "learners/matching.py",
+        ('"embed": params}, g, S.y', '"embed": params}, embed(theta["embed"], S.x), S.y'),
+        "test_scores_loss_and_gradient[fce]"),
+    Bug("the context is learned by half", "learners/matching.py",
+        ('read["g"](theta["g"], g) ', 'read["g"](theta["g"], g).detach() '),
+        law("meta_gradient_is_the_derivative", "matching-fce")),
+    Bug("the backward LSTM answers in its own order", "nn/context.py",
+        ("back.flip(0)", "back"), "test_scores_loss_and_gradient[fce]"),
+    Bug("the support context looks one way", "nn/context.py",
+        ("self.backwards(z.flip(0))", "self.backwards(0 * z)"),
+        "test_context_sees_the_whole_support_set_from_both_ends"),
+    Bug("what was read is forgotten", "nn/context.py",
+        ("torch.cat([z, r], -1)", "torch.cat([z, 0 * r], -1)"), "test_scores_loss_and_gradient[fce]"),
+    Bug("the attentive LSTM keeps no cell", "nn/context.py",
+        ("out, ((_, c),) =", "out, _ ="), "test_scores_loss_and_gradient[fce]"),
+]  # fmt: skip

@@ -2,12 +2,14 @@
 
 import pytest
 import torch
+from mutations import Bug, law
 from torch.testing import assert_close
-from zoo import batched, one, waves
+from zoo import ORDER, batched, one, waves
 
 from metaloop import Data, functional, meta_gradient, meta_rnn
 from metaloop.learners.meta_rnn import read as read_at_once
 from metaloop.nn import Recurrent
+from metaloop.testing import Case
 
 HIDDEN = 5
 net, init = functional(Recurrent(2, HIDDEN, 1, 2))
@@ -90,3 +92,25 @@ def test_classes_are_refused(theta):
     for y in (torch.zeros(4, dtype=torch.int64), torch.zeros(4)):
         with pytest.raises(ValueError, match=r"meta_rnn: support.y is torch.* expected floats \[n, out\]"):
             meta_rnn(net, init).adapt(theta, Data(torch.zeros(4, 1), y))
+
+
+CASES = {
+    "meta_rnn": lambda: Case(
+        meta_rnn(*functional(Recurrent(2, 8, 1))), waves, {ORDER: "the network reads S one example after another"}
+    ),
+}
+
+BUGS = [
+    Bug("a recurrent network sees the target it predicts", "learners/meta_rnn.py",
+        ("torch.cat([torch.zeros_like(S.y[:1]), S.y[:-1]])", "S.y"),
+        "test_a_prediction_is_made_before_its_target_is_seen"),
+    Bug("queries do not see the last target", "learners/meta_rnn.py",
+        ("self.y.expand(n, -1)", "0 * self.y.expand(n, -1)"), "test_each_query_is_the_next_example"),
+    Bug("queries go on from each other's states", "learners/meta_rnn.py",
+        ("inputs[None], h)[0][0]", "inputs, self.h)[0]"), law("queries_do_not_see_each_other", "meta_rnn")),
+    Bug("only the last step is scored", "learners/meta_rnn.py",
+        ("(loss(p, S.y) * len(S.y) + last) / (len(S.y) + 1)", "last"), "test_every_step_is_scored"),
+    Bug("the state forgets what it has read", "learners/meta_rnn.py",
+        ("read(net, theta, checked(S))[1], S.y[-1]", "read(net, theta, checked(Data(S.x[-1:], S.y[-1:])))[1], S.y[-1]"),
+        "test_each_query_is_the_next_example"),
+]  # fmt: skip

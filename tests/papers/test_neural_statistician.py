@@ -4,14 +4,17 @@ whose densities are known. The sets have unequal sizes."""
 import pytest
 import torch
 import torch.utils._pytree as pytree
+from mutations import Bug
 from torch.distributions import Bernoulli, Independent, MultivariateNormal, Normal, kl_divergence
+from torch.nn import Linear, Sequential, Tanh
 from torch.testing import assert_close
-from zoo import WAYS, batched
+from zoo import HELPS, WAYS, batched, blobs, drawings
 
 from metaloop import Data, Task, evaluate, fit, functional, meta_gradient, neural_statistician, nn
 from metaloop.learners.neural_statistician import thinned
-from metaloop.recipes.densities import excess_nats
+from metaloop.targets import excess_nats
 from metaloop.tasks import distributions
+from metaloop.testing import Case
 
 X, H, C, Z = 4, 6, 3, 2
 DOUBLE = torch.float64
@@ -247,3 +250,50 @@ def test_after_a_little_training_a_density_has_the_mean_and_the_variance_of_its_
     (m, v), (ours, spread) = ((t.mean(1), t.var(1)) for t in (given.x[..., 0], torch.stack(drawn).detach()))
     assert (ours - m).abs().mean() < 0.15 < m.std() / 3
     assert torch.stack((spread, v)).corrcoef()[0, 1] > 0.5
+
+
+def statistician(encoder, decoder, likelihood: type, **options):
+    """A Neural Statistician with 6 features, statistics of size 3 and latents of size 2."""
+
+    def smooth(*sizes):
+        return Sequential(Linear(sizes[0], 8), Tanh(), Linear(8, sizes[1]))
+
+    parts = (encoder, smooth(7, 6), smooth(9, 4), smooth(3, 4), decoder)
+    return neural_statistician(*map(functional, parts), ways=WAYS, likelihood=likelihood, **options)
+
+
+CASES = {
+    "neural_statistician": lambda: Case(
+        statistician(Sequential(Linear(4, 8), Tanh(), Linear(8, 6)), Linear(5, 8), nn.Gaussian), blobs
+    ),
+    "neural_statistician-pixels": lambda: Case(
+        statistician(
+            nn.conv_encoder((1, 16, 16), 6, widths=(3, 4), depth=2, norm_policy="group"),
+            nn.conv_decoder(5, (1, 16, 16), widths=(3, 4), depth=2), nn.Bernoulli, sample_dropout=False,
+        ), drawings, {HELPS: "forty steps teach the mean drawing, and no statistic yet"},
+    ),
+}  # fmt: skip
+
+BUGS = [
+    Bug("the statistician weighs KL(c) by example", "learners/neural_statistician.py",
+        ('per_set["kl_z"] + per_set["kl_c"]', 'per_set["kl_z"] + len(h) * per_set["kl_c"]'),
+        "test_the_objective_is_the_bound"),
+    Bug("sample dropout drops nothing", "learners/neural_statistician.py",
+        ("thinned(member) if dropout else member", "member"), "test_the_objective_is_the_bound"),
+    Bug("sample dropout hides examples from the bound", "learners/neural_statistician.py",
+        ("by_density=by_density), h, member", "by_density=by_density), h, kept"), "test_the_objective_is_the_bound"),
+    Bug("sample dropout may leave nothing", "learners/neural_statistician.py",
+        ("< 1 + (torch.rand_like(size)", "< (torch.rand_like(size)"),
+        "test_sample_dropout_leaves_each_number_and_each_example_as_often"),
+    Bug("statistics pool sums", "learners/neural_statistician.py",
+        (", 1) / size.clamp_min(1)", ", 1)"), "test_scores_compare_the_statistics_of_one_example_and_of_a_set"),
+    Bug("the divergence runs backwards", "learners/neural_statistician.py",
+        ("-self.c.kl(alone)", "-alone.kl(self.c)"), "test_scores_compare_the_statistics_of_one_example_and_of_a_set"),
+    Bug("latents come from the prior in training", "learners/neural_statistician.py",
+        ("z = q_z.draw()", "z = p_z.draw()"), "test_the_objective_is_the_bound"),
+    Bug("importance weights forget q", "learners/neural_statistician.py",
+        (" - q_z.log_prob(z))", ")"), "test_densities_and_samples_are_those_of_a_model_that_can_be_solved"),
+    Bug("a class without examples has a KL(c)", "learners/neural_statistician.py",
+        ("torch.where(f.present, f.c.kl(), 0.0)", "f.c.kl()"),
+        "test_a_class_without_examples_is_never_chosen_and_changes_nothing"),
+]  # fmt: skip

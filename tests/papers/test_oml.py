@@ -3,13 +3,15 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from mutations import Bug, law
 from torch import nn
 from torch.func import functional_call
 from torch.testing import assert_close
-from zoo import WAYS, blobs, features, one, waves
+from zoo import ORDER, WAYS, blobs, features, one, waves
 
 from metaloop import Data, Task, functional, meta_gradient, oml
 from metaloop.nn import adam, mlp
+from metaloop.testing import Case
 
 LR = 0.3
 head = functional(nn.Linear(6, WAYS + 2))
@@ -126,3 +128,36 @@ def test_what_does_not_fit_is_said():
     deep = oml(*features, *functional(mlp((6, 8, 3))), inner_lr=LR, anew="classes")
     with pytest.raises(ValueError, match="needs a head of one linear layer, its parameters are"):
         deep.init(0)
+
+
+STREAM = {ORDER: "the support set is a stream"}
+
+CASES = {
+    "oml": lambda: Case(oml(*features, *functional(nn.Linear(6, WAYS)), inner_lr=0.1), blobs, STREAM),
+    "oml-classes": lambda: Case(oml(*features, *head, inner_lr=0.1, anew="classes"), blobs, STREAM),
+    "oml-new-head": lambda: Case(
+        oml(*features, *functional(nn.Linear(6, WAYS)), inner_lr=0.1, batch=2, anew=WAYS), blobs, STREAM
+    ),
+    "oml-regression": lambda: Case(
+        oml(*functional(mlp((1, 16, 16))), *functional(nn.Linear(16, 1)), inner_lr=0.05, loss=F.mse_loss), waves, STREAM
+    ),
+}
+
+BUGS = [
+    Bug("oml loses its second order", "learners/oml.py",
+        ("grad(lambda W: loss(head(W, z), y))(W)",
+        "{n: t.detach() for n, t in grad(lambda W: loss(head(W, z), y))(W).items()}"),
+        "test_the_meta_gradient_runs_back_through_the_whole_trajectory"),
+    Bug("oml's moments start anew with each example", "learners/oml.py",
+        ("g, W, moments)", "g, W, method.init(W))"), "test_the_head_may_step_by_adam"),
+    Bug("oml's representation gets no gradient from the trajectory", "learners/oml.py",
+        ("Data(z, S.y))", "Data(z.detach(), S.y))"), law("meta_gradient_is_the_derivative", "oml")),
+    Bug("oml forgets rows of classes that the stream does not hold", "learners/oml.py",
+        ("torch.where(met[n]", "torch.where(~met[n]"), "test_rows_of_the_classes_in_the_stream_are_learned_anew"),
+    Bug("oml takes every step from where the head began", "core.py",
+        (("            f = update(f", "            g = update(f"),
+        ("return f\n\n    return run", "return g\n\n    return run")),
+        "test_the_head_steps_through_the_stream_in_its_order"),
+    Bug("oml reads the stream backwards", "learners/oml.py",
+        ("Data(z, S.y))", "Data(z.flip(0), S.y.flip(0)))"), "test_the_head_steps_through_the_stream_in_its_order"),
+]  # fmt: skip

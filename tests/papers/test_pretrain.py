@@ -4,12 +4,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torch.utils._pytree as pytree
+from mutations import Bug
 from torch import nn
 from torch.testing import assert_close
-from zoo import WAYS, batched
+from zoo import WAYS, batched, features, known_blobs
 
 from metaloop import Data, Task, functional, meta_gradient, pretrain, protonet
 from metaloop.nn import mlp
+from metaloop.testing import Case
 
 CLASSES, DIM = 7, 5
 embed, init = functional(mlp((4, 8, DIM)))
@@ -92,3 +94,20 @@ def test_theta_has_a_weight_per_training_class():
 def test_an_unknown_head_is_refused():
     with pytest.raises(ValueError, match="head is 'svm', expected 'prototypes' or 'linear'"):
         baseline(head="svm")
+
+
+CASES = {
+    "pretrain": lambda: Case(pretrain(*features, classes=WAYS, dim=6, ways=WAYS), known_blobs),
+    "pretrain-linear": lambda: Case(
+        pretrain(*features, classes=WAYS, dim=6, ways=WAYS, head="linear", inner_lr=0.1, inner_steps=10), known_blobs
+    ),
+}
+
+BUGS = [
+    Bug("pretraining takes the support set", "learners/pretrain.py",
+        ("x, y = task.query", "x, y = task.support"), "test_the_support_set_has_no_part_in_training"),
+    Bug("a linear head takes one step", "learners/pretrain.py",
+        ("range(inner_steps)", "range(1)"), "test_a_linear_head_by_adam_from_zero_on_frozen_features"),
+    Bug("a linear head has no bias", "learners/pretrain.py",
+        (".mT + self.v", ".mT"), "test_a_linear_head_by_adam_from_zero_on_frozen_features"),
+]  # fmt: skip

@@ -1,12 +1,16 @@
 """Prototypical networks, restated one example and one class at a time. The classes have unequal sizes."""
 
+from functools import partial
+
 import pytest
 import torch
+from mutations import Bug, law
 from torch.testing import assert_close
-from zoo import WAYS, batched
+from zoo import DERIVATIVE, WAYS, batched, blobs, features, image_net, pictures, waived
 
 from metaloop import Data, Task, functional, meta_gradient, protonet
-from metaloop.nn import mlp
+from metaloop.nn import POLICIES, mlp
+from metaloop.testing import Case
 
 embed, init = functional(mlp((4, 8, 5)))
 
@@ -83,3 +87,42 @@ def test_a_class_without_examples_is_never_chosen_and_changes_nothing(theta, tas
     assert (scores[:, WAYS:] == -torch.inf).all()
     one_task = Task(*(Data(d.x[None], d.y[None]) for d in task))
     assert_close(meta_gradient(many)(theta, one_task)[:2], meta_gradient(few)(theta, one_task)[:2])
+
+
+def images(policy: str) -> Case:
+    return Case(protonet(*functional(image_net(policy)), ways=WAYS), pictures, waived(policy))
+
+
+def images_at_test() -> Case:
+    net, init = functional(image_net("running"))
+    estimated = {DERIVATIVE: "population statistics are estimated, not learned by gradient"}
+    return Case(protonet(net.eval(), init, ways=WAYS), pictures, estimated)
+
+
+CASES = {
+    "protonet": lambda: Case(protonet(*features, ways=WAYS), blobs),
+    "protonet-cosine": lambda: Case(protonet(*features, ways=WAYS, metric="cosine"), blobs),
+    **{f"protonet-conv4-{policy}": partial(images, policy) for policy in POLICIES},
+    "protonet-conv4-running-at-test": images_at_test,
+}
+
+BUGS = [
+    Bug("prototypes are sums", "learners/protonet.py",
+        (" / count.clamp_min(1)[:, None]", ""), "test_scores_loss_and_gradient"),
+    Bug("absent classes are chosen", "learners/protonet.py",
+        ("torch.where(self.present, score, -torch.inf)", "score"),
+        "test_a_class_without_examples_is_never_chosen_and_changes_nothing"),
+    Bug("prototypes hold back the gradient", "learners/protonet.py",
+        ("(member.mT @ z)", "(member.mT @ z.detach())"), law("meta_gradient_is_the_derivative", "protonet")),
+    Bug("prototypes depend on the order", "learners/protonet.py",
+        ("(member.mT @ z)", "(member.mT @ z.cumsum(0))"), law("support_order_is_irrelevant", "protonet")),
+    Bug("distances are not squared", "learners/protonet.py",
+        (".square().sum(-1)", ".abs().sum(-1)"), "test_scores_loss_and_gradient"),
+    Bug("queries are centred together", "learners/protonet.py",
+        ("z = self.embed(self.theta, x)", "z = self.embed(self.theta, x)\n        z = z - z.mean(0)"),
+        law("queries_do_not_see_each_other", "protonet")),
+    Bug("cosines are not scaled", "learners/protonet.py",
+        (".mT * self.temperature", ".mT"), "test_scores_loss_and_gradient"),
+    Bug("accuracy counts the worst guess", "targets.py",
+        ("(scores.argmax", "(scores.argmin"), "test_scores_loss_and_gradient"),
+]  # fmt: skip

@@ -4,11 +4,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torch.utils._pytree as pytree
+from mutations import Bug
 from torch.testing import assert_close
-from zoo import Smooth, blobs, one
+from zoo import DERIVATIVE, HELPS, ORDER, Smooth, blobs, one
 
 from metaloop import Data, Task, functional, meta_gradient, reptile
 from metaloop.nn import sgd
+from metaloop.testing import Case
 
 net, init = functional(Smooth())
 
@@ -113,3 +115,48 @@ def test_carried_moments_make_one_run_of_adam_over_the_tasks(theta, tasks):
     _, v, _, scale = moved["method"]
     assert_close(scale, torch.tensor(1 - 0.999**15, dtype=torch.double))
     assert_close(list(v.values()), [adam.state[p]["exp_avg_sq"] for p in phi.values()])
+
+
+HELD = "the solution phi is held constant in the meta-gradient"
+
+CASES = {
+    "reptile": lambda: Case(
+        reptile(net, init, inner_lr=0.05, inner_steps=5, batch=4), blobs,
+        {DERIVATIVE: HELD, ORDER: "inner steps take consecutive minibatches of S"},
+    ),
+    "reptile-carried": lambda: Case(
+        reptile(net, init, inner_lr=0.05, inner_steps=3, batch=None, carry_moments=True), blobs,
+        {DERIVATIVE: HELD, HELPS: "moments that Adam has moved are no moments; its meta-training is plain SGD"},
+    ),
+    "reptile-sgd": lambda: Case(
+        reptile(net, init, inner_lr=0.3, inner_steps=4, batch=None, optimizer=sgd()), blobs, {DERIVATIVE: HELD}
+    ),
+}  # fmt: skip
+
+BUGS = [
+    Bug("reptile's gradient flows through phi", "learners/reptile.py",
+        (("solve(held, task", "solve(theta, task"), ("q.detach()", "q")), "test_the_gradient_is_theta_minus_phi"),
+    Bug("reptile steps twice as far", "learners/reptile.py",
+        (".sum() / 2, {} ", ".sum(), {} "), "test_a_step_of_sgd_at_rate_eps_is_the_papers_update"),
+    Bug("reptile sees its first minibatch only", "learners/reptile.py",
+        ("torch.arange(k * batch, (k + 1) * batch,", "torch.arange(batch,"),
+        "test_phi_is_adam_without_momentum_on_consecutive_minibatches"),
+    Bug("reptile's last minibatch does not wrap around", "learners/reptile.py",
+        ("device=S.x.device) % n", "device=S.x.device).clamp(max=n - 1)"),
+        "test_phi_is_adam_without_momentum_on_consecutive_minibatches"),
+    Bug("reptile's inner adam has momentum", "learners/reptile.py",
+        ("adam(beta1=0.0)", "adam()"), "test_phi_is_adam_without_momentum_on_consecutive_minibatches"),
+    Bug("reptile adapts to the queries", "learners/reptile.py",
+        ("solve(held, task.support)", "solve(held, task.query)"), "test_the_queries_do_not_teach"),
+    Bug("reptile's moments start anew for each task", "learners/reptile.py",
+        ('return (theta["net"], theta["method"])', 'return (theta["net"], method.init(learned(theta["net"])))'),
+        "test_carried_moments_make_one_run_of_adam_over_the_tasks"),
+    Bug("reptile's moments are not drawn", "learners/reptile.py",
+        ("state) if carry_moments else learned(phi)", "state) if False else learned(phi)"),
+        "test_carried_moments_make_one_run_of_adam_over_the_tasks"),
+    Bug("adam's second moment is not rescaled", "nn/descent.py",
+        ("beta2 * v_scale + (1 - beta2)", "v_scale + 1"), "test_carried_moments_make_one_run_of_adam_over_the_tasks"),
+    Bug("reptile brings its indices from the host", "learners/reptile.py",
+        ("device=S.x.device) % n", "device=S.x.device) % n\n                B = [i % n for i in range(batch)]"),
+        "tests/test_steady.py::test_no_learner_waits_for_a_number[reptile]"),
+]  # fmt: skip

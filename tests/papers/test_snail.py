@@ -5,11 +5,13 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from mutations import Bug, law
 from torch.testing import assert_close
-from zoo import WAYS, batched
+from zoo import ORDER, WAYS, batched, blobs, features
 
 from metaloop import Data, Task, functional, meta_gradient, snail
 from metaloop.nn import mlp
+from metaloop.testing import Case
 
 DIM, SHOTS, FILTERS, KEYS, VALUES = 5, 3, 4, (3, 2, 6), (2, 7, 3)
 LENGTH = WAYS * SHOTS + 1  # 10: dilations 1, 2, 4, 8
@@ -96,3 +98,23 @@ def test_labels_matter_and_their_order_with_the_examples(theta):
     f, g, h = (learner.adapt(theta, Data(x, y)) for x, y in (S, (S.x, S.y.flip(0)), (S.x.flip(0), S.y.flip(0))))
     assert (f(Q.x) - g(Q.x)).abs().max() > 1e-6
     assert (f(Q.x) - h(Q.x)).abs().max() > 1e-6
+
+
+CASES = {
+    "snail": lambda: Case(
+        snail(*features, ways=WAYS, dim=6, shots=3, filters=4, keys=(4, 4), values=(4, 4)), blobs,
+        {ORDER: "the support set is a sequence, which temporal convolutions read in its order"},
+    ),
+}  # fmt: skip
+
+BUGS = [
+    Bug("snail is told nothing of labels", "learners/snail.py",
+        ("torch.cat([z, y], -1)", "torch.cat([z, 0 * y], -1)"), "test_labels_matter_and_their_order_with_the_examples"),
+    Bug("snail's queries claim a class", "learners/snail.py",
+        ("z.new_zeros(len(z), self.ways)", "z.new_ones(len(z), self.ways)"), "test_scores_loss_and_gradient"),
+    Bug("snail's labels follow another order", "learners/snail.py",
+        ("(S.y[:, None] ==", "(S.y.flip(0)[:, None] =="), "test_scores_loss_and_gradient"),
+    Bug("snail's embedding is frozen in the support set", "learners/snail.py",
+        ('z = embed(theta["embed"], S.x)', 'z = embed(theta["embed"], S.x).detach()'),
+        law("meta_gradient_is_the_derivative", "snail")),
+]  # fmt: skip

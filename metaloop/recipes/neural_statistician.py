@@ -1,0 +1,112 @@
+"""The Neural Statistician: densities of sets of drawings, and of points on the line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from typing import TYPE_CHECKING
+
+import metaloop as ml
+
+from . import data, optim
+from .plan import Plan, Row, label, recipe
+
+if TYPE_CHECKING:
+    from ..tasks.pool import Pool
+
+PAPER = "Edwards & Storkey 2017"
+
+
+def drawings_plan(
+    pool: Pool, *, tests: Sequence[Sequence[int]] = ((5, 1), (5, 5), (20, 1), (20, 5)),
+    transfer: Sequence[int] = (1, 5), steps: int, sets: int = 16, shots: int = 5, c: int = 512, z: int = 16,
+    hidden: int = 256, layers: int = 3, widths: Sequence[int] = (64, 128, 256), depth: int = 3,
+    decoder: str = "convolutions", pens: bool = True, lr: float = 1e-3, decay: bool = False,
+) -> Plan:  # fmt: skip
+    """The Neural Statistician as published on Omniglot: 16 sets of 5 drawings a step, rotated and mirrored characters
+    as classes, random pens, sample dropout, Adam 1e-3; scored by the divergence between statistics.
+
+    pens: mirrored characters and random pens. decay: the rate falls to 0, linearly over the second half of the run.
+    tests: (ways, shots) of each row. transfer: shots of the rows on all ten digits of MNIST, which no training has
+    seen.
+    """
+    if not pool.pictures:
+        raise ValueError(f"this recipe is for images; {pool.name} deals examples of shape {tuple(pool.shape)}.")
+    from torch import nn
+
+    sets = min(sets, pool.train.classes or sets)
+    encoder, init = ml.functional(
+        ml.nn.conv_encoder(pool.shape, hidden, widths=widths, depth=depth, norm_policy="running")
+    )
+    inner, mlp = [hidden] * layers, ml.nn.mlp
+    others = [
+        ml.functional(module) for module in (
+            mlp((hidden + 1, *inner[1:], 2 * c), norm_policy="layer"),
+            mlp((hidden + c, *inner, 2 * z), norm_policy="layer"),
+            mlp((c, *inner, 2 * z), norm_policy="layer"),
+            ml.nn.conv_decoder(z + c, pool.shape, widths=widths, depth=depth) if decoder == "convolutions" else
+            nn.Sequential(mlp((z + c, hidden, 2 * hidden, prod(pool.shape))), ml.nn.Shaped(*pool.shape)),
+        )
+    ]  # fmt: skip
+
+    def at_test(ways: int = 5):
+        return ml.neural_statistician((encoder.eval(), init), *others, ways=ways)
+
+    rows = [Row(label(n, k), at_test(n), n, k, 15) for n, k in tests]
+    rows += [Row(f"{label(10, k)}, MNIST", at_test(10), 10, k, 15, data=ml.tasks.mnist) for k in transfer]
+    pens = pens and pool.shape[0] == 1 and pool.shape[1] == pool.shape[2]
+    return Plan(
+        ml.tasks.Varied(pool, ml.tasks.strokes) if pens else pool,
+        ml.neural_statistician((encoder, init), *others, ways=sets), at_test,
+        tuple(rows), steps=steps, tasks=1, ways=sets, shots=shots, queries=1,
+        options={
+            "clip": 100.0, "optimizer": optim.adam(lr),
+            "schedule": optim.scaled(lambda step: min(1.0, 2 - 2 * step / steps) if decay else 1.0),
+        },
+    )  # fmt: skip
+
+
+def distributions_plan(
+    pool: Pool, *, steps: int, tasks: int = 16, shots: int = 200, c: int = 3, z: int = 32, hidden: int = 128
+) -> Plan:
+    """The Neural Statistician as published on synthetic distributions: sets of 200 points, statistics of size 3, Adam
+    1e-3, 16 sets a step; scored by how far the density it infers from 200 points is from the true one."""
+    if not pool.target.numbers or tuple(pool.shape) != (1,):
+        raise ValueError(f"this recipe is for densities of the line; {pool.name} is for {pool.kind}.")
+    from ..targets import excess_nats
+
+    inner = [hidden] * 3
+    sizes = (
+        (1, *inner), (hidden + 1, *inner, 2 * c), (hidden + c, *inner, 2 * z), (c, *inner, 2 * z), (z + c, *inner, 2)
+    )
+    parts = [ml.functional(ml.nn.mlp(size)) for size in sizes]
+
+    def at_test(ways: int = 1, by_density: bool = True):
+        return ml.neural_statistician(
+            *parts, ways=ways, likelihood=ml.nn.Gaussian, by_density=by_density, sample_dropout=False
+        )
+
+    rows = (Row(f"{shots} points", at_test(), 1, shots, 100, metric=excess_nats),)
+    return Plan(
+        pool, at_test(), at_test, rows, steps=steps, tasks=tasks, ways=1, shots=shots, queries=1,
+        options={"clip": 100.0}, more_shots=(10, 50, 100),
+    )  # fmt: skip
+
+
+SMALL = {"c": 64, "layers": 1, "widths": (32, 64, 128), "depth": 1, "decoder": "perceptron"}
+RECIPES = [
+    recipe(
+        "statistician-omniglot", PAPER, "Neural Statistician, sets of 5, without labels", data.upright_at_test,
+        drawings_plan, steps=360_000,
+        published={
+            "5-way 1-shot": 98.1, "5-way 5-shot": 99.5, "20-way 1-shot": 93.2, "20-way 5-shot": 98.1,
+            "10-way 1-shot, MNIST": 78.6, "10-way 5-shot, MNIST": 93.2,
+        },
+        quick={"steps": 6000, "lr": 2e-3, "decay": True, **SMALL},
+        smoke={"steps": 3, **SMALL, "widths": (4, 4, 4), "pens": False},
+    ),
+    recipe(
+        "statistician-distributions", PAPER, "Neural Statistician, densities from 200 points", data.distributions,
+        distributions_plan, steps=31_250, quick={"steps": 5000, "z": 4, "hidden": 64}, smoke={"steps": 3, "tasks": 2},
+    ),
+]  # fmt: skip
