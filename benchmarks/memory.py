@@ -27,7 +27,7 @@ from metaloop.engine.run import machine, versions
 ROOT = Path(__file__).resolve().parent.parent
 STEPS = (1, 2, 4, 8, 16, 32, 64)
 WAYS_BACK: dict[str, dict[str, Any]] = {
-    "exact": {}, "checkpoint=True": {"checkpoint": True},
+    "exact": {}, "recompute=True": {"recompute": True},
     'method="implicit"': {"method": "implicit"}, 'method="truncated"': {"method": "truncated"},
 }  # fmt: skip
 BUDGETS = ("600MB", "1GB", "2GB", "4GB")
@@ -124,6 +124,7 @@ def plot(path: Path) -> None:
         figure, axes = plt.subplots(2, len(shown), figsize=(3.6 * len(shown), 5.4), squeeze=False, sharex="col")
         for column, varied in enumerate(shown):
             for i, (line, points) in enumerate(told[varied].items()):
+                line = line.replace("checkpoint", "recompute")  # as it was called when it was measured
                 x, style = [int(n) for n in points], {"ls": ["-", "--", "-.", ":"][i % 4], "marker": "o", "ms": 3}
                 axes[0, column].plot(x, [m["bytes"] / 1e6 for m in points.values()], label=line, **style)
                 axes[1, column].plot(x, [m["ms"] for m in points.values()], label=line, **style)

@@ -207,6 +207,7 @@ def memory_table(told: dict) -> str:
         exact = told["curves"][varied]["exact"]
         for name, points in told["curves"][varied].items():
             one, many = points["1"], points["64"]
+            name = name.replace("checkpoint", "recompute")  # as it was called when it was measured
             cells = [
                 queries, f"`{name}`", f"{one['bytes'] / 1e6:.1f}, {many['bytes'] / 1e6:.1f}",
                 f"{one['ms']:.0f}, {many['ms']:.0f}",

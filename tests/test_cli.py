@@ -434,3 +434,41 @@ def test_an_image_of_any_kind_is_converted(call, place, tmp_path):
     image.convert("RGBA").resize((90, 90)).save(tmp_path / "large.webp")
     _, told, _ = call("predict", file, str(tmp_path / "large.webp"), "--json")
     assert json.loads(told)[0]["class"] == "class01"
+
+
+# ---- What an extra brings
+
+
+@pytest.fixture
+def absent(monkeypatch):
+    """As if packages were not installed."""
+
+    def absent(*names: str) -> None:
+        for name in [m for m in sys.modules if m.split(".")[0] in names]:
+            monkeypatch.delitem(sys.modules, name)
+        for name in names:
+            monkeypatch.setitem(sys.modules, name, None)
+
+    return absent
+
+
+def test_what_needs_an_absent_extra_names_it(call, place, absent):
+    absent("pytorch_metric_learning", "matplotlib")
+    told = refuses(call, place, "compare", "proto", "proto")
+    assert told == "metaloop: compare: matplotlib, which draws, is not installed: pip install 'metaloop[plot]'."
+    told = refuses(call, place, "train", "margin-omniglot-triplet", "--data", "images", *QUICK)
+    assert "pytorch-metric-learning, which is not installed: pip install 'metaloop[metric]'." in told
+
+
+def test_without_tensorboard_a_run_has_no_events(call, absent, tmp_path):
+    words = ["train", "maml-glyphs", "--data", "images", "--steps", "2", *QUICK, "--out"]
+    absent("tensorboard")
+    told = []
+    for name in ("first", "second"):
+        status, out, lines = call(*words, str(tmp_path / name))
+        assert status == 0, lines
+        assert "tensorboard --logdir" not in out
+        assert (tmp_path / name / "metrics.jsonl").read_text().count("\n") >= 2
+        assert not list((tmp_path / name).glob("events*"))
+        told += [line for line in lines if "pip install" in line]
+    assert told == ["No events for TensorBoard, which is not installed: pip install 'metaloop[tensorboard]'."]  # once

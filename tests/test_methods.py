@@ -3,6 +3,7 @@ implicitly, by evolution, within a memory budget. Each beside the same thing wri
 
 import math
 from collections import Counter
+from functools import partial
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from metaloop import Data, Learner, Task, fit, functional, maml, meta_gradient, 
 from metaloop.engine.batch import chunks
 from metaloop.engine.memory import SPARE, in_bytes, in_use, peak
 from metaloop.nn import adam, conv4, mlp, rmsprop, sgd, unroll
-from metaloop.nn.unroll import Way, backward, conjugate_gradients
+from metaloop.nn.unroll import Route, backward, conjugate_gradients
 
 net, init = functional(Smooth())
 LR = 0.4
@@ -116,7 +117,7 @@ def test_checkpoints_change_nothing(name, n):
     case = ZOO[name]
     theta, batch = case.theta(), case.batch(n)
     want = meta_gradient(case.learner)(theta, batch)
-    assert_close(meta_gradient(case.learner, checkpoint=True)(theta, batch), want, rtol=1e-10, atol=1e-13)
+    assert_close(meta_gradient(case.learner, recompute=True)(theta, batch), want, rtol=1e-10, atol=1e-13)
 
 
 @pytest.mark.parametrize("steps", [0, 1, 2, 5, 23])
@@ -125,7 +126,7 @@ def test_checkpoints_change_nothing_at_any_number_of_steps(theta, steps, optimiz
     learner = maml(net, init, inner_lr=0.1, inner_steps=steps, optimizer=OPTIMIZERS[optimizer])
     batch = ZOO["maml"].batch(2)
     want = meta_gradient(learner)(theta, batch)
-    assert_close(meta_gradient(learner, checkpoint=True)(theta, batch), want, rtol=1e-10, atol=1e-13)
+    assert_close(meta_gradient(learner, recompute=True)(theta, batch), want, rtol=1e-10, atol=1e-13)
 
 
 def test_checkpoints_keep_few_states_and_compute_no_step_more_than_four_times():
@@ -137,7 +138,7 @@ def test_checkpoints_keep_few_states_and_compute_no_step_more_than_four_times():
         return (s * given).sin()
 
     x = torch.ones(10_000)
-    with backward(Way(checkpoint=True)):
+    with backward(Route(recompute=True)):
         most = peak(grad(lambda x: unroll(step, x, torch.tensor(0.9), 64)[-1].sum()), x)
     assert 2 <= max(calls.values()) <= 4
     assert len(calls) == 64
@@ -150,9 +151,9 @@ def test_a_step_that_is_computed_again_meets_the_same_noise(steps):
     learner, batch = maml(noisy, start, inner_lr=0.3, inner_steps=steps), ZOO["maml"].batch(3)
     theta = {n: p.double() for n, p in start(0).items()}
     results = []
-    for checkpoint in (False, True):
+    for recompute in (False, True):
         torch.manual_seed(0)
-        results.append((meta_gradient(learner, checkpoint=checkpoint)(theta, batch), torch.rand(1)))
+        results.append((meta_gradient(learner, recompute=recompute)(theta, batch), torch.rand(1)))
     assert_close(*results, rtol=1e-10, atol=1e-13)
 
 
@@ -172,7 +173,7 @@ def held(steps: int, **options) -> int:
 def test_memory_is_flat_in_the_number_of_inner_steps():
     once = held(1)
     assert held(16) > 5 * once
-    assert held(16, checkpoint=True) < 1.5 * once
+    assert held(16, recompute=True) < 1.5 * once
     assert held(16, method="truncated") < 1.5 * once
     assert held(16, method="implicit", proximal=2.0) < 1.2 * once
 
@@ -192,13 +193,13 @@ def in_windows(theta, S: Data, steps: int, horizon: int):
     return path
 
 
-@pytest.mark.parametrize("checkpoint", [False, True])
+@pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize("horizon", [1, 2, 3, 5, 9])
-def test_truncated_is_a_loop_that_cuts(theta, task, horizon, checkpoint):
+def test_truncated_is_a_loop_that_cuts(theta, task, horizon, recompute):
     learner, leaves = maml(net, init, inner_lr=LR, inner_steps=5), require(theta)
     phi = in_windows(leaves, task.support, 5, horizon)[-1]
     want = slope(F.cross_entropy(net(phi, task.query.x), task.query.y), leaves)
-    options = {"method": "truncated", "horizon": horizon, "checkpoint": checkpoint}
+    options = {"method": "truncated", "horizon": horizon, "recompute": recompute}
     for batch in (batched(task), pytree.tree_map(lambda t: torch.stack([t, t]), task)):
         assert_close(meta_gradient(learner, **options)(theta, batch)[0], detach(want))
     exact = meta_gradient(learner)(theta, batched(task))[0]
@@ -217,8 +218,8 @@ def test_truncated_scores_every_window(theta, task):
 def test_what_a_step_is_given_has_a_gradient_from_the_last_window_alone():
     """s' = s + c, three times, from s_0: d s_3 / d s_0 = 1, and d s_3 / d c counts the steps of the window."""
     last = lambda s, c: unroll(lambda k, s, c: s + c, s, c, 3)[-1]
-    for way, steps in ((Way(), 3), (Way(checkpoint=True), 3), (Way("truncated", horizon=2), 2)):
-        with backward(way):
+    for route, steps in ((Route(), 3), (Route(recompute=True), 3), (Route("truncated", horizon=2), 2)):
+        with backward(route):
             assert grad(last, argnums=(0, 1))(torch.tensor(1.0), torch.tensor(2.0)) == (1, steps)
             assert last(torch.tensor(1.0), torch.tensor(2.0)) == 7
 
@@ -274,7 +275,7 @@ def test_implicit_is_the_direct_solve(theta, task):
 def test_implicit_is_the_exact_gradient_in_the_limit(theta, options):
     """Also for what is not moved but has a part in the inner problem (ANIL's body), and for several tasks at once."""
     batch = ZOO["maml"].batch(2)
-    exact = meta_gradient(solver(**options), checkpoint=True)(theta, batch)
+    exact = meta_gradient(solver(**options), recompute=True)(theta, batch)
     implicit = meta_gradient(solver(**options), method="implicit", cg_steps=40)(theta, batch)
     assert_close(implicit, exact, rtol=1e-6, atol=1e-8)
 
@@ -293,7 +294,7 @@ def test_implicit_needs_a_pull_and_one_solution(theta, task):
     learner = maml(net, init, inner_lr=LR, proximal=1.0, step_weights=(1.0,))
     with pytest.raises(ValueError, match="the gradient of the last step alone"):
         meta_gradient(learner, method="implicit")(theta, batched(task))
-    with backward(Way("implicit")), pytest.raises(ValueError, match=r"needs an inner loop made by metaloop\.nn\.desc"):
+    with backward(Route("implicit")), pytest.raises(ValueError, match=r"needs an inner loop made by metaloop\.nn\.d"):
         unroll(lambda k, s, given: s, torch.zeros(1), (), 1)
 
 
@@ -379,8 +380,8 @@ def test_a_method_of_inner_loops_needs_one(method):
         ({"method": "truncated", "horizon": 0}, "horizon=0.*expected at least 1"),
         ({"method": "evolution", "sigma": 0.0}, r"sigma=0\.0; .*above 0"),
         ({"method": "implicit", "compile": True}, "method='implicit' cannot be compiled"),
-        ({"checkpoint": True, "compile": True}, "checkpoint=True cannot be compiled"),
-        ({"checkpoint": True, "method": "evolution"}, "'evolution' keeps no inner steps"),
+        ({"recompute": True, "compile": True}, "recompute=True cannot be compiled"),
+        ({"recompute": True, "method": "evolution"}, "'evolution' keeps no inner steps"),
         ({"memory": "much"}, "memory='much', expected a size such as '4GB'"),
     ],
 )
@@ -399,7 +400,7 @@ def test_descent_needs_one_number_to_descend_on(task, theta):
     "options",
     [
         {"method": "truncated", "horizon": 2}, {"method": "implicit"}, {"method": "evolution", "pairs": 2},
-        {"checkpoint": True}, {"memory": "64GB"},
+        {"recompute": True}, {"memory": "64GB"},
     ],
     ids=lambda options: next(iter(options.values())),
 )  # fmt: skip
@@ -410,6 +411,26 @@ def test_fit_takes_each(options):
     run = fit(learner, tasks.gaussians(), **training, **options)
     start = learner.init(0)
     assert all(p.isfinite().all() and not torch.equal(p, start[n]) for n, p in run.theta.items())
+
+
+@pytest.mark.parametrize("value", [False, True])
+def test_recompute_may_be_called_by_its_old_name_for_a_release(theta, value):
+    """It does what it did, says once in one line what to write instead, and is not taken beside the new name."""
+    learner, batch = maml(net, init, inner_lr=LR, inner_steps=3), ZOO["maml"].batch(2)
+    small = {"steps": 1, "tasks": 2, "ways": 3, "shots": 2, "queries": 2, "progress": False, "device": "cpu"}
+    mine = maml(*functional(mlp((2, 8, 3))), inner_lr=0.1)
+    for call in (partial(meta_gradient, learner), partial(fit, mine, tasks.gaussians(), **small)):
+        name = call.func.__name__
+        with pytest.warns(FutureWarning, match=f"^{name}: checkpoint= is now called recompute=; the old") as told:
+            call(checkpoint=value)
+        assert [warning.filename for warning in told] == [__file__]
+        with pytest.raises(ValueError, match=f"^{name}: checkpoint= is now called recompute=, and both are given"):
+            call(checkpoint=value, recompute=value)
+    with pytest.warns(FutureWarning):
+        old = meta_gradient(learner, checkpoint=value)
+    assert_close(old(theta, batch), meta_gradient(learner, recompute=value)(theta, batch), rtol=0, atol=0)
+    with pytest.warns(FutureWarning), pytest.raises(ValueError, match="recompute=True cannot be compiled"):
+        meta_gradient(learner, checkpoint=True, compile=True)
 
 
 # Within a budget

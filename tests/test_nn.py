@@ -12,7 +12,7 @@ from torch.testing import assert_close
 from zoo import WAYS, one, pictures
 
 from metaloop import Data, Task, functional, maml, meta_gradient, pretrain, protonet, reptile
-from metaloop.engine.train import calibrate
+from metaloop.engine.session import calibrate
 from metaloop.nn import LSTM, POLICIES, BatchNorm, adam, attend, conv4, mlp, norm, resnet12, rmsprop, sgd
 from metaloop.nn.backbones import Block
 
@@ -635,7 +635,7 @@ BUGS = [
     Bug("a network's modes are made within a trace", "nn/functional.py",
         ("skeleton._variant(*mode)", "mode"),
         "tests/test_laws.py::test_compiles_whole_and_once[protonet-conv4-support]"),
-    Bug("population statistics are of the first chunk", "engine/train.py",
+    Bug("population statistics are of the first chunk", "engine/session.py",
         ("torch.cat(values).mean(0)", "values[0].mean(0)"),
         "test_population_statistics_are_the_mean_over_tasks_of_the_batchs"),
 ]  # fmt: skip

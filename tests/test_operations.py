@@ -173,7 +173,7 @@ def test_what_threads_would_share_stays_in_order(two_threads):
     maml_here = LEARNERS["maml, 1 step"][0]
     theta, batch = init(0), pictures(4, 0)
     assert where(maml_here, theta, batch) == {"worker"}
-    assert where(maml_here, theta, batch, checkpoint=True) == {"main"}
+    assert where(maml_here, theta, batch, recompute=True) == {"main"}
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert where(maml_here, theta, batch) == {"main"}
     module = conv4((1, 16, 16), width=10, out=WAYS)
@@ -194,5 +194,5 @@ BUGS = [
     Bug("threads forget autocast", "engine/threads.py",
         (" and not _modes()", ""), "test_what_threads_would_share_stays_in_order"),
     Bug("steps computed again share their random numbers", "engine/batch.py",
-        (' == "cpu" and not checkpoint', ' == "cpu"'), "test_what_threads_would_share_stays_in_order"),
+        (' == "cpu" and not recompute', ' == "cpu"'), "test_what_threads_would_share_stays_in_order"),
 ]  # fmt: skip

@@ -1,10 +1,12 @@
 """Pools deal the tasks they promise, and say in one line what is wrong with what they are given."""
 
 import doctest
+import hashlib
 import importlib
 import io
 import os
 import shutil
+import sys
 import urllib.request
 import zipfile
 from email.message import Message
@@ -15,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 from mutations import Bug
-from PIL import Image
+from PIL import Image, features
 
 import metaloop.tasks as T
 from metaloop import Data, Problem, Task, functional
@@ -707,6 +709,22 @@ def test_glyphs(cache):
         x = p.images.view(p.classes, 20, -1)
         assert (x[:, :1] != x[:, 1:]).any(-1).all()  # no example is drawn twice
     assert pool.test.sample(ways=20, shots=5).query.x.shape == (1, 300, 1, 28, 28)
+
+
+def test_glyphs_are_those_that_matplotlib_s_typefaces_drew(cache, monkeypatch):
+    """To the bit, by digests taken when they came from there; now nothing of matplotlib is imported."""
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    pool = T.glyphs()
+    parts = (pool.train, pool.val, pool.test)
+    assert [p.classes for p in parts] == [1669, 127, 217]
+    names = " ".join(name for p in parts for name in p.names)
+    assert hashlib.sha256(names.encode()).hexdigest()[:16] == "deb1a7a340f16772"
+    if (drawn_by := features.version("freetype2")) != "2.14.3":
+        pytest.skip(f"the pixels' digest is of FreeType 2.14.3, in Pillow 13.0; here it is {drawn_by}")
+    images = torch.cat([p.images for p in parts])
+    assert images.sum().item() == pytest.approx(948524053, abs=50)  # without AVX, torch rounds 89 pixels elsewise
+    if torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512"):
+        assert hashlib.sha256(images.numpy().tobytes()).hexdigest()[:16] == "46425995c01b1694"
 
 
 def test_glyphs_are_drawn_by_the_seed():

@@ -17,9 +17,10 @@ import torch
 import torch.utils._pytree as pytree
 
 from metaloop import Learner, fit, functional, maml, meta_gradient, protonet, tasks
-from metaloop.engine import deal, train
+from metaloop.engine import deal
 from metaloop.engine.checkpoint import flatten
 from metaloop.engine.ranks import join
+from metaloop.engine.seeds import noise
 from metaloop.nn import conv4, mlp
 from metaloop.testing import _StillNoise
 
@@ -135,7 +136,7 @@ def check(out: Path) -> None:
 
     draws = [fit(noisy(), Double(tasks.gaussians(dim=4)), tasks=6, **QUICK).theta for _ in range(2)]
     found["bits of noise"] = [bits(theta) for theta in draws]
-    with train.noise(0, ranks.stream("noise"), 0):
+    with noise(0, ranks.stream("noise"), 0):
         found["draw"] = torch.rand(()).item()
 
     try:

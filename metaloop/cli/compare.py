@@ -17,11 +17,12 @@ OPTIONS = (
 def run(args) -> None:
     from ..engine import evaluate
     from ..recipes.stored import open_run
-    from ..report.compare import write_plot
+    from ..report.compare import drawing, write_plot
     from ..report.results import check, in_units, text
 
     if Path(args.out).suffix not in (".png", ".html"):
         raise ValueError(f"--out {args.out}: expected a name that ends in .png or .html.")
+    drawing()  # before anything is tested
     runs = [open_run(folder) for folder in args.runs]
     shape = runs[0].info["pool"]["shape"]
     for folder, run in zip(args.runs, runs, strict=True):

@@ -23,6 +23,7 @@ OPTIONS = (
 
 def run(args) -> None:
     from ..engine import fit
+    from ..engine.log import has_tensorboard
     from ..engine.ranks import Lost, join
     from ..engine.run import read_info, undo
     from ..recipes import find
@@ -93,4 +94,5 @@ def run(args) -> None:
         raise
     to = quoted(folder)
     again = f"metaloop evaluate {to}{pool.target.again(rows[0].ways)}"
-    suggest(*pool.uses(folder), again, f"tensorboard --logdir {to}")
+    events = [f"tensorboard --logdir {to}"] if has_tensorboard() else []
+    suggest(*pool.uses(folder), again, *events)

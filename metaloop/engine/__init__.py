@@ -3,6 +3,7 @@
 from .batch import meta_gradient
 from .evaluate import Score, evaluate
 from .run import Run
-from .train import NonFinite, fit
+from .session import NonFinite
+from .train import fit
 
 __all__ = ["NonFinite", "Run", "Score", "evaluate", "fit", "meta_gradient"]

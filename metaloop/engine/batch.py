@@ -18,6 +18,7 @@ from ..core import Info, Learner, Task, Theta
 from ..nn.unroll import backward
 from . import methods
 from .memory import in_bytes, largest_chunk
+from .renamed import renamed
 from .threads import Compiled, SideBySide, cores
 
 MetaGradient = Callable[[Theta, Task], tuple[Theta, Tensor, Info]]
@@ -26,11 +27,12 @@ MetaGradient = Callable[[Theta, Task], tuple[Theta, Tensor, Info]]
 WORKING_SET, COMPILED_SET = 2**17, 2**13  # numbers of task data per chunk on a CPU; see `chunk_size`
 
 
+@renamed("checkpoint", "recompute")
 def meta_gradient(
     learner: Learner,
     *,
     method: str = "exact",
-    checkpoint: bool = False,
+    recompute: bool = False,
     chunk: int | None = None,
     memory: str | int | None = None,
     compile: bool = False,
@@ -47,20 +49,20 @@ def meta_gradient(
     method: "exact"; or, for learners with an inner loop by `metaloop.nn.descend` or `unroll`, "truncated" to the last
         `horizon` inner steps, or "implicit" with `cg_steps` of conjugate gradients (`metaloop.nn.unroll` has the
         mathematics); or, for all, "evolution" with `pairs` of values at a distance of sigma (`engine.methods`).
-    checkpoint: inner steps are computed again when the gradient comes back, instead of kept: the same gradient, in
+    recompute: inner steps are computed again when the gradient comes back, instead of kept: the same gradient, in
         memory that hardly grows with their number.
     chunk: how many tasks are held in memory at once; None lets `chunk_size` choose. memory: what the process may hold
         ("4GB", or bytes; on a GPU, in tensors); chunks are then as large as fits, and no larger than `chunk`.
     compile: trace the work of a chunk with torch.compile (half a minute or more, once).
     On a CPU chunks are computed on all cores side by side, where they can be (`engine.threads`).
-    The result depends on none of checkpoint, chunk, memory and compile beyond rounding.
+    The result depends on none of recompute, chunk, memory and compile beyond rounding.
 
     Raises ValueError on an unknown method or one that the learner has no use for, if one task takes more than the
     memory, if the tensors of `tasks` disagree on the number of tasks, or if there are none.
     """
     if chunk is not None and chunk < 1:
         raise ValueError(f"meta_gradient: chunk={chunk}, expected at least 1, or None.")
-    way = methods.way(method, checkpoint, compile, horizon, cg_steps, sigma, pairs)
+    route = methods.route(method, recompute, compile, horizon, cg_steps, sigma, pairs)
     budget = None if memory is None else in_bytes(memory)
 
     def one(theta: Theta, task: Task) -> tuple[Tensor, tuple[Tensor, Info]]:
@@ -96,7 +98,7 @@ def meta_gradient(
 
     def spread(tasks: Task) -> bool:
         """Steps that are computed again set the random numbers, which threads share."""
-        return tasks.support.x.device.type == "cpu" and not checkpoint
+        return tasks.support.x.device.type == "cpu" and not recompute
 
     def size(theta: Theta, tasks: Task) -> int:
         """Of the chunks; what is measured for it is measured once for tasks of one shape."""
@@ -119,9 +121,9 @@ def meta_gradient(
         return pytree.tree_map(lambda t: t / count(tasks), total)
 
     def mean(theta: Theta, tasks: Task) -> tuple[Theta, Tensor, Info]:
-        if way.method != "exact" and not way.met:
-            methods.check_inner_loop(learner, theta, first_task(tasks), way)
-        with backward(way):
+        if route.method != "exact" and not route.met:
+            methods.check_inner_loop(learner, theta, first_task(tasks), route)
+        with backward(route):
             if method != "evolution":
                 grads, (loss, info) = mean_of(theta, tasks)
                 return grads, loss, info

@@ -53,11 +53,6 @@ class Score:
         return f"{scale * self.mean:.4g} ± {scale * self.ci95:.2g} ({unit})"
 
 
-def score_tasks(predicted: Tensor, y: Tensor) -> Tensor:
-    """Each task's score: accuracy where y [tasks, n] are classes, mean squared error where y are numbers."""
-    return target_of(y).score(predicted, y)
-
-
 def evaluate(
     learner: Learner,
     theta: Theta,

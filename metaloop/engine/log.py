@@ -3,6 +3,8 @@
 import json
 import sys
 import time
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -82,10 +84,11 @@ class Log:
             print(line, file=sys.stderr, flush=True)
 
     def _write(self, line: dict[str, float]) -> None:
-        if self.file is not None and self.events is not None:
+        if self.file is not None:
             try:
                 self.file.write((json.dumps(line) + "\n").encode())
-                self.events.add(**line)  # type: ignore[arg-type]
+                if self.events is not None:
+                    self.events.add(**line)  # type: ignore[arg-type]
             except OSError as error:
                 kept = "The last checkpoint is whole."
                 raise ValueError(f"cannot write to {self.folder}: {error.strerror}. {kept}") from None
@@ -97,7 +100,10 @@ class Log:
         write_bytes(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
         try:
             self.file = path.open("ab", buffering=0)  # a line that was logged survives the process
-            self.events = Events(folder, self.start)
+            if has_tensorboard():
+                self.events = Events(folder, self.start)
+            elif self.show:
+                _say_once("No events for TensorBoard, which is not installed: pip install 'metaloop[tensorboard]'.")
         except OSError as error:
             raise ValueError(f"cannot write to {folder}: {error.strerror}.") from None
 
@@ -109,6 +115,15 @@ class Log:
         self.bar = progress.Progress(*columns, progress.TimeRemainingColumn(), console=Console(stderr=True))
         self.bar_task = self.bar.add_task("", total=self.steps, completed=self.start, text="")
         self.bar.start()
+
+
+def has_tensorboard() -> bool:
+    return find_spec("tensorboard") is not None
+
+
+@cache
+def _say_once(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 class Events:

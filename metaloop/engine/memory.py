@@ -85,7 +85,7 @@ def largest_chunk(
         return max(fitting)
     raise ValueError(
         f"memory={in_words(budget)!r}: a task takes {in_words(need)} beside the {in_words(held)} in use. "
-        "Give it more, or take fewer inner steps or queries (in Python also checkpoint=True)."
+        "Give it more, or take fewer inner steps or queries (in Python also recompute=True)."
     )
 
 

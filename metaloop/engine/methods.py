@@ -17,12 +17,12 @@ import torch.utils._pytree as pytree
 from torch import Tensor
 
 from ..core import Learner, Task, Theta
-from ..nn.unroll import Way, backward
+from ..nn.unroll import Route, backward
 
 METHODS = ("exact", "truncated", "implicit", "evolution")
 
 
-def way(method: str, checkpoint: bool, compile: bool, horizon: int, cg_steps: int, sigma: float, pairs: int) -> Way:
+def route(method: str, recompute: bool, compile: bool, horizon: int, cg_steps: int, sigma: float, pairs: int) -> Route:
     """How gradients come back through inner loops, from what `meta_gradient` is given.
 
     Raises ValueError on an unknown method, a number out of its range, or what does not go together.
@@ -32,15 +32,15 @@ def way(method: str, checkpoint: bool, compile: bool, horizon: int, cg_steps: in
     if min(horizon, cg_steps, pairs) < 1 or not sigma > 0:
         given = f"horizon={horizon}, cg_steps={cg_steps}, pairs={pairs}, sigma={sigma}"
         raise ValueError(f"meta_gradient: {given}; expected at least 1, and sigma above 0.")
-    if compile and (checkpoint or method == "implicit"):
-        asked = "checkpoint=True" if checkpoint else "method='implicit'"
+    if compile and (recompute or method == "implicit"):
+        asked = "recompute=True" if recompute else "method='implicit'"
         raise ValueError(f"meta_gradient: {asked} cannot be compiled. Leave out compile=True.")
-    if checkpoint and method in ("implicit", "evolution"):
-        raise ValueError(f"meta_gradient: method={method!r} keeps no inner steps. Leave out checkpoint=True.")
-    return Way("exact" if method == "evolution" else method, checkpoint, horizon, cg_steps)
+    if recompute and method in ("implicit", "evolution"):
+        raise ValueError(f"meta_gradient: method={method!r} keeps no inner steps. Leave out recompute=True.")
+    return Route("exact" if method == "evolution" else method, recompute, horizon, cg_steps)
 
 
-def check_inner_loop(learner: Learner, theta: Theta, task: Task, asked: Way) -> None:
+def check_inner_loop(learner: Learner, theta: Theta, task: Task, asked: Route) -> None:
     """Raise ValueError if the method is one of inner loops, and the learner has none that the engine knows."""
     with backward(asked), torch.no_grad():
         learner.objective(learner.adapt, theta, task)

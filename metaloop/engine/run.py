@@ -77,10 +77,7 @@ def prepare(folder: Path, resume: bool, info: dict[str, Any], *, longer: bool = 
         recorded = read_info(folder)
         given = json.loads(json.dumps(info))
         for name, value in given.items():
-            was = recorded.get(name, value)
-            if isinstance(was, dict) and isinstance(value, dict):  # tell apart what differs
-                value = {key: new for key, new in value.items() if was.get(key, new) != new}
-                was = {key: was[key] for key in value}
+            was, value = _apart(recorded.get(name, value), value)
             if was != value and not (name == "steps" and longer and was < value):
                 how = f"{folder} was started with {name}={was!r}, now it is {value!r}."
                 raise ValueError(f"{how} Resume with the same, or choose another folder.")
@@ -97,6 +94,14 @@ def prepare(folder: Path, resume: bool, info: dict[str, Any], *, longer: bool = 
     for left in folder.glob(".*.tmp"):  # by a killed process
         left.unlink(missing_ok=True)
     return recorded
+
+
+def _apart(was: Any, now: Any) -> tuple[Any, Any]:
+    """Both, or of two tables the entries that differ: what only one of them knows counts as the same."""
+    if not (isinstance(was, dict) and isinstance(now, dict)):
+        return was, now
+    differ = [name for name in now if was.get(name, now[name]) != now[name]]
+    return {name: was[name] for name in differ}, {name: now[name] for name in differ}
 
 
 def undo(folder: Path) -> None:

@@ -4,10 +4,10 @@
     phi'    = a descent method's step on grad L(phi; given) + lambda (phi - phi_0)          descend
 
 A learner says what is iterated. How the meta-gradient comes back through it is not the learner's business: the engine
-says so by `backward(way)`, for all that is computed inside.
+says so by `backward(route)`, for all that is computed inside.
 
     exact       through all K steps
-    checkpoint  the same, from about (6 K)^(1/3) kept states: the steps between are computed again on the way back,
+    recompute   the same, from about (6 K)^(1/3) kept states: the steps between are computed again on the way back,
                 each at most twice, and once more for its own derivative
     truncated   back through windows of `horizon` steps, the last window ending at s_K. Across a cut the state counts
                 as s_0 plus a constant: d s / d s_0 = I, d s / d given = 0. Where s_0 holds nothing learned this is
@@ -39,37 +39,37 @@ from .descent import Descent, Rate, sgd
 
 Tensors = tuple[Tensor, ...]
 Step = Callable[[int, Any, Any], Any]
-LEVELS = 3  # with checkpoint=True: how often a step is computed at most, its own way back not counted
+LEVELS = 3  # with recompute=True: how often a step is computed at most, its own way back not counted
 
 
 @dataclass(frozen=True)
-class Way:
-    """How a gradient comes back through inner loops. met: the loops that it has come back through."""
+class Route:
+    """The route by which a gradient comes back through inner loops. met: the loops that it has come back through."""
 
     method: str = "exact"
-    checkpoint: bool = False
+    recompute: bool = False
     horizon: int = 1
     cg_steps: int = 5
     met: list[str] = field(default_factory=list, compare=False)
 
 
-_way = Way()
+_route = Route()
 
 
 @contextmanager
-def backward(way: Way) -> Iterator[None]:
-    """Within this, gradients come back through inner loops in this way."""
-    global _way
-    before, _way = _way, way
+def backward(route: Route) -> Iterator[None]:
+    """Within this, gradients come back through inner loops by this route."""
+    global _route
+    before, _route = _route, route
     try:
         yield
     finally:
-        _way = before
+        _route = before
 
 
-def _meet(way: Way, loop: str) -> None:
-    if not torch.compiler.is_compiling() and loop not in way.met:  # a trace must not depend on what came before
-        way.met.append(loop)
+def _meet(route: Route, loop: str) -> None:
+    if not torch.compiler.is_compiling() and loop not in route.met:  # a trace must not depend on what came before
+        route.met.append(loop)
 
 
 def unroll(step: Step, state: Any, given: Any, steps: int, *, every: bool = False) -> list[Any]:
@@ -78,16 +78,16 @@ def unroll(step: Step, state: Any, given: Any, steps: int, *, every: bool = Fals
     step must be a function of its arguments alone: each tensor it uses is in state or given, which are pytrees.
     Raises ValueError if the engine asks for implicit gradients, which are those of `descend`.
     """
-    way, start, path = _way, state, []
-    if way.method == "implicit":
+    route, start, path = _route, state, []
+    if route.method == "implicit":
         raise ValueError("unroll: method='implicit' needs an inner loop made by metaloop.nn.descend.")
-    _meet(way, "unroll")
-    window = min(way.horizon, steps) if way.method == "truncated" else steps
-    for k in _segments(steps, window, way, every):
+    _meet(route, "unroll")
+    window = min(route.horizon, steps) if route.method == "truncated" else steps
+    for k in _segments(steps, window, route, every):
         if k[0] and (steps - k[0]) % window == 0:
             state = _constant_plus(state, start)
         now = (state, given) if every or k[0] >= steps - window else pytree.tree_map(_held, (state, given))
-        state = _again(step, k, *now) if way.checkpoint else step(k[0], *now)
+        state = _again(step, k, *now) if route.recompute else step(k[0], *now)
         path.append(state)
         path = path if every else path[-1:]
     return path
@@ -116,7 +116,7 @@ def descend(
     >>> descend(far, {"w": torch.zeros(1)}, (torch.ones(1),), lr=0.5, steps=2)
     [{'w': tensor([0.7500])}]
     """
-    method, way = optimizer or sgd(), _way
+    method, route = optimizer or sgd(), _route
 
     def slope(phi: Params, given) -> Params:
         """grad_phi L(phi; given), which is recorded for further derivatives where torch.is_grad_enabled()."""
@@ -138,25 +138,25 @@ def descend(
 
     rates = lr if isinstance(lr, float | int | dict) else list(lr)
     state, everything = (phi, method.init(phi)), (tuple(given), phi if proximal else None, rates)
-    if way.method != "implicit":
+    if route.method != "implicit":
         return [phi for phi, _ in unroll(step, state, everything, steps, every=every)]
     if not proximal > 0:
         raise ValueError("descend: method='implicit' needs a pull to the start, e.g. maml(..., proximal=2.0).")
     if every:
         raise ValueError("descend: method='implicit' gives the gradient of the last step alone, not of every one.")
-    _meet(way, "descend")
+    _meet(route, "descend")
 
     def solve(phi: Params, given, rates) -> Params:
-        with backward(Way()):
+        with backward(Route()):
             return unroll(step, (phi, method.init(phi)), (given, phi, rates), steps)[-1][0]
 
-    return [_implicit(solve, slope, phi, tuple(given), rates, proximal, way.cg_steps)]
+    return [_implicit(solve, slope, phi, tuple(given), rates, proximal, route.cg_steps)]
 
 
-def _segments(steps: int, window: int, way: Way, every: bool) -> Iterator[range]:
+def _segments(steps: int, window: int, route: Route, every: bool) -> Iterator[range]:
     """The steps of which only the state before them is kept, in order; none reaches across a cut. One by one if every
     state is."""
-    levels = 1 if every or not way.checkpoint else LEVELS
+    levels = 1 if every or not route.recompute else LEVELS
     for end in range(steps % window or window, steps + 1, window) if steps else ():
         yield from _split(range(max(0, end - window), end), levels)
 

@@ -27,9 +27,14 @@ def triplet(*, margin: float = 0.2, mining: str = "all") -> EmbeddingLoss:
     """(1) over all triplets, or with mining="semihard" over those of (2)."""
     if mining not in ("all", "semihard"):
         raise ValueError(f"triplet: mining is {mining!r}, expected 'all' or 'semihard'.")
-    from pytorch_metric_learning.distances import LpDistance
-    from pytorch_metric_learning.losses import TripletMarginLoss
-    from pytorch_metric_learning.miners import TripletMarginMiner
+    try:
+        from pytorch_metric_learning.distances import LpDistance
+        from pytorch_metric_learning.losses import TripletMarginLoss
+        from pytorch_metric_learning.miners import TripletMarginMiner
+    except ModuleNotFoundError:
+        raise ValueError(
+            "triplet: needs pytorch-metric-learning, which is not installed: pip install 'metaloop[metric]'."
+        ) from None
 
     squared = LpDistance(normalize_embeddings=True, p=2, power=2)
     miner = TripletMarginMiner(margin, mining, distance=squared) if mining != "all" else None                   # (2)

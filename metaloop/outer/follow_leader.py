@@ -17,8 +17,7 @@ What is followed is up to F: MAML's is the paper's FTML; MAML's with no inner st
 """
 
 import json
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,15 +25,11 @@ import torch.utils._pytree as pytree
 from torch import Tensor
 
 from ..core import Data, Learner, Task, Theta
-from ..engine.batch import meta_gradient
 from ..engine.checkpoint import write_bytes
-from ..engine.device import choose, float32
 from ..engine.evaluate import Score
-from ..engine.interrupt import Interrupt
-from ..engine.log import Log
-from ..engine.run import Run, newest_whole, prepare
+from ..engine.run import Run
 from ..engine.seeds import generator, noise
-from ..engine.train import descend, explain, finite, keep, restore
+from ..engine.session import CALIBRATION_TASKS, begin, estimate
 from ..targets import target_of
 
 if TYPE_CHECKING:
@@ -53,20 +48,11 @@ def follow_leader(
     ways: int = 10,
     shots: int = 10,
     queries: int = 10,
-    optimizer: Callable[[list[Tensor]], torch.optim.Optimizer] | None = None,
-    clip: float | None = None,
-    at_test: Learner | None = None,
     validation: dict[str, int] | None = None,
     validate_every: int | None = None,
     checkpoint_every: int | None = None,
-    chunk: int | None = None,
-    compile: bool = False,
     seed: int = 0,
-    device: str | torch.device = "auto",
-    out: str | Path | None = None,
-    resume: bool = False,
-    progress: bool = True,
-    info: dict[str, Any] | None = None,
+    **training: Any,
 ) -> Run:
     """Live through a pool of rounds, whose order `seed` draws; theta follows the leader on all data seen so far.
 
@@ -74,9 +60,9 @@ def follow_leader(
         stay in memory. A step is one arrival: `updates` meta-steps (2), then the judgement (3).
     steps: how many arrivals to live through; all unless given. goal: the accuracy, or squared error, that is aimed at.
     tasks: past rounds per meta-step. shots, queries: points of each for adapting and for the loss, of whatever class.
-    at_test: the learner of (3), where that differs. ways, validation and validate_every, which `fit` takes, have no use
-        here: every round is a test.
-    The other arguments are those of `fit`, and like its runs this one survives being stopped at any moment.
+    ways, validation and validate_every, which `fit` takes, have no use here: every round is a test.
+    training: the other arguments of `fit`, but for torchrun and CUDA graphs: optimizer, clip, at_test (the learner of
+        (3), where that differs), out, resume and so on. Like its runs this one survives being stopped at any moment.
 
     Returns a Run; `run.info["rounds"]`, kept as rounds.json, holds for each round its accuracy (or squared error) and
     loss at each arrival, and the points that were needed for the goal: None if it was not reached.
@@ -88,48 +74,36 @@ def follow_leader(
             f"follow_leader: arrivals={tuple(arrivals)}, expected numbers that rise from shots + queries = "
             f"{shots + queries} at least to the pool's {pool.points} at most."
         )
-    steps, where = total if steps is None else min(steps, total), choose(device)
-    folder = Path(out) if out is not None else None
-    info = {**(info or {}), "seed": seed}
-    if folder is not None:
-        info = prepare(folder, resume, info)
-    pool = pool.to(where)  # type: ignore[assignment]
+    session = begin(
+        learner, pool, steps=total if steps is None else min(steps, total), tasks=tasks * max(1, updates),
+        checkpoint_every=checkpoint_every or len(arrivals), seed=seed, **training,
+    )  # fmt: skip
+    run, theta, pool = session.run, session.run.theta, session.pool  # type: ignore[assignment]
     order = torch.randperm(pool.rounds, generator=generator(seed, "order", 0))
-    theta = pytree.tree_map(lambda t: t.to(where), learner.init(seed))
-    leaves = pytree.tree_leaves(theta)
-    descent = (optimizer or (lambda p: torch.optim.Adam(p, lr=1e-3)))(leaves)
-    gradient = meta_gradient(learner, chunk=chunk)
-    compiled = meta_gradient(learner, chunk=chunk, compile=True) if compile else gradient
-    run = Run(at_test or learner, theta, folder=folder, info=info)
-    told: list[dict[str, Any]] = []
-    if folder is not None and resume and (found := newest_whole(folder)) is not None:
-        told = restore(run, found, descent, None)["rounds"]
-    run.info["rounds"] = told
-    log = Log(folder, steps=steps, start=run.step, seconds=run.seconds, tasks=tasks * max(1, updates), show=progress)
-    every = checkpoint_every or len(arrivals)
+    told = run.info["rounds"] = session.kept.setdefault("rounds", [])
 
     def save() -> None:
-        if folder is not None:
-            write_bytes(folder / "rounds.json", json.dumps({"arrivals": arrivals, "rounds": told}, indent=1).encode())
-        keep(run, folder, descent, None, log, rounds=told)
+        if run.folder is not None:
+            record = {"arrivals": arrivals, "rounds": told}
+            write_bytes(run.folder / "rounds.json", json.dumps(record, indent=1).encode())
+        session.save()
 
-    if steps == 0:
+    if session.steps == 0:
         save()
-    with log, float32(where), Interrupt() as interrupt:
-        for step in range(run.step, steps):
-            t, arrival = divmod(step, len(arrivals))
+    with session.running():
+        while run.step < session.steps:
+            t, arrival = divmod(run.step, len(arrivals))
             now, current = arrivals[arrival], int(order[t])
             seen = torch.full((t + 1,), last).index_fill(0, torch.tensor([t]), now)
             logs = []
-            for i in range(step * updates, (step + 1) * updates):
+            for i in range(run.step * updates, (run.step + 1) * updates):
                 batch = remember(pool, order[: t + 1], seen, tasks, shots, queries, generator(seed, "train", i))
-                with noise(seed, "noise", i):
-                    grads, loss, scalars = compiled(theta, batch)
-                if not finite(grads, loss):
-                    explain(gradient, theta, batch, step)
-                descend(leaves, grads, descent, None, clip)
-                logs.append({"loss": loss, **scalars})
-            with noise(seed, "test noise", step):
+                logs.append(session.meta_step(batch, i))
+            if learner.statistics is not None:
+                g = generator(seed, "statistics", run.step)
+                batch = remember(pool, order[: t + 1], seen, CALIBRATION_TASKS, min(shots, now), 0, g)
+                estimate(learner, theta, batch, seed=seed)
+            with noise(seed, "test noise", run.step):
                 score, loss = judge(run.learner, theta, pool, current, now)
             if arrival == 0:
                 told.append({"round": current, "look": pool.look(current), "score": [], "loss": [], "points": None})
@@ -138,14 +112,14 @@ def follow_leader(
             reached = score.mean >= goal if pool.target.higher else score.mean <= goal
             if reached and told[-1]["points"] is None:
                 told[-1]["points"] = now
-            run.step = step + 1
-            log.step(run.step, pytree.tree_map(lambda *values: sum(values) / len(values), *logs) if logs else {})
+            saving = session.count()
+            means = pytree.tree_map(lambda *values: sum(values) / len(values), *logs) if logs else {}
+            session.log.step(run.step, means)
             if now == last:
-                log.score(run.step, score)
-            if interrupt.asked or run.step % every == 0 or run.step == steps:
+                session.log.score(run.step, score)
+            if saving:
                 save()
-            if interrupt.asked:
-                raise KeyboardInterrupt
+                session.stop()
     return run
 
 

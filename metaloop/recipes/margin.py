@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import metaloop as ml
 
@@ -44,17 +44,19 @@ def margin_plan(
     )  # fmt: skip
 
 
+LOSSES: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "softmax": (
+        "baseline, after Chen et al. 2019", "softmax over all classes, the baseline of the margins", {"loss": "softmax"}
+    ),
+    "sphereface": ("Liu et al. 2017", "SphereFace, with its annealing", {"loss": "sphereface"}),
+    "cosface": ("Wang et al. 2018", "CosFace, that is AM-Softmax", {"loss": "cosface"}),
+    "arcface": ("Deng et al. 2019", "ArcFace", {"loss": "arcface"}),
+    "triplet": ("Schroff et al. 2015", "triplets, all of a batch", {"loss": "triplet"}),
+    "semihard": ("Schroff et al. 2015", "FaceNet: semi-hard triplets", {"loss": "triplet", "mining": "semihard"}),
+}  # fmt: skip
 RECIPES = [
     recipe(
         f"margin-omniglot-{name}", paper, f"{summary}; nearest neighbour on the sphere", data.background, margin_plan,
         **settings, steps=20_000, quick={"steps": 8000, "downsample": "stride"}, smoke={"steps": 3, "batch": 32},
-    ) for name, paper, summary, settings in (
-        ("softmax", "baseline, after Chen et al. 2019", "softmax over all classes, the baseline of the margins",
-         {"loss": "softmax"}),
-        ("sphereface", "Liu et al. 2017", "SphereFace, with its annealing", {"loss": "sphereface"}),
-        ("cosface", "Wang et al. 2018", "CosFace, that is AM-Softmax", {"loss": "cosface"}),
-        ("arcface", "Deng et al. 2019", "ArcFace", {"loss": "arcface"}),
-        ("triplet", "Schroff et al. 2015", "triplets, all of a batch", {"loss": "triplet"}),
-        ("semihard", "Schroff et al. 2015", "FaceNet: semi-hard triplets", {"loss": "triplet", "mining": "semihard"}),
-    )
+    ) for name, (paper, summary, settings) in LOSSES.items()
 ]  # fmt: skip

@@ -114,7 +114,7 @@ class Recipe:
 
     @property
     def system(self) -> str:
-        """The learner or outer loop: the name of the recipe's module, and of that in `metaloop.learners` or `.outer`."""
+        """The name of the recipe's module, which is that of its learner or outer loop."""
         return self.build.__module__.rpartition(".")[2]
 
     @property
@@ -164,8 +164,9 @@ def recipe(
 ) -> Recipe:  # fmt: skip
     """A recipe. published: figures by the label of their row, with half the width of their interval where it is told.
     full: the settings of the published run; quick, smoke: what differs there."""
-    figures = [Figure(row, *(value if isinstance(value, tuple) else (value,))) for row, value in (published or {}).items()]
-    return Recipe(name, paper, summary, data, build, tuple(figures), {"smoke": smoke, "quick": quick, "full": full})
+    pairs = [(row, told if isinstance(told, tuple) else (told,)) for row, told in (published or {}).items()]
+    figures = tuple(Figure(row, *told) for row, told in pairs)
+    return Recipe(name, paper, summary, data, build, figures, {"smoke": smoke, "quick": quick, "full": full})
 
 
 def tuples(value: Any) -> Any:

@@ -27,7 +27,8 @@ def pretrain_plan(pool: Pool, *, ways: int = 5, shots: int = 1, steps: int, head
 
     return Plan(
         flat, ml.pretrain(net, init, ways=ways, **settings), at_test,
-        (Row(label(ways, shots), at_test(), ways, shots, 15),), steps=steps, tasks=1, ways=ways, shots=shots, queries=15,
+        (Row(label(ways, shots), at_test(), ways, shots, 15),),
+        steps=steps, tasks=1, ways=ways, shots=shots, queries=15,
     )  # fmt: skip
 
 

@@ -22,7 +22,7 @@ def write_plot(
     rows: Sequence[Sequence[str]],
 ) -> None:
     """Scores and paired differences with their intervals: a PNG, or an HTML page with the table as well."""
-    from matplotlib.figure import Figure
+    Figure = drawing()
 
     metric = in_units(scores[0])[2]
     figure = Figure(figsize=(9, 1.2 + 0.45 * len(names)), layout="constrained")
@@ -47,6 +47,15 @@ def write_plot(
         picture = f'<img alt="scores and differences" style="width:100%" src="data:image/png;base64,{_text(image)}">'
         image = shell(title, f"<h1>{title}</h1>{table(head, rows)}{picture}").encode()
     write_bytes(path, image)
+
+
+def drawing() -> type:
+    """matplotlib's Figure, or one line on how to get it."""
+    try:
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError:
+        raise ValueError("compare: matplotlib, which draws, is not installed: pip install 'metaloop[plot]'.") from None
+    return Figure
 
 
 def _text(data: bytes) -> str:

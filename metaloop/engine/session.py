@@ -1,0 +1,256 @@
+"""A training under way: what every outer loop has, and the few things that each does with it.
+
+    session = begin(learner, pool, steps=1000, tasks=32, out="runs/mine", resume=True)
+    run, deal = session.run, Deal(session.pool.train, 32, session.seed, ways=5, shots=1, queries=15)
+    with session.running():
+        while run.step < session.steps:
+            told = session.meta_step(deal.at(run.step)(), run.step)
+            saving = session.count()
+            session.log.step(run.step, told)
+            if saving:
+                session.calibrate(ways=5, shots=1, queries=15)
+                session.save()
+                session.stop()
+
+is an outer loop that survives being killed, goes on bit by bit, and ends after the step at Ctrl-C.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor
+from torch.func import vmap
+
+from ..core import Info, Learner, Task, Theta
+from . import checkpoint
+from .batch import MetaGradient, chunks, count, meta_gradient
+from .device import choose, float32
+from .interrupt import Interrupt
+from .log import Log
+from .methods import overwrite
+from .ranks import Ranks
+from .run import Run, checkpoints, newest_whole, peak_memory, prepare
+from .seeds import generator, noise
+from .steady import point, total
+
+if TYPE_CHECKING:
+    from ..tasks.pool import Pool
+
+CALIBRATION_TASKS = 64
+
+
+class NonFinite(ValueError):
+    """The loss or the meta-gradient is not finite; says at which step, task and parameter."""
+
+
+@dataclass
+class Session:
+    """What `begin` makes.
+
+    learner: as it is trained; run.learner is the one of meta-test. pool and run.theta lie on the device. gradient: the
+    meta-gradient, compiled if asked for; plain: the same, uncompiled, to look for what went wrong. every: steps between
+    checkpoints. files: the folder that this process writes to. kept: what the loop remembers beside theta and the
+    optimizer, by name and JSON-able: it is in every checkpoint, and comes back from it.
+    """
+
+    learner: Learner
+    pool: "Pool"
+    run: Run
+    leaves: list[Tensor]
+    gradient: MetaGradient
+    plain: MetaGradient
+    optimizer: torch.optim.Optimizer
+    scheduler: torch.optim.lr_scheduler.LRScheduler | None
+    clip: float | None
+    steps: int
+    every: int
+    seed: int
+    device: torch.device
+    ranks: Ranks
+    files: Path | None
+    kept: dict[str, Any]
+    log: Log
+    interrupt: Interrupt
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Within this the log is open, Ctrl-C waits for the end of a step, and a GPU's convolutions are in float32."""
+        with self.log, self.interrupt, float32(self.device):
+            yield
+            if self.interrupt.heard:  # too late for `stop`
+                raise KeyboardInterrupt
+
+    def meta_step(
+        self, tasks: Task, i: int, *, weight: float = 1.0, of_all: Callable[[], Task] | None = None
+    ) -> Info:  # fmt: skip
+        """The i-th step of the optimizer, on the meta-gradient of these tasks; what there is to log of it.
+
+        weight, of_all: of this process's share of the tasks, and all of them, where there are more processes than one.
+        Raises NonFinite.
+        """
+        with noise(self.seed, self.ranks.stream("noise"), i):
+            result = self.gradient(self.run.theta, tasks)
+        (grads, loss, scalars), self.interrupt.agreed = self.ranks.mean(result, weight, self.interrupt.heard)
+        if not finite(grads, loss):
+            explain(self.plain, self.run.theta, of_all() if of_all else tasks, self.run.step)
+        self.improve(grads)
+        self.schedule(i + 1)
+        return {"loss": loss, **scalars}
+
+    def improve(self, grads: Theta) -> None:
+        """theta <- optimizer(theta, grads), and on with the learning rate's schedule."""
+        point(self.leaves, grads, self.clip)
+        self.optimizer.step()
+        if self.scheduler is not None:
+            self.scheduler.step()
+
+    def schedule(self, i: int) -> None:
+        """Put into theta what is scheduled for after i steps of the optimizer."""
+        if self.learner.scheduled is not None:
+            overwrite(self.run.theta, self.learner.scheduled(i))
+
+    def count(self) -> bool:
+        """A step is done. Whether it is one to be kept: at its time, as the last, or since Ctrl-C was heard."""
+        self.run.step += 1
+        return self.interrupt.asked or self.run.step % self.every == 0 or self.run.step == self.steps
+
+    def calibrate(self, **episode: int) -> None:
+        """`calibrate` theta on the pool, as must be before theta is kept or judged."""
+        calibrate(self.learner, self.run.theta, self.pool, seed=self.seed, **episode)
+
+    def save(self) -> None:
+        """Write a checkpoint of theta, the optimizer and what else is `kept`; the two newest stay.
+
+        Raises NonFinite if theta is not finite.
+        """
+        run, named = self.run, checkpoint.flatten(self.run.theta, "theta")
+        for name, leaf in named.items():
+            if not leaf.isfinite().all():
+                raise NonFinite(f"step {run.step}: {name} is not finite after it. Lower the learning rates, or clip.")
+        run.seconds, run.memory = self.log.seconds(), peak_memory(run.memory)
+        if self.files is not None:
+            tensors, rest = checkpoint.optimizer_state(self.optimizer)
+            meta = {"step": run.step, "seconds": run.seconds, "memory": run.memory, "optimizer": rest, **self.kept}
+            meta["scheduler"] = self.scheduler.state_dict() if self.scheduler else None
+            checkpoint.write(self.files / f"checkpoint-{run.step:08d}.safetensors", {**named, **tensors}, meta)
+            for old in checkpoints(self.files)[:-2]:
+                old.unlink()
+
+    def stop(self) -> None:
+        """Raise KeyboardInterrupt if Ctrl-C was heard: where the step is kept."""
+        if self.interrupt.asked:
+            raise KeyboardInterrupt
+
+
+def begin(
+    learner: Learner,
+    pool: "Pool",
+    *,
+    steps: int,
+    tasks: int,
+    optimizer: Callable[[list[Tensor]], torch.optim.Optimizer] | None = None,
+    schedule: Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler] | None = None,
+    clip: float | None = None,
+    at_test: Learner | None = None,
+    checkpoint_every: int | None = None,
+    compile: bool = False,
+    seed: int = 0,
+    device: str | torch.device = "auto",
+    out: str | Path | None = None,
+    resume: bool = False,
+    progress: bool = True,
+    info: dict[str, Any] | None = None,
+    longer: bool = False,
+    ranks: Ranks | None = None,
+    **options: Any,
+) -> Session:
+    """A training about to take its first step, or the one after the newest whole checkpoint in `out`.
+
+    tasks: of a step, for the speed that is shown. longer: whether a run may go on to more steps than it was begun for.
+    ranks: this process among those that train together; alone unless given. options: how the meta-gradient is taken,
+    as `meta_gradient` has it. The others are those of `fit`, which says what is raised.
+    """
+    ranks, where = ranks or Ranks(), choose(device)
+    plain = meta_gradient(learner, **options)
+    gradient = meta_gradient(learner, compile=True, **options) if compile else plain
+    folder = Path(out) if out is not None else None
+    given = info = {**(info or {}), "seed": seed}
+    if folder is not None:
+        info = ranks.from_first(lambda: prepare(folder, resume, given, longer=longer))
+    pool = pool.to(where)
+    theta = pytree.tree_map(lambda t: t.to(where), ranks.from_first(lambda: learner.init(seed)))
+    leaves = pytree.tree_leaves(theta)
+    descent = (optimizer or (lambda p: torch.optim.Adam(p, lr=1e-3)))(leaves)
+    scheduler = schedule(descent) if schedule else None
+    run, kept = Run(at_test or learner, theta, folder=folder, info=info), {}
+    if folder is not None and resume and (found := ranks.from_first(lambda: newest_whole(folder))) is not None:
+        kept = _restore(run, found, descent, scheduler)
+    first = ranks.rank == 0
+    files, show = folder if first else None, progress and first
+    return Session(
+        learner, pool, run, leaves, gradient, plain, descent, scheduler, clip, steps,
+        checkpoint_every or max(1, min(1000, steps // 10)), seed, where, ranks, files, kept,
+        Log(files, steps=steps, start=run.step, seconds=run.seconds, tasks=tasks, show=show),
+        Interrupt(many=ranks.size > 1),
+    )  # fmt: skip
+
+
+def _restore(run: Run, found, descent: torch.optim.Optimizer, scheduler) -> dict[str, Any]:
+    """Put a checkpoint, as `newest_whole` found it, into the run and its optimizer; what else was kept with it."""
+    path, tensors, meta = found
+    saved = checkpoint.unflatten(tensors, run.theta, "theta", str(path))
+    pytree.tree_map(lambda ours, theirs: ours.copy_(theirs), run.theta, saved)
+    checkpoint.restore_optimizer(descent, tensors, meta["optimizer"])
+    if scheduler is not None:
+        scheduler.load_state_dict(meta["scheduler"])
+    run.step, run.seconds, run.memory = meta["step"], meta["seconds"], meta["memory"]
+    ours = ("step", "seconds", "memory", "optimizer", "scheduler")
+    return {name: value for name, value in meta.items() if name not in ours}
+
+
+def calibrate(learner: Learner, theta: Theta, pool: "Pool", *, seed: int = 0, tasks=CALIBRATION_TASKS, **episode):
+    """Put into theta, in place, what is estimated over meta-training tasks rather than learned by gradient.
+
+    The mean over tasks of `learner.statistics(theta, support)`; nothing for learners that have none.
+    """
+    if learner.statistics is not None:
+        batch = pool.train.sample(tasks=tasks, **episode, generator=generator(seed, "statistics", 0))
+        estimate(learner, theta, batch, seed=seed)
+
+
+def estimate(learner: Learner, theta: Theta, tasks: Task, *, seed: int = 0) -> None:
+    """The same, over these tasks; the learner has something to estimate."""
+    parts, statistics = [], vmap(learner.statistics, in_dims=(None, 0), randomness="different")  # type: ignore[arg-type]
+    with torch.no_grad(), noise(seed, "statistics", 1):
+        for part in chunks(tasks, 8):
+            parts.append(statistics(theta, part.support))
+    overwrite(theta, pytree.tree_map(lambda *values: torch.cat(values).mean(0), *parts))
+
+
+def finite(grads: Theta, loss: Tensor) -> bool:
+    """Whether the loss and the whole meta-gradient are finite."""
+    return math.isfinite(total(grads, loss).item())
+
+
+def explain(gradient: MetaGradient, theta: Theta, batch: Task, step: int) -> None:
+    """Raise NonFinite, saying of which task and parameter: what to do when a result is not finite."""
+    for i, task in enumerate(chunks(batch, 1)):
+        for what, data in (("support", task.support), ("query", task.query)):
+            if not all(t.isfinite().all() for t in pytree.tree_leaves(data)):
+                raise NonFinite(f"step {step + 1}, task {i}: its {what} set holds values that are not finite.")
+        grads, loss, _ = gradient(theta, task)
+        bad = [name for name, g in checkpoint.flatten(grads, "theta").items() if not g.isfinite().all()]
+        if bad or not math.isfinite(loss.item()):
+            where = f"the gradient of {bad[0]}" if bad else "every gradient"
+            state = "is not finite" if bad else "is finite"
+            raise NonFinite(
+                f"step {step + 1}, task {i} of {count(batch)}: the loss is {loss.item():.4g}, {where} {state}. "
+                "Lower the learning rates, or clip."
+            )
+    raise NonFinite(f"step {step + 1}: the mean over tasks overflows, though each task is finite.")
