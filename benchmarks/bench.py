@@ -28,15 +28,14 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-import torch.utils._pytree as pytree
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 import metaloop as ml
 from metaloop.engine.run import machine, versions
 from metaloop.engine.steady import ORDINARY, Replayed
-from metaloop.nn.backbones import Block
+from metaloop.nn.fused import Block
+from metaloop.torch_private import TorchDispatchMode, pytree
 
 Step = Callable[[], list[torch.Tensor]]  # -> the meta-gradient, in the order of the network's parameters
 SAME, KINKS = 1e-9, 0.03  # how far from the plain loop in float64: in float64, in float32

@@ -6,31 +6,60 @@
 
 A results file holds run.json and evaluation.json of one run, as the commands wrote them. Rows of the same recipe and
 label with several seeds are averaged; their spread over seeds stands beside the interval over tasks.
+
+Nothing here names a system: a recipe's system is the module it trains, a system's family is where the table of contents
+in metaloop/__init__.py has it, and a verdict is computed from the figures.
 """
 
 import json
 import re
 import sys
 from collections import defaultdict
-from collections.abc import Iterator
+from os.path import relpath
 from pathlib import Path
 from statistics import mean, stdev
+from typing import Any
 
-from metaloop.recipes import RECIPES, Row, find
+from metaloop.recipes import RECIPES, find
 
 ROOT = Path(__file__).resolve().parent.parent
-# Where a recipe's system is, by how its name starts.
-FILES = {
-    "maml": "learners/maml.py", "fomaml": "learners/maml.py", "metasgd": "learners/maml.py",
-    "reptile": "learners/reptile.py", "protonet": "learners/protonet.py", "pretrain": "learners/pretrain.py",
-    "matching": "learners/matching.py", "snail": "learners/snail.py", "margin": "learners/margin.py",
-    "meta-rnn": "learners/meta_rnn.py", "lstm-optimizer": "learners/lstm_optimizer.py",
-    "statistician": "learners/neural_statistician.py", "oml": "learners/oml.py",
-    "follow-leader": "outer/follow_leader.py", "everything": "outer/follow_leader.py",
-    "scratch": "outer/follow_leader.py",
-}  # fmt: skip
-SHOWN = 6  # rows of a recipe in the README
-RESULTS = ROOT / "results"
+RESULTS, DOCS, CONTENTS = ROOT / "results", ROOT / "docs", ROOT / "metaloop" / "__init__.py"
+Table = list[dict[str, Any]]  # a line for each recipe and label
+
+
+def system(recipe: str) -> str:
+    return find(recipe).system
+
+
+def families(contents: str) -> dict[str, str]:
+    """Each name's family, in the order of the table of contents: imports `as` a name, below a comment that says it."""
+    family, found = "", {}
+    for line in contents.splitlines():
+        text = line.strip()
+        if text.startswith("# "):
+            family = text[2:].split(": ")[-1]
+        elif text.startswith("from "):
+            found |= dict.fromkeys(re.findall(r" as (\w+)", text.partition("#")[0]), family)
+    return found
+
+
+def page(family: str) -> Path:
+    """The file of a family's results: `an update rule` has docs/results/update-rule.md."""
+    return DOCS / "results" / f"{re.sub('^(an?|the) ', '', family.lower()).replace(' ', '-')}.md"
+
+
+def about(name: str) -> Path:
+    """A system's own page: wherever it lies in docs, but for the results."""
+    return next(path for path in sorted(DOCS.rglob(f"{name}.md")) if path.parent.name != "results")
+
+
+def code(name: str) -> Path:
+    """A system's file, where F or the outer loop is written."""
+    return next(path for path in sorted((ROOT / "metaloop").glob(f"*/{name}.py")) if path.parent.name != "recipes")
+
+
+def link(text: str, to: Path, start: Path, section: str = "") -> str:
+    return f"[{text}]({relpath(to, start.parent)}{section and '#' + section})"
 
 
 def collect(folder: Path) -> None:
@@ -40,12 +69,8 @@ def collect(folder: Path) -> None:
     (RESULTS / name).write_text(json.dumps({"run": run, "evaluation": rows}, indent=2) + "\n")
 
 
-def figure(value: float, metric: str) -> str:
-    return f"{value:.2f}" if metric.endswith("(%)") else f"{value:.3g}"
-
-
-def rows() -> list[dict]:
-    """One row per recipe and label, over its seeds."""
+def rows() -> Table:
+    """One row per recipe and label, over its seeds; then the published rows that were not run."""
     groups: dict[tuple[str, str], list[tuple[dict, dict]]] = defaultdict(list)
     for path in sorted(RESULTS.glob("*-seed*.json")):
         file = json.loads(path.read_text())
@@ -54,16 +79,89 @@ def rows() -> list[dict]:
                 groups[file["run"]["recipe"], row["label"]].append((file["run"], row))
     table = []
     for (recipe, label), found in groups.items():
-        metric, values = found[0][1]["metric"], [row["mean"] for _, row in found]
-        ours = f"{figure(mean(values), metric)} ± {figure(mean(row['ci95'] for _, row in found), metric)}"
         run, row = found[0]
-        published = row["published"]
+        values = [row["mean"] for _, row in found]
         table.append({
-            "recipe": recipe, "label": label, "metric": metric, "ours": ours, "published": published,
-            "mean": mean(values), "seeds": [run["seed"] for run, _ in found], "row": row, "run": run,
-            "spread": f"{figure(stdev(values), metric)}" if len(values) > 1 else "–",
+            "recipe": recipe, "label": label, "metric": row["metric"], "published": row["published"],
+            "mean": mean(values), "ci95": mean(row["ci95"] for _, row in found),
+            "spread": stdev(values) if len(values) > 1 else None, "seeds": [run["seed"] for run, _ in found],
+            "row": row, "run": run,
         })  # fmt: skip
+    for recipe in RECIPES.values():
+        for row in recipe.rows():
+            if row.published is not None and (recipe.name, row.label) not in groups:
+                table.append({"recipe": recipe.name, "label": row.label, "mean": None, "published": row.published})
     return table
+
+
+def by_family(table: Table) -> dict[str, dict[str, Table]]:
+    """family -> system -> rows, both in the order of the table of contents."""
+    of = families(CONTENTS.read_text())
+    if unknown := {system(r["recipe"]) for r in table} - set(of):
+        names = ", ".join(sorted(unknown))
+        raise ValueError(f"{names}: in no family. Name it in metaloop/__init__.py.")
+    groups: dict[str, dict[str, Table]] = defaultdict(lambda: defaultdict(list))
+    for r in sorted(table, key=lambda r: [*of].index(system(r["recipe"]))):
+        groups[of[system(r["recipe"])]][system(r["recipe"])].append(r)
+    return groups
+
+
+def percent(r: dict) -> bool:
+    """Whether more is better: accuracies are in per cent, all else is an error."""
+    return r["metric"].endswith("(%)")
+
+
+def figure(value: float, r: dict) -> str:
+    return f"{value:.2f}" if percent(r) else f"{value:.3g}"
+
+
+def ours(r: dict) -> str:
+    return "not run yet" if r["mean"] is None else f"{figure(r['mean'], r)} ± {figure(r['ci95'], r)}"
+
+
+def paper(r: dict) -> str:
+    return "" if r["published"] is None else f"{r['published']:g}"
+
+
+def shortfall(r: dict) -> float:
+    """By how much the published figure is better than ours."""
+    return r["published"] - r["mean"] if percent(r) else r["mean"] - r["published"]
+
+
+def reached(r: dict) -> bool:
+    return r["mean"] is not None and r["published"] is not None and shortfall(r) <= r["ci95"]
+
+
+def verdict(r: dict) -> str:
+    """Whether ours is as good as the published figure: at least, within our interval, or short of it by so much."""
+    if r["published"] is None:
+        return "no published figure"
+    if r["mean"] is None:
+        return ""
+    if reached(r):
+        return "reached" if shortfall(r) <= 0 else "reached (±)"
+    return f"short by {figure(shortfall(r), r)}"
+
+
+def share(table: Table) -> str:
+    """How many of the published rows are reached."""
+    held = [r for r in table if r["published"] is not None]
+    return f"{sum(map(reached, held))} of {len(held)} published rows reached" if held else "no published row"
+
+
+def best(table: Table) -> dict:
+    """The row that stands for a system: of those beside a published figure the one that is farthest above it or least
+    short of it, in proportion; where none is, the best of those that are like the first, of the fullest budget."""
+    run = [r for r in table if r["mean"] is not None]
+    if held := [r for r in run if r["published"] is not None]:
+        return min(held, key=lambda r: shortfall(r) / r["published"])
+    full = [r for r in run if budget(r) == "full"] or run
+    like = [r for r in full if (r["label"], r["metric"]) == (full[0]["label"], full[0]["metric"])]
+    return min(like, key=lambda r: -r["mean"] if percent(r) else r["mean"])
+
+
+def budget(r: dict) -> str:
+    return r["row"].get("budget", "full")
 
 
 def title(recipe: str, label: str) -> str:
@@ -71,16 +169,9 @@ def title(recipe: str, label: str) -> str:
     return f"{re.sub(r'-([0-9]+w[0-9]+s|[0-9]+shot)$', '', recipe)}, {label}"
 
 
-def verdict(row: dict) -> str:
-    """How far from the paper: nothing where it is reached, else the shortfall."""
-    if row["published"] is None:
-        return ""
-    short = row["mean"] - row["published"] if not row["metric"].endswith("(%)") else row["published"] - row["mean"]
-    return "reached" if short <= 0 else f"short by {figure(short, row['metric'])}"
-
-
-def commands(run: dict, row: dict) -> str:
+def command(r: dict) -> str:
     """What led to a row: the command that wrote it, after the training if that was another."""
+    run, row = r["run"], r["row"]
     wrote = f"`{row['command'].replace(' --resume', '')}`"
     if "metaloop train " in row["command"]:
         return wrote
@@ -88,37 +179,60 @@ def commands(run: dict, row: dict) -> str:
     return f"`metaloop train {run['recipe']} --budget {run['budget']} --steps {row['step']}{seed}`, then {wrote}"
 
 
-def full_table(table: list[dict]) -> str:
-    lines = [
-        "| row | ours ± 95 % | paper | | over seeds | norm | meta-steps | training | tasks/s | command, its file |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
+def short_table(table: Table, start: Path) -> str:
+    """One line per system."""
+    lines = ["| system | paper | row | ours ± 95 % | paper's | verdict | all rows |"]
+    lines += ["| --- | --- | --- | --- | --- | --- | --- |"]
+    for family, systems in by_family(table).items():
+        for name, found in systems.items():
+            if all(r["mean"] is None for r in found):
+                continue
+            r = best(found)
+            quick = "" if budget(r) == "full" else f", {budget(r)}"
+            lines.append(
+                f"| {link(f'`{name}`', about(name), start)} | {find(r['recipe']).paper} "
+                f"| {title(r['recipe'], r['label'])}{quick} | {ours(r)} | {paper(r)} | {verdict(r)} "
+                f"| {link(share(found), page(family), start, name)} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def index(table: Table, start: Path) -> str:
+    """One line per family."""
+    lines = ["| family | systems | rows |", "| --- | --- | --- |"]
+    for family, systems in by_family(table).items():
+        names = ", ".join(link(f"`{name}`", about(name), start) for name in systems)
+        every = [r for found in systems.values() for r in found]
+        lines.append(f"| {link(family, page(family), start)} | {names} | {len(every)}: {share(every)} |")
+    return "\n".join(lines) + "\n"
+
+
+def family_page(family: str, systems: dict[str, Table]) -> str:
+    """All rows of a family: a section for each system, with the commands that led to them."""
+    here = page(family)
+    lines = [f"# Results: {family}", "", "<!-- This page is written by benchmarks/results.py. -->"]
+    lines += [f"How to read it: {link('results', DOCS / 'results.md', here)}; which rows can be compared: "
+              f"{link('protocols', DOCS / 'protocols.md', here)}.", ""]  # fmt: skip
     machines = set()
-    for r in table:
-        published = "–" if r["published"] is None else f"{r['published']:g}"
-        e = r["row"]
-        machines.add(f"{describe(e['machine'])}; {listed(e['versions'])}")
-        files = ", ".join(f"[seed {s}](../results/{r['recipe']}-seed{s}.json)" for s in r["seeds"])
-        cells = [
-            title(r["recipe"], r["label"]), r["ours"], published, verdict(r), r["spread"], e["norm"],
-            f"{e['step']} ({e.get('budget', 'full')})", f"{e['training_seconds'] / 60:.0f} min",
-            f"{e['training_tasks_per_second']:.0f}",
-            f"{commands(r['run'], e)} {files}",
-        ]  # fmt: skip
-        lines.append(f"| {' | '.join(cells)} |")
-    done = {(r["recipe"], r["label"]) for r in table}
-    for recipe, row in published_rows():
-        if (recipe, row.label) not in done:
-            lines.append(f"| {title(recipe, row.label)} | not run yet | {row.published:g} | | | | | | | `{recipe}` |")
-    return "\n".join([*lines, "", *(f"Machine and versions: {m}." for m in sorted(machines))]) + "\n"
-
-
-def published_rows() -> Iterator[tuple[str, Row]]:
-    """Every row of every recipe that a paper's figure stands beside."""
-    for recipe in RECIPES.values():
-        for row in recipe.rows():
-            if row.published is not None:
-                yield recipe.name, row
+    for name, found in systems.items():
+        pages = f"{link('its page', about(name), here)}, {link(code(name).name, code(name), here)}"
+        lines += [f"## {name}", "", f"{share(found)[0].upper()}{share(found)[1:]}. See {pages}.", ""]
+        lines += ["| row | ours ± 95 % | paper's | verdict | over seeds | norm | test tasks | meta-steps | training |"]
+        lines += ["| --- | --- | --- | --- | --- | --- | --- | --- | --- |"]
+        files: dict[str, list[str]] = {}  # of each command
+        for r in found:
+            cells = [title(r["recipe"], r["label"]), ours(r), paper(r), verdict(r)]
+            if r["mean"] is not None:
+                e = r["row"]
+                machines.add(f"{describe(e['machine'])}; {listed(e['versions'])}")
+                pace = f"{e['training_seconds'] / 60:.0f} min, {e['training_tasks_per_second']:.0f} tasks/s"
+                cells += ["" if r["spread"] is None else figure(r["spread"], r), e["norm"], str(e["tasks"])]
+                cells += [f"{e['step']} ({budget(r)})", pace]
+                paths = {f"seed {s}": RESULTS / f"{r['recipe']}-seed{s}.json" for s in r["seeds"]}
+                files[command(r)] = [link(seed, path, here) for seed, path in paths.items()]
+            lines.append(f"| {' | '.join([*cells, *[''] * (9 - len(cells))])} |")
+        lines += ["", *(f"- {words}: {', '.join(links)}" for words, links in files.items()), ""]
+    return "\n".join([*lines, *(f"Machine and versions: {m}." for m in sorted(machines))]) + "\n"
 
 
 def describe(machine: dict) -> str:
@@ -132,22 +246,30 @@ def listed(versions: dict[str, str | None]) -> str:
     return ", ".join(f"{name} {version}" for name, version in versions.items() if version)
 
 
-def short_table(table: list[dict]) -> str:
-    """One line per recipe, with its first rows; the full table has the others."""
-    lines = ["| paper | file | run | ours ± 95 %, and the paper's in brackets |", "| --- | --- | --- | --- |"]
-    recipes: dict[str, list[dict]] = defaultdict(list)
-    for r in table:
-        recipes[r["recipe"]].append(r)
-    for name, found in recipes.items():
-        file = next(file for start, file in FILES.items() if name.startswith(start))
-        figures = [
-            f"{r['label']}: {r['ours']}" + ("" if r["published"] is None else f" ({r['published']:g})")
-            for r in found[:SHOWN]
-        ]
-        if len(found) > SHOWN:
-            figures.append(f"[{len(found) - SHOWN} more](docs/results.md)")
-        run = f"{name}, {found[0]['row'].get('budget', 'full')}, {found[0]['row']['step']} steps"
-        lines.append(f"| {find(name).paper} | [`{Path(file).name}`](metaloop/{file}) | {run} | {'; '.join(figures)} |")
+def turned_table(told: dict) -> str:
+    """One network, its test classes upright and turned."""
+    lines = ["| one theta, 1-shot | test classes upright | turned: each quarter turn a class |", "| --- | --- | --- |"]
+    rows = {(r["ways"], r["test classes"]): r for r in told["turned"]["rows"]}
+    for ways in sorted({ways for ways, _ in rows}):
+        both = (rows[ways, how] for how in ("upright", "turned"))
+        lines.append(f"| {ways}-way | {' | '.join('{mean:.2f} ± {ci95:.2f}'.format(**r) for r in both)} |")
+    t, about = told["turned"], f"{told['machine']['cpu']}; {listed(told['versions'])}"
+    lines += ["", f"{t['tasks']} test tasks, {t['queries']} queries per class, {t['steps']} meta-steps; "
+              f"`{told['command']}`; {about}."]  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
+def shared_table(told: dict) -> str:
+    """Which characters of one split's test classes another trains on."""
+    between, lake = told["shared"]["between"], told["shared"]["lake"]
+    names = list(lake)
+    shared = {(r["test of"], r["training of"]): f"{r['shared']} of {r['test characters']}" for r in between}
+    lines = [f"| test characters | {' | '.join(f'trained on: `{name}`' for name in names)} |"]
+    lines += ["| --- |" + " --- |" * len(names)]
+    for a in names:
+        lines.append(f"| `{a}` | {' | '.join(shared.get((a, b), 'none') for b in names)} |")
+    of = 20 * len(lake[names[0]])
+    lines.append(f"| Lake's runs | {' | '.join(f'{sum(lake[name])} of {of}' for name in names)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -193,9 +315,8 @@ def speed_line(bench: dict) -> str:
         ratios.append(f"{case['case']}, {max(ours):.1f}")
     others = sorted({name for case in bench["cases"] for name in case["rows"] if "metaloop" not in name})
     return (
-        f"A meta-gradient on {bench['machine']['threads']} cores, as many times as fast as the fastest of "
-        f"{', '.join(others)}: {'; '.join(ratios)}. How it was measured, and memory: "
-        "[performance](docs/performance.md).\n"
+        f"On {bench['machine']['threads']} cores, as many times as fast as the fastest of {', '.join(others)}: "
+        f"{'; '.join(ratios)}.\n"
     )
 
 
@@ -223,33 +344,48 @@ def memory_table(told: dict) -> str:
     return "\n".join([*lines, "", about]) + "\n"
 
 
+def written() -> dict[Path, str]:
+    """What every page with figures should hold: its marked places filled, or all of it."""
+    table = rows()
+    told = {name: json.loads((RESULTS / f"{name}.json").read_text())
+            for name in ("bench-cpu", "bench-queries-cpu", "memory-cpu", "protocols")}  # fmt: skip
+    readme, results, protocols = ROOT / "README.md", DOCS / "results.md", DOCS / "protocols.md"
+    performance = DOCS / "performance.md"
+    pages: dict[Path, str] = {}
+    for path, mark, text in (
+        (readme, "results", short_table(table, readme)),
+        (results, "results", index(table, results)),
+        (protocols, "turned", turned_table(told["protocols"])),
+        (protocols, "shared", shared_table(told["protocols"])),
+        (performance, "speed", speed_line(told["bench-cpu"])),
+        (performance, "results", speed_table(told["bench-cpu"])),
+        (performance, "queries", queries_table(told["bench-queries-cpu"])),
+        (performance, "memory", memory_table(told["memory-cpu"])),
+    ):
+        place = re.compile(rf"(<!-- {mark} -->\n).*(<!-- /{mark} -->)", re.S)
+        pages[path], found = place.subn(lambda m: m[1] + text + m[2], pages.get(path, path.read_text()))  # noqa: B023
+        assert found == 1, f"{path.name} has no place marked {mark}"
+    return pages | {page(family): family_page(family, systems) for family, systems in by_family(table).items()}
+
+
 def main(arguments: list[str]) -> int:
     check = "--check" in arguments
     for folder in arguments:
         if folder != "--check":
             collect(Path(folder))
-    table, stale = rows(), []
-    bench, queries, memory = (
-        json.loads((RESULTS / f"{name}-cpu.json").read_text()) for name in ("bench", "bench-queries", "memory")
-    )
-    for path, mark, text in (
-        (ROOT / "README.md", "results", short_table(table)),
-        (ROOT / "README.md", "speed", speed_line(bench)),
-        (ROOT / "docs" / "results.md", "results", full_table(table)),
-        (ROOT / "docs" / "performance.md", "results", speed_table(bench)),
-        (ROOT / "docs" / "performance.md", "queries", queries_table(queries)),
-        (ROOT / "docs" / "performance.md", "memory", memory_table(memory)),
-    ):
-        old = path.read_text()
-        place = re.compile(rf"(<!-- {mark} -->\n).*(<!-- /{mark} -->)", re.S)
-        new = place.sub(lambda m: m[1] + text + m[2], old)  # noqa: B023
-        if new != old:
-            stale.append(path.name)
-            if not check:
-                path.write_text(new)
-    if check and stale:
-        print(f"the tables of {', '.join(stale)} are not those of results/. Run python benchmarks/results.py.")
-    return int(check and bool(stale))
+    pages = written()
+    stale = [path for path, text in pages.items() if not path.exists() or path.read_text() != text]
+    extra = [path for path in (DOCS / "results").glob("*.md") if path not in pages]
+    if not check:
+        for path in stale:
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(pages[path])
+        for path in extra:
+            path.unlink()
+    elif stale or extra:
+        names = ", ".join(str(path.relative_to(ROOT)) for path in [*stale, *extra])
+        print(f"{names}: not what results/ says. Run python benchmarks/results.py.")
+    return int(check and bool(stale or extra))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ import time
 from pathlib import Path
 
 import torch
-import torch.utils._pytree as pytree
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -26,6 +25,7 @@ from metaloop.engine.deal import BLOCK
 from metaloop.engine.run import machine, versions
 from metaloop.nn import attend, conv4, resnet12
 from metaloop.tasks.pool import ClassPool
+from metaloop.torch_private import pytree
 
 ROOT = Path(__file__).resolve().parent.parent
 FILE, PAGE = ROOT / "results" / "scaling-model.json", ROOT / "docs" / "performance" / "many-processes.md"

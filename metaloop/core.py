@@ -13,9 +13,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple, dataclass_transform
 
-import torch.utils._pytree as pytree
 from jaxtyping import Float
 from torch import Tensor
+
+from .torch_private import pytree
 
 Theta = Any  # a pytree of tensors
 Params = dict[str, Tensor]  # the theta of one network: its parameters by name

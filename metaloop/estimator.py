@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.utils._pytree as pytree
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
@@ -13,6 +12,7 @@ from .core import Learner, Theta
 from .engine import Run, predictor
 from .recipes.stored import open_run
 from .targets import CLASSES
+from .torch_private import pytree
 
 
 class FewShotClassifier(ClassifierMixin, BaseEstimator):

@@ -4,13 +4,13 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-import torch.utils._pytree as pytree
 from torch import Tensor
 
 from .core import Theta
 from .engine import Run
 from .learners.lstm_optimizer import step
 from .nn import Recurrent, functional
+from .torch_private import pytree
 
 
 class Learned(torch.optim.Optimizer):

@@ -20,7 +20,6 @@ from tempfile import TemporaryDirectory
 
 import torch
 import torch.nn.functional as F
-import torch.utils._pytree as pytree
 from torch import Tensor
 from torch.func import vmap
 from torch.overrides import TorchFunctionMode
@@ -32,6 +31,7 @@ from .engine.batch import predict
 from .engine.checkpoint import flatten
 from .engine.predictor import load, save
 from .targets import target_of
+from .torch_private import pytree
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ def chunks_change_nothing(case: Case) -> None:
 def pooled_is_per_task(case: Case) -> None:
     """A learner that says it takes no gradient of its own has the same meta-gradient in either form.
 
-    Where torch refuses the other form, F.one_hot is the usual reason: write y[:, None] == torch.arange(ways).
+    Where torch refuses the other form, F.one_hot is the usual reason: use `metaloop.nn.membership`.
     """
     theta, tasks = case.theta(), case.batch(3)
     per_task = replace(case.learner, differentiates=True)
@@ -222,6 +222,7 @@ def _dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool
     return input * kept / (1 - p) if training else input
 
 
+# What `check` holds a learner to, by name.
 LAWS: dict[str, Callable[[Case], None]] = {
     law.__name__: law
     for law in (
@@ -232,6 +233,7 @@ LAWS: dict[str, Callable[[Case], None]] = {
 }  # fmt: skip
 
 
+# The laws that compare two ways to compute one thing, for which noise is held still.
 STILL = (
     "many_tasks_are_each_task", "meta_gradient_is_the_derivative", "chunks_change_nothing", "pooled_is_per_task",
     "compiles_whole_and_once",

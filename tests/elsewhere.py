@@ -11,7 +11,6 @@ from functools import partial
 from tempfile import TemporaryDirectory
 
 import torch
-import torch.utils._pytree as pytree
 from torch.utils.backend_registration import _DummyBackendModule, _setup_privateuseone_for_python_backend
 from zoo import ZOO
 
@@ -19,6 +18,7 @@ from metaloop import Learner, evaluate, fit, functional, maml, meta_gradient
 from metaloop.engine import ranks
 from metaloop.nn import mlp
 from metaloop.tasks import gaussians
+from metaloop.torch_private import pytree
 
 
 class Module(_DummyBackendModule):

@@ -21,10 +21,11 @@ LEARNERS = sorted(p.stem for p in (PACKAGE / "learners").glob("*.py") if p.stem 
 
 # Which parts of the package a part may import, besides itself. What is not listed may import everything.
 MAY = {
+    "torch_private": set(),  # which everything may import
     "core": set(),
     "nn": {"core"},
     "targets": {"core"},
-    "objectives": {"core", "targets"},
+    "objectives": {"core", "nn", "targets"},
     "learners": {"core", "nn", "objectives", "targets"},
     "tasks": {"core", "targets"},
     "engine": {"core", "nn", "targets"},  # of nn, only how gradients come back through inner loops
@@ -76,7 +77,8 @@ def of_ours(path: Path) -> set[str]:
 def test_imports_point_one_way(path):
     where, used = part(path), of_ours(path)
     if where in MAY:
-        assert used - {where} <= MAY[where], f"{where} imports {used - {where} - MAY[where]}"
+        more = used - {where, "torch_private"} - MAY[where]
+        assert not more, f"{where} imports {more}"
     if where not in TOP:
         assert not used & TOP, f"{path.name} imports {used & TOP}"
 
@@ -90,6 +92,19 @@ MATHEMATICS = [p for p in FILES if part(p) in ("core", "learners", "nn", "object
 def test_mathematics_needs_torch_alone(path):
     others = {name.split(".")[0] for name in imports(path)} - {"metaloop", "torch", "jaxtyping"}
     assert not others - set(sys.stdlib_module_names) - BORROWS.get(path, set())
+
+
+OURS = [p for folder in (PACKAGE, ROOT / "tests", ROOT / "benchmarks") for p in sorted(folder.rglob("*.py"))]
+
+
+@pytest.mark.parametrize("path", OURS, ids=lambda p: str(p.relative_to(ROOT)))
+def test_what_torch_keeps_private_is_asked_for_in_one_place(path):
+    if path == PACKAGE / "torch_private.py":
+        return
+    asked = re.findall(r"^ *(?:from|import) (torch[\w.]*\._[\w.]+)", path.read_text(), re.M)
+    assert not asked, f"{path.name} imports {', '.join(asked)}. Import it from metaloop.torch_private."
+    if path in FILES:
+        assert not re.findall(r"\btorch\.(?:\w+\.)*_(?!_)\w+", path.read_text())
 
 
 def test_nothing_on_the_loading_path_can_run_code():

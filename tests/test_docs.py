@@ -11,7 +11,8 @@ from types import ModuleType
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "examples/README.md")]
+PAGES += sorted((ROOT / "docs").rglob("*.md"))
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```", re.M | re.S)
 
 
@@ -73,6 +74,8 @@ def test_commands_run(workplace, monkeypatch, capsys):
         if words[0] == "make":
             done = subprocess.run(["make", "-n", words[1]], cwd=ROOT, capture_output=True, text=True)
             assert done.returncode == 0, done.stderr
+        elif words[0] == "python":  # tests/test_examples.py runs them
+            assert (ROOT / words[1]).exists(), command
         elif not re.search("omniglot|mnist", command) or os.environ.get("METALOOP_DATA"):
             assert words[0] == "metaloop"
             assert main(quick(words[1:])) in (0, None), f"{command}: {capsys.readouterr().err}"
@@ -80,9 +83,29 @@ def test_commands_run(workplace, monkeypatch, capsys):
 
 def test_links_lead_somewhere():
     for page in PAGES:
-        for link in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+        for link in re.findall(r"(?<!\\)\]\(([^)]+)\)", page.read_text()):
+            path, _, section = link.partition("#")
             if "://" not in link:
-                assert (page.parent / link).exists(), f"{page.name}: {link}"
+                there = (page.parent / path) if path else page
+                assert there.exists(), f"{page.name}: {link}"
+                assert not section or section in sections(there), f"{page.name}: {link}"
+
+
+def sections(page: Path) -> list[str]:
+    """The headings of a page as links name them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.M)
+    return [re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings]
+
+
+def test_every_page_is_reached_from_the_readme():
+    """By links from page to page, however many."""
+    reached, new = set(), {ROOT / "README.md"}
+    while new:
+        page = new.pop()
+        reached.add(page)
+        links = re.findall(r"\]\(([^)#]+)", page.read_text())
+        new |= {there for link in links if (there := (page.parent / link).resolve()) in PAGES} - reached
+    assert set(PAGES) <= reached
 
 
 def test_tables_are_those_of_the_results_files():

@@ -8,7 +8,6 @@ import pickle
 import pytest
 import torch
 import torch.nn.functional as F
-import torch.utils._pytree as pytree
 from mutations import Bug
 from torch import nn
 from torch.testing import assert_close
@@ -37,6 +36,7 @@ from metaloop.engine.log import read_metrics
 from metaloop.engine.run import newest_whole
 from metaloop.engine.seeds import generator
 from metaloop.nn import conv4, mlp
+from metaloop.torch_private import pytree
 
 EPISODE = {"ways": 3, "shots": 2, "queries": 4}
 QUICK = {"tasks": 4, "device": "cpu", "progress": False, **EPISODE}

@@ -8,7 +8,6 @@ from functools import partial
 
 import pytest
 import torch
-import torch.utils._pytree as pytree
 from mutations import Bug
 from test_neural_statistician import statistician
 from torch import nn
@@ -29,6 +28,7 @@ from metaloop import (
 )  # fmt: skip
 from metaloop.nn import POLICIES, Gaussian, Shaped, adam, norm
 from metaloop.testing import _StillNoise
+from metaloop.torch_private import pytree
 
 DIM = 64
 

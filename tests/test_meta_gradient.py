@@ -5,7 +5,6 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
-import torch.utils._pytree as pytree
 from mutations import Bug, law
 from torch import nn
 from torch.func import grad, vmap
@@ -15,6 +14,7 @@ from zoo import WAYS, ZOO, blobs, one, pictures
 from metaloop import Data, Learner, Task, functional, maml, meta_gradient, protonet
 from metaloop.engine.batch import chunks, predict
 from metaloop.nn import BatchNorm
+from metaloop.torch_private import pytree
 
 STOCK = {
     "batch": lambda: nn.BatchNorm2d(3, track_running_stats=False),

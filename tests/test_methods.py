@@ -8,7 +8,6 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
-import torch.utils._pytree as pytree
 from mutations import Bug
 from torch import nn
 from torch.func import grad, jacrev, vmap
@@ -20,6 +19,7 @@ from metaloop.engine.batch import chunks
 from metaloop.engine.memory import SPARE, in_bytes, in_use, peak
 from metaloop.nn import adam, conv4, mlp, rmsprop, sgd, unroll
 from metaloop.nn.unroll import Route, backward, conjugate_gradients
+from metaloop.torch_private import pytree
 
 net, init = functional(Smooth())
 LR = 0.4

@@ -13,8 +13,24 @@ from zoo import WAYS, one, pictures
 
 from metaloop import Data, Task, functional, maml, meta_gradient, pretrain, protonet, reptile
 from metaloop.engine.session import calibrate
-from metaloop.nn import LSTM, POLICIES, BatchNorm, adam, attend, conv4, mlp, norm, resnet12, rmsprop, sgd
-from metaloop.nn.backbones import Block
+from metaloop.nn import (
+    LSTM,
+    POLICIES,
+    BatchNorm,
+    adam,
+    attend,
+    class_mean,
+    class_sum,
+    conv4,
+    membership,
+    mlp,
+    norm,
+    resnet12,
+    rmsprop,
+    sgd,
+)  # fmt: skip
+from metaloop.nn.fused import Block
+from metaloop.torch_private import in_vmap
 
 
 @pytest.fixture
@@ -305,6 +321,31 @@ def test_nothing_is_kept_in_the_layer(x):
     assert_close(layer.state_dict(), before)
 
 
+# Classes
+
+
+@pytest.mark.parametrize("shape", [(2,), (2, 3, 4)])
+def test_classes_are_summed_and_averaged(shape):
+    """Against a loop; class 2 has no examples."""
+    y, z = torch.tensor([3, 0, 3, 1, 3]), torch.randn(5, *shape, dtype=torch.float64)
+    member, of_class = membership(y, 4), [z[y == k] for k in range(4)]
+    assert member.tolist() == [[k == label for k in range(4)] for label in y]
+    assert_close(class_sum(z, y, 4), torch.stack([part.sum(0) for part in of_class]))
+    mean, present = class_mean(z, y, 4)
+    assert_close(mean, torch.stack([part.sum(0) / max(1, len(part)) for part in of_class]))
+    assert present.tolist() == [True, True, False, True]
+
+
+def test_classes_are_batched_under_a_gradient():
+    y, z = torch.tensor([[0, 1, 1], [1, 1, 0]]), torch.randn(2, 3, 4, dtype=torch.float64)
+
+    def score(z, y):
+        return class_mean(z, y, 2)[0][1].square().sum() + class_sum(z, y, 2)[0].sum()
+
+    want = [torch.autograd.functional.jacobian(partial(score, y=y[i]), z[i]) for i in range(2)]
+    assert_close(vmap(grad(score))(z, y), torch.stack(want))
+
+
 # Networks
 
 
@@ -325,6 +366,23 @@ def test_conv4_gives_features_of_its_dim(shape, options, dim):
     assert module.dim == dim
     assert module(torch.randn(2, *shape)).shape == (2, dim)
     assert conv4(shape, out=7, **options)(torch.randn(2, *shape)).shape == (2, 7)
+
+
+@pytest.mark.parametrize(
+    ("make", "shape", "size"),
+    [
+        (partial(conv4, width=8), (1, 33, 50), (8, 2, 3)),
+        (partial(conv4, width=8, downsample="stride"), (1, 28, 28), (8, 2, 2)),
+        (partial(resnet12, widths=(2, 3, 4, 5)), (3, 32, 48), (5, 2, 3)),
+    ],
+)
+def test_a_map_is_the_features_where_they_are(make, shape, size):
+    module, x = make(shape, features="map"), torch.randn(2, *shape)
+    assert module.dim == size[0]
+    assert module(x).shape == (2, *size)
+    mean = make(shape, features="mean")
+    mean.load_state_dict(module.state_dict())
+    assert_close(mean(x), module(x).mean((2, 3)))
 
 
 def test_conv4_is_the_papers_network():
@@ -372,6 +430,41 @@ def test_conv4_on_a_cpu_is_its_layers(shape, options, compiled, monkeypatch):
         assert_close(mine, plain)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda patch: patch.delattr(torch._C, "_functorch"),
+        lambda patch: patch.delattr(torch._C._functorch, "get_interpreter_stack"),
+        lambda patch: patch.setattr(torch._C._functorch, "get_interpreter_stack", lambda: [None]),
+        lambda patch: patch.setattr(torch._C._functorch, "get_interpreter_stack", lambda kind: []),
+    ],
+    ids=["no module", "no function", "other levels", "other arguments"],
+)
+def test_conv4_needs_nothing_that_torch_keeps_private(change, monkeypatch):
+    """Where torch does not tell whether tasks are batched, a picture is copied once more, and nothing else changes."""
+    net, init = functional(conv4((1, 16, 16), width=10))
+    theta, x = doubles(init(0)), torch.randn(3, 6, 1, 16, 16, dtype=torch.float64)
+
+    def results():
+        told.append(in_vmap())
+        yield net(theta, x[0])
+        yield grad(lambda theta: net(theta, x[0]).square().sum())(theta)
+        yield vmap(grad(lambda theta, x: net(theta, x).square().sum()), in_dims=(None, 0))(theta, x)
+
+    told: list[bool] = []
+    want = [*results()]
+    change(monkeypatch)
+    assert_close([*results()], want)
+    assert told == [False, True]
+
+
+def test_torch_tells_whether_tasks_are_batched():
+    seen = []
+    vmap(grad(lambda x: (seen.append(in_vmap()), x)[1]))(torch.ones(2))
+    grad(lambda x: (seen.append(in_vmap()), x)[1])(torch.ones(()))
+    assert seen == [True, False]
+
+
 def test_a_first_block_keeps_single_precision():
     """The variance of a filter that answers to differences alone is far smaller than what it is made of."""
     x = nn.functional.interpolate(torch.rand(200, 1, 7, 7), 28, mode="bilinear")
@@ -394,6 +487,10 @@ def test_convolutions_start_as_glorot_and_bengio_say():
         (lambda: conv4((1, 15, 28)), "inputs of 15x28 vanish in four halvings. Use at least 16x16"),
         (lambda: conv4(downsample="pool"), "downsample is 'pool', expected 'max' or 'stride'"),
         (lambda: conv4(norm_policy="none"), "policy is 'none'"),
+        (lambda: conv4(features="maps"), "features is 'maps', expected 'flatten' or 'mean' or 'map'"),
+        (lambda: conv4(features="map", out=5), "conv4: out is 5 with features='map', expected None"),
+        (lambda: resnet12(features="flatten"), "resnet12: features is 'flatten', expected 'mean' or 'map'"),
+        (lambda: resnet12(features="map", out=5), "resnet12: out is 5 with features='map', expected None"),
         (lambda: mlp((3,)), r"sizes is \(3,\), expected at least"),
     ],
 )
@@ -610,15 +707,15 @@ BUGS = [
         law("meta_gradient_is_the_derivative", "maml-conv4-support")),
     Bug("support norms forget eps", "nn/norms.py",
         ("(var + self.eps).rsqrt()", "var.rsqrt()"), "test_support_norm_takes_the_support_sets_statistics"),
-    Bug("pooled norms forget negative scales", "nn/backbones.py",
+    Bug("pooled norms forget negative scales", "nn/fused.py",
         ("scale < 0, -1.0", "scale < 0, 1.0"), "test_conv4_on_a_cpu_is_its_layers[True-shape0-options0]"),
-    Bug("pooled norms take the statistics of what is left", "nn/backbones.py",
+    Bug("pooled norms take the statistics of what is left", "nn/fused.py",
         ("moments(x))", "moments(_largest_of_fours(x)))"), "test_conv4_on_a_cpu_is_its_layers[True-shape0-options0]"),
-    Bug("the patches' covariance is their second moment", "nn/backbones.py",
+    Bug("the patches' covariance is their second moment", "nn/fused.py",
         ("rows = rows - mean", "rows = rows * 1"), "test_conv4_on_a_cpu_is_its_layers[False-shape0-options0]"),
-    Bug("patches are cut without the margin", "nn/backbones.py",
+    Bug("patches are cut without the margin", "nn/fused.py",
         ("(x, (b, b, a, a))", "(x, (0, 2 * b, 0, 2 * a))"), "test_conv4_on_a_cpu_is_its_layers[False-shape0-options0]"),
-    Bug("patches' moments are summed in single precision", "nn/backbones.py",
+    Bug("patches' moments are summed in single precision", "nn/fused.py",
         ("flatten(0, 2).double()", "flatten(0, 2)"), "test_a_first_block_keeps_single_precision"),
     Bug("a first block's shift misses the mean", "nn/norms.py",
         ("bias - mean * scale", "bias"), "test_conv4_on_a_cpu_is_its_layers[False-shape0-options0]"),

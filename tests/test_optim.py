@@ -6,13 +6,13 @@ import io
 import pytest
 import torch
 import torch.nn.functional as F
-import torch.utils._pytree as pytree
 from mutations import Bug
 from torch import nn
 from torch.testing import assert_close
 
 import metaloop as ml
 from metaloop.optim import Learned
+from metaloop.torch_private import pytree
 
 
 def xor():

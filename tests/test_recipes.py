@@ -8,9 +8,11 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from mutations import Bug
 from tiny import make_run
 from torch.testing import assert_close
 
@@ -42,7 +44,7 @@ def examples(shape, ways: int, shots: int, queries: int, kind: str) -> tuple[tor
 def answers(run: ml.Run) -> torch.Tensor:
     row, pool = run.plan.rows[0], run.info["pool"]
     x, y, query = examples(pool["shape"], row.ways, 2, 1, pool["kind"])
-    S = ml.Problem(x, y, {"weight": torch.zeros(1, 10)}) if "optimizer" in run.info["recipe"] else ml.Data(x, y)
+    S: Any = ml.Problem(x, y, {"weight": torch.zeros(1, 10)}) if "optimizer" in run.info["recipe"] else ml.Data(x, y)
     with torch.no_grad():
         return run.learner.adapt(run.theta, S)(query).flatten()
 
@@ -236,3 +238,20 @@ def test_entries_of_results_keep_the_form_of_their_files():
             assert list(kept.items()) == list(told.items()), path.name
             forms.add(tuple(told))
     assert len(forms) > 1  # older ones lack keys
+
+
+OPENS = "test_a_run_and_its_predictor_open_after_the_budget_has_changed"
+BUGS = [
+    Bug("a run is opened by its budget as it is today", "recipes/stored.py",
+        ('{"settings": dict} if "settings" in info else', "{} if False else"), OPENS),
+    Bug("a predictor does not keep its settings", "recipes/stored.py",
+        ('told = ("recipe", "settings", ', 'told = ("recipe", '), OPENS),
+    Bug("lists of settings stay lists", "recipes/plan.py",
+        ("return tuple(map(tuples, value)) if", "return value if"), "test_settings_survive_json[oml-omniglot]"),
+    Bug("a run is resumed with whatever settings", "engine/run.py",
+        ("differ = [name for name in now if was.get(name, now[name]) != now[name]]", "differ = []"),
+        "test_a_run_is_resumed_with_its_settings_and_refused_with_others"),
+    Bug("a figure stands beside each row", "recipes/plan.py",
+        ("figures.get(row.label)", "self.published[0] if self.published else None"),
+        "test_published_figures_stand_beside_the_rows_they_are_about[snail-omniglot-5w]"),
+]  # fmt: skip

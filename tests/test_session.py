@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.utils._pytree as pytree
 from mutations import Bug
 from test_engine import annealed
 from torch import nn
@@ -19,6 +18,7 @@ from metaloop.engine.run import checkpoints
 from metaloop.engine.session import begin
 from metaloop.engine.simple import simple_fit
 from metaloop.nn import conv4, mlp
+from metaloop.torch_private import pytree
 
 STOPPED = Path(__file__).parent / "fixtures" / "stopped"
 EPISODE = {"ways": 3, "shots": 2, "queries": 4}

@@ -9,10 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-import torch.utils._pytree as pytree
 from mutations import Bug
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 from zoo import ZOO
 
 from metaloop import Data, NonFinite, Task, fit, functional, maml, meta_gradient
@@ -22,6 +20,7 @@ from metaloop.engine.log import read_metrics
 from metaloop.engine.run import checkpoints
 from metaloop.nn import mlp
 from metaloop.tasks import gaussians, glyphs
+from metaloop.torch_private import TorchDispatchMode, pytree
 
 QUICK = {"tasks": 4, "ways": 3, "shots": 2, "queries": 3, "device": "cpu", "progress": False}
 OPTIMIZERS = {"adam": partial(torch.optim.Adam, lr=0.02), "sgd": partial(torch.optim.SGD, lr=0.1, momentum=0.9)}

@@ -14,7 +14,6 @@ import warnings
 from pathlib import Path
 
 import torch
-import torch.utils._pytree as pytree
 
 from metaloop import Learner, fit, functional, maml, meta_gradient, protonet, tasks
 from metaloop.engine import deal
@@ -23,6 +22,7 @@ from metaloop.engine.ranks import join
 from metaloop.engine.seeds import noise
 from metaloop.nn import conv4, mlp
 from metaloop.testing import _StillNoise
+from metaloop.torch_private import pytree
 
 EPISODE = {"ways": 3, "shots": 2, "queries": 4}
 QUICK = {**EPISODE, "steps": 5, "device": "cpu", "progress": False}

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-import torch.utils._pytree as pytree
 from torch import nn
 
 from metaloop import Data, Problem, Task, functional
 from metaloop.nn import conv4, mlp
 from metaloop.testing import Case
+from metaloop.torch_private import pytree
 
 PAPERS = Path(__file__).parent / "papers"
 

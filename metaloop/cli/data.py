@@ -99,9 +99,8 @@ def image_shape(pool: dict[str, Any], source: str) -> tuple[int, ...]:
 
 
 def move(run, device: str) -> None:
-    import torch.utils._pytree as pytree
-
     from ..engine.device import choose
+    from ..torch_private import pytree
 
     where = choose(device)
     run.theta = pytree.tree_map(lambda t: t.to(where), run.theta)

@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-import torch.utils._pytree as pytree
 from torch import Tensor
 from torch.func import vjp, vmap
 
 from ..core import Info, Learner, Task, Theta
 from ..nn.unroll import backward
+from ..torch_private import pytree
 from . import methods
 from .memory import in_bytes, largest_chunk
 from .renamed import renamed

@@ -8,9 +8,10 @@ from typing import Any
 
 import safetensors
 import torch
-import torch.utils._pytree as pytree
 from safetensors.torch import save
 from torch import Tensor
+
+from ..torch_private import pytree
 
 
 def flatten(tree: Any, prefix: str) -> dict[str, Tensor]:

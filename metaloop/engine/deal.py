@@ -3,9 +3,9 @@
 from typing import TYPE_CHECKING
 
 import torch
-import torch.utils._pytree as pytree
 
 from ..core import Task
+from ..torch_private import pytree
 from .seeds import place
 
 if TYPE_CHECKING:

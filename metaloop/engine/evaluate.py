@@ -6,11 +6,11 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
-import torch.utils._pytree as pytree
 from torch import Tensor
 
 from ..core import Learner, Task, Theta
 from ..targets import Target, target_of, units
+from ..torch_private import pytree
 from .batch import chunk_size, chunks, first_task, predict
 from .device import choose
 from .seeds import generator, noise

@@ -13,11 +13,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.utils._pytree as pytree
 from torch import Tensor
 
 from ..core import Learner, Task, Theta
 from ..nn.unroll import Route, backward
+from ..torch_private import pytree
 
 METHODS = ("exact", "truncated", "implicit", "evolution")
 

@@ -20,8 +20,8 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-import torch.utils._pytree as pytree
 
+from ..torch_private import pytree
 from .device import choose
 
 T = TypeVar("T")

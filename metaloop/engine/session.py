@@ -23,11 +23,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.utils._pytree as pytree
 from torch import Tensor
 from torch.func import vmap
 
 from ..core import Info, Learner, Task, Theta
+from ..torch_private import pytree
 from . import checkpoint
 from .batch import MetaGradient, chunks, count, meta_gradient
 from .device import choose, float32

@@ -10,11 +10,11 @@ by bit. Otherwise sums round in another order, and noise is drawn in another.
 from collections.abc import Callable
 
 import torch
-import torch.utils._pytree as pytree
 from torch import Tensor
 from torch.func import grad
 
 from ..core import Learner, Task, Theta
+from ..torch_private import pytree
 from .deal import Deal
 from .methods import overwrite
 from .seeds import noise

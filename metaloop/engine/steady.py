@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
 import torch
-import torch.utils._pytree as pytree
 from torch import Generator, Tensor
 
 from ..core import Info, Theta
+from ..torch_private import pytree
 from .batch import MetaGradient
 from .deal import Deal
 from .seeds import noise

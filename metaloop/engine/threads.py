@@ -15,10 +15,10 @@ from functools import cache
 from typing import Any
 
 import torch
-from torch._C import _len_torch_dispatch_stack, _len_torch_function_stack
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from ..nn.functional import is_own
+from ..torch_private import modes
 
 Work = Callable[[Any, Any], Any]  # (theta, part) -> a pytree of tensors
 
@@ -41,7 +41,7 @@ class SideBySide:
 
         The first call tries the first part alone, to see what it does; if it must stay in order, it is done again.
         """
-        if spread and cores() > 1 and len(parts) > 1 and not self.in_order and not _modes():
+        if spread and cores() > 1 and len(parts) > 1 and not self.in_order and not modes():
             pool, work = _pool(cores()), self.form(many=True)
             if self.in_order is None:
                 before = torch.get_rng_state()
@@ -79,11 +79,6 @@ class Compiled(SideBySide):
             options: Any = {"cpp_wrapper": True} if many else None
             self.forms[many] = torch.compile(self.work, fullgraph=True, dynamic=False, options=options)
         return self.forms[many]
-
-
-def _modes() -> int:
-    """How many of torch's modes hold for this thread, and would not for others."""
-    return torch.is_autocast_enabled("cpu") + _len_torch_function_stack() + _len_torch_dispatch_stack()
 
 
 @contextmanager

@@ -18,7 +18,6 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-import torch.utils._pytree as pytree
 from jaxtyping import Float
 from torch import Tensor
 from torch.func import grad_and_value
@@ -27,6 +26,7 @@ from ..core import Data, Learner, Params, Problem, Task, Theta
 from ..nn import Recurrent, functional
 from ..nn.sequence import State
 from ..objectives.query import scalars
+from ..torch_private import pytree
 from .maml import FineTuned
 
 P = 10.0  # p

@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..core import Data, Learner, Params, Task, predictor, static
-from ..nn import condition, population
+from ..nn import condition, membership, population
 from ..objectives.embedding import EmbeddingLoss
 
 
@@ -38,8 +38,8 @@ class NearestNeighbour:
 
     def __call__(self, x: Float[Tensor, "n ..."]) -> Float[Tensor, "n ways"]:
         cosine = F.normalize(self.embed(self.theta, x), dim=-1) @ self.z.mT               # (1)
-        of_class = self.y == torch.arange(self.ways, device=self.y.device)[:, None]
-        nearest = torch.where(of_class, cosine[:, None], -torch.inf).amax(-1)             # (2)
+        member = membership(self.y, self.ways)
+        nearest = torch.where(member.mT, cosine[:, None], -torch.inf).amax(-1)            # (2)
         return nearest * self.temperature  # a class without examples is never chosen
 
 

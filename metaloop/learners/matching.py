@@ -23,7 +23,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..core import Data, Learner, Params, predictor, static
-from ..nn import condition, functional, population
+from ..nn import condition, functional, membership, population
 from ..nn.context import QueryContext, SupportContext
 from ..objectives.query import query_loss
 
@@ -48,7 +48,7 @@ class Matches:
             c = -(f[:, None] - self.g).square().sum(-1)
         else:
             c = F.normalize(f, dim=-1) @ F.normalize(self.g, dim=-1).mT * self.temperature
-        member = self.y[:, None] == torch.arange(self.ways, device=self.y.device)
+        member = membership(self.y, self.ways)
         log_a = c.log_softmax(-1)                                                          # (2)
         return torch.where(member, log_a[..., None], -torch.inf).logsumexp(-2)             # (1)
 

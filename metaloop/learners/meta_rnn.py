@@ -16,13 +16,13 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-import torch.utils._pytree as pytree
 from jaxtyping import Float
 from torch import Tensor
 
 from ..core import Data, Learner, Params, Task, predictor, static
 from ..nn.sequence import State
 from ..targets import rows_of_numbers
+from ..torch_private import pytree
 
 Recurrence = Callable[..., tuple[Tensor, State]]  # net(theta, [T, ..., input], state) -> ([T, ..., output], state)
 

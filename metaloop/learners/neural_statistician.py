@@ -22,7 +22,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..core import Data, Learner, Params, Task, predictor, static
-from ..nn import Bernoulli, Gaussian, population
+from ..nn import Bernoulli, Gaussian, membership, population
 
 Net = Callable[[Params, Tensor], Tensor]
 Part = tuple[Net, Callable[[int], Params]]  # (net, init), as `functional` gives them
@@ -93,7 +93,7 @@ def neural_statistician(
 
     def infer(theta, S: Data, *, dropout: bool) -> tuple[SetDensities, Tensor, Tensor]:
         h = encoder[0](theta["encoder"], S.x)
-        member = (S.y[:, None] == torch.arange(ways, device=h.device)).to(h) if ways > 1 else torch.ones_like(h[:, :1])
+        member = membership(S.y, ways).to(h) if ways > 1 else torch.ones_like(h[:, :1])
         kept = thinned(member) if dropout else member
         size = kept.sum(0)[:, None]
         pooled = torch.cat((kept.mT @ h, torch.ones_like(size)), 1) / size.clamp_min(1)

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.func import grad
 
 from ..core import Data, Learner, Params, fold, predictor, static
-from ..nn.descent import Descent, sgd
+from ..nn import Descent, membership, sgd
 from ..objectives.query import query_loss
 
 
@@ -77,7 +77,7 @@ def oml(
             return W
         if isinstance(anew, int):
             return {n: w.new_zeros(anew, *w.shape[1:]) for n, w in W.items()}
-        met = {n: (y[:, None] == torch.arange(len(w), device=y.device)).any(0) for n, w in W.items()}
+        met = {n: membership(y, len(w)).any(0) for n, w in W.items()}
         return {n: torch.where(met[n].view(-1, *[1] * (w.ndim - 1)), torch.zeros_like(w), w) for n, w in W.items()}
 
     def update(state, example: Data):

@@ -20,9 +20,9 @@ from torch import Tensor
 from torch.func import grad
 
 from ..core import Data, Learner, Params, Task, predictor, static
-from ..nn import adam, condition, population
+from ..nn import adam, class_mean, condition, population
 from ..objectives.query import scalars
-from .protonet import NearestPrototype, prototypes
+from .protonet import NearestPrototype
 
 
 @predictor
@@ -66,7 +66,7 @@ def pretrain(
         z = embed(theta["embed"], S.x)
         query_embed, params = condition(embed, theta["embed"], S.x)
         if head == "prototypes":
-            return NearestPrototype(params, *prototypes(z, S.y, ways), query_embed, None)  # (2)
+            return NearestPrototype(params, *class_mean(z, S.y, ways), query_embed, None)  # (2)
         phi = {"V": z.new_zeros(ways, dim), "v": z.new_zeros(ways)}
         state = method.init(phi)
         for _ in range(inner_steps):

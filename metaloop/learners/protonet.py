@@ -16,11 +16,11 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..core import Data, Learner, Params, predictor, static
-from ..nn import condition, population
+from ..nn import class_mean, condition, population
 from ..objectives.query import query_loss
 
 
@@ -42,15 +42,6 @@ class NearestPrototype:
         return torch.where(self.present, score, -torch.inf)
 
 
-def prototypes(
-    z: Float[Tensor, "n dim"], y: Int[Tensor, " n"], ways: int
-) -> tuple[Float[Tensor, "ways dim"], Bool[Tensor, " ways"]]:
-    """The mean of z over each class of y, and which classes there are."""
-    member = (y[:, None] == torch.arange(ways, device=y.device)).to(z)
-    count = member.sum(0)
-    return (member.mT @ z) / count.clamp_min(1)[:, None], count > 0                       # (1)
-
-
 def protonet(
     embed: Callable[[Params, Tensor], Tensor],
     init: Callable[[int], Params],
@@ -68,7 +59,7 @@ def protonet(
     scale = temperature if metric == "cosine" else None
 
     def adapt(theta: Params, S: Data) -> NearestPrototype:
-        c, present = prototypes(embed(theta, S.x), S.y, ways)
+        c, present = class_mean(embed(theta, S.x), S.y, ways)                             # (1)
         query_embed, theta = condition(embed, theta, S.x)
         return NearestPrototype(theta, c, present, query_embed, scale)
 

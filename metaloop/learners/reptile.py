@@ -19,12 +19,12 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-import torch.utils._pytree as pytree
 from torch import Tensor
 from torch.func import grad
 
 from ..core import Data, Learner, Params, Task
 from ..nn import Descent, adam, condition, learned, population
+from ..torch_private import pytree
 from .maml import FineTuned
 
 

@@ -23,7 +23,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..core import Data, Learner, Params, predictor, static
-from ..nn import condition, functional, population
+from ..nn import condition, functional, membership, population
 from ..nn.causal import Reader
 from ..objectives.query import query_loss
 
@@ -65,7 +65,7 @@ def snail(
 
     def adapt(theta, S: Data) -> Continuation:
         z = embed(theta["embed"], S.x)
-        y = (S.y[:, None] == torch.arange(ways, device=S.y.device)).to(z)
+        y = membership(S.y, ways).to(z)
         _, memory = reader(theta["reader"], torch.cat([z, y], -1))                         # (1, 2)
         query_embed, params = condition(embed, theta["embed"], S.x)
         return Continuation({**theta, "embed": params}, memory, query_embed, reader, ways)

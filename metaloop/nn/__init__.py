@@ -2,6 +2,7 @@
 
 from .autoencoder import Shaped, conv_decoder, conv_encoder
 from .backbones import Backbone, Mean, conv4, mlp, resnet12
+from .classes import class_mean, class_sum, membership
 from .descent import Descent, adam, rmsprop, sgd
 from .distributions import Bernoulli, Gaussian
 from .functional import Net, condition, functional, learned, population
@@ -11,6 +12,7 @@ from .unroll import descend, unroll
 
 __all__ = [
     "LSTM", "POLICIES", "Backbone", "BatchNorm", "Bernoulli", "Descent", "Gaussian", "Mean", "Net", "Recurrent",
-    "Shaped", "adam", "attend", "condition", "conv4", "conv_decoder", "conv_encoder", "descend", "functional",
-    "learned", "mlp", "norm", "population", "resnet12", "rmsprop", "sgd", "unroll",
+    "Shaped", "adam", "attend", "class_mean", "class_sum", "condition", "conv4", "conv_decoder", "conv_encoder",
+    "descend", "functional", "learned", "membership", "mlp", "norm", "population", "resnet12", "rmsprop", "sgd",
+    "unroll",
 ]

@@ -19,6 +19,8 @@ Rate = float | Params
 
 
 class Descent(NamedTuple):
+    """An inner optimizer as two functions: its first state, init(phi), and a step, update(lr, g, phi, state)."""
+
     init: Callable[[Params], Any]
     update: Callable[[Rate, Params, Params, Any], tuple[Params, Any]]
 

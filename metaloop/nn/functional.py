@@ -171,7 +171,7 @@ def _norms(module: nn.Module) -> list[BatchNorm]:
 def _refuse(name: str, layer: nn.Module) -> None:
     instead = next((use for kind, use in UNSAFE.items() if isinstance(layer, kind)), None)
     kind = type(layer).__name__
-    if instead is None and isinstance(layer, nn.modules.batchnorm._NormBase) and layer.track_running_stats:
+    if instead is None and getattr(layer, "track_running_stats", False):
         instead = f'metaloop.nn.norm(channels, "running") or {kind}(..., track_running_stats=False)'
     if instead is None and any(True for _ in layer.parameters(recurse=False)):
         lazy = [n for n, p in layer.named_parameters(recurse=False) if nn.parameter.is_lazy(p)]

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+# Whose statistics normalise: what `norm` and the backbones take as a policy.
 POLICIES = ("transductive", "support", "running", "group", "layer", "instance")
 
 

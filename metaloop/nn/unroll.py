@@ -30,11 +30,11 @@ from math import comb
 from typing import Any
 
 import torch
-import torch.utils._pytree as pytree
 from torch import Tensor
 from torch.func import vjp
 
 from ..core import Params
+from ..torch_private import pytree
 from .descent import Descent, Rate, sgd
 
 Tensors = tuple[Tensor, ...]

@@ -27,6 +27,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..core import Params, Scalar
+from ..nn import membership
 
 
 @dataclass(frozen=True)
@@ -110,8 +111,7 @@ def _angular(
 
     def value(params: Params, z: Float[Tensor, "n dim"], y: Int[Tensor, " n"]) -> Scalar:
         c = F.normalize(z, dim=-1) @ F.normalize(params["W"], dim=-1).mT
-        own = y[:, None] == torch.arange(classes, device=y.device)
-        logits = torch.where(own, target(params, c.gather(-1, y[:, None])), c)
+        logits = torch.where(membership(y, classes), target(params, c.gather(-1, y[:, None])), c)
         return F.cross_entropy(logits * (z.norm(dim=-1, keepdim=True) if scale is None else scale), y)      # (1)
 
     return EmbeddingLoss(init, value, scheduled)

@@ -21,7 +21,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.utils._pytree as pytree
 from torch import Tensor
 
 from ..core import Data, Learner, Task, Theta
@@ -31,6 +30,7 @@ from ..engine.run import Run
 from ..engine.seeds import generator, noise
 from ..engine.session import CALIBRATION_TASKS, begin, estimate
 from ..targets import target_of
+from ..torch_private import pytree
 
 if TYPE_CHECKING:
     from ..tasks.rainbow_mnist import Rounds

@@ -4,13 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.utils._pytree as pytree
 from torch import Tensor
 
 from ..core import Data
 from ..engine import predictor
 from ..engine.run import Run, read_info, versions
 from ..tasks.pool import Outline
+from ..torch_private import pytree
 from . import find
 from .plan import Plan
 

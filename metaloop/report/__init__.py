@@ -5,8 +5,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch.utils._pytree as pytree
-
 from ..engine import Run
 from ..engine.checkpoint import write_bytes
 from ..engine.log import read_metrics
@@ -14,6 +12,7 @@ from ..engine.run import read_info
 from ..recipes import find
 from ..targets import Target, units
 from ..tasks.pool import Pool
+from ..torch_private import pytree
 from .findings import find_out
 from .page import page
 from .results import Entry, kept, text

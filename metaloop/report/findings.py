@@ -8,7 +8,6 @@ from io import BytesIO
 from typing import Any
 
 import torch
-import torch.utils._pytree as pytree
 from torch import Tensor
 
 from ..core import Learner
@@ -18,6 +17,7 @@ from ..engine.checkpoint import write_bytes
 from ..engine.seeds import generator, noise
 from ..recipes.plan import Row
 from ..tasks.pool import Pool
+from ..torch_private import pytree
 from .results import in_units
 
 TASKS = 200  # at most, for each point of a curve

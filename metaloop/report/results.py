@@ -7,8 +7,6 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import torch.utils._pytree as pytree
-
 from ..engine import Run, Score, evaluate
 from ..engine.batch import first_task
 from ..engine.checkpoint import write_bytes
@@ -19,6 +17,7 @@ from ..engine.seeds import generator
 from ..recipes.plan import Row
 from ..targets import units
 from ..tasks.pool import Pool
+from ..torch_private import pytree
 
 WHOLE = 1000  # tasks of a protocol that says nothing else
 

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-import torch.utils._pytree as pytree
 from torch import Generator, Tensor
 
 from ..core import Data, Task
 from ..targets import CLASSES, Target, of_kind
+from ..torch_private import pytree
 
 
 class Pool:

@@ -3,7 +3,6 @@
 import pytest
 import torch
 import torch.nn.functional as F
-import torch.utils._pytree as pytree
 from mutations import Bug
 from torch import nn
 from torch.testing import assert_close
@@ -13,6 +12,7 @@ from metaloop import Data, Task, functional, lstm_optimizer, meta_gradient
 from metaloop.learners.lstm_optimizer import preprocess
 from metaloop.nn import mlp
 from metaloop.testing import Case
+from metaloop.torch_private import pytree
 
 HIDDEN, STEPS = 3, 5
 net, init = functional(nn.Linear(4, WAYS))

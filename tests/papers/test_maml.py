@@ -5,7 +5,6 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
-import torch.utils._pytree as pytree
 from mutations import Bug, law
 from torch.testing import assert_close
 from zoo import DERIVATIVE, WAYS, Smooth, batched, blobs, image_net, one, pictures, waived, waves
@@ -13,6 +12,7 @@ from zoo import DERIVATIVE, WAYS, Smooth, batched, blobs, image_net, one, pictur
 from metaloop import Data, Task, functional, maml, meta_gradient
 from metaloop.nn import POLICIES, adam, mlp
 from metaloop.testing import Case
+from metaloop.torch_private import pytree
 
 net, init = functional(Smooth())
 LR = 0.4

@@ -5,7 +5,6 @@ from math import acos, cos, pi, sin
 
 import pytest
 import torch
-import torch.utils._pytree as pytree
 from mutations import Bug, law
 from pytorch_metric_learning import losses
 from torch.func import functional_call
@@ -17,6 +16,7 @@ from metaloop import objectives as O
 from metaloop.nn import mlp
 from metaloop.objectives.embedding import psi
 from metaloop.testing import Case
+from metaloop.torch_private import pytree
 
 CLASSES, DIM = 7, 5
 embed, init = functional(mlp((4, 8, DIM)))
@@ -273,8 +273,8 @@ CASES = {
 
 BUGS = [
     Bug("the farthest example decides", "learners/margin.py",
-        ("torch.where(of_class, cosine[:, None], -torch.inf).amax(-1)",
-        "torch.where(of_class, cosine[:, None], torch.inf).amin(-1)"), "test_the_nearest_example_decides"),
+        ("torch.where(member.mT, cosine[:, None], -torch.inf).amax(-1)",
+        "torch.where(member.mT, cosine[:, None], torch.inf).amin(-1)"), "test_the_nearest_example_decides"),
     Bug("support embeddings stay off the sphere", "learners/margin.py",
         ('z = F.normalize(embed(theta["net"], S.x), dim=-1)', 'z = embed(theta["net"], S.x)'),
         "test_the_nearest_example_decides"),

@@ -3,7 +3,6 @@ whose densities are known. The sets have unequal sizes."""
 
 import pytest
 import torch
-import torch.utils._pytree as pytree
 from mutations import Bug
 from torch.distributions import Bernoulli, Independent, MultivariateNormal, Normal, kl_divergence
 from torch.nn import Linear, Sequential, Tanh
@@ -15,6 +14,7 @@ from metaloop.learners.neural_statistician import thinned
 from metaloop.targets import excess_nats
 from metaloop.tasks import distributions
 from metaloop.testing import Case
+from metaloop.torch_private import pytree
 
 X, H, C, Z = 4, 6, 3, 2
 DOUBLE = torch.float64

@@ -3,7 +3,6 @@
 import pytest
 import torch
 import torch.nn.functional as F
-import torch.utils._pytree as pytree
 from mutations import Bug
 from torch import nn
 from torch.testing import assert_close
@@ -12,6 +11,7 @@ from zoo import WAYS, batched, features, known_blobs
 from metaloop import Data, Task, functional, meta_gradient, pretrain, protonet
 from metaloop.nn import mlp
 from metaloop.testing import Case
+from metaloop.torch_private import pytree
 
 CLASSES, DIM = 7, 5
 embed, init = functional(mlp((4, 8, DIM)))

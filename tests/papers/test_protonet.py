@@ -107,15 +107,15 @@ CASES = {
 }
 
 BUGS = [
-    Bug("prototypes are sums", "learners/protonet.py",
-        (" / count.clamp_min(1)[:, None]", ""), "test_scores_loss_and_gradient"),
+    Bug("prototypes are sums", "nn/classes.py", (" / count.clamp_min(1).view(-1, *[1] * (z.ndim - 1))", ""),
+        "test_scores_loss_and_gradient"),
     Bug("absent classes are chosen", "learners/protonet.py",
         ("torch.where(self.present, score, -torch.inf)", "score"),
         "test_a_class_without_examples_is_never_chosen_and_changes_nothing"),
-    Bug("prototypes hold back the gradient", "learners/protonet.py",
-        ("(member.mT @ z)", "(member.mT @ z.detach())"), law("meta_gradient_is_the_derivative", "protonet")),
-    Bug("prototypes depend on the order", "learners/protonet.py",
-        ("(member.mT @ z)", "(member.mT @ z.cumsum(0))"), law("support_order_is_irrelevant", "protonet")),
+    Bug("prototypes hold back the gradient", "nn/classes.py", ("_sum(z, member) /", "_sum(z.detach(), member) /"),
+        law("meta_gradient_is_the_derivative", "protonet")),
+    Bug("prototypes depend on the order", "nn/classes.py", ("_sum(z, member) /", "_sum(z.cumsum(0), member) /"),
+        law("support_order_is_irrelevant", "protonet")),
     Bug("distances are not squared", "learners/protonet.py",
         (".square().sum(-1)", ".abs().sum(-1)"), "test_scores_loss_and_gradient"),
     Bug("queries are centred together", "learners/protonet.py",

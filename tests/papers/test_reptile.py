@@ -3,7 +3,6 @@
 import pytest
 import torch
 import torch.nn.functional as F
-import torch.utils._pytree as pytree
 from mutations import Bug
 from torch.testing import assert_close
 from zoo import DERIVATIVE, HELPS, ORDER, Smooth, blobs, one
@@ -11,6 +10,7 @@ from zoo import DERIVATIVE, HELPS, ORDER, Smooth, blobs, one
 from metaloop import Data, Task, functional, meta_gradient, reptile
 from metaloop.nn import sgd
 from metaloop.testing import Case
+from metaloop.torch_private import pytree
 
 net, init = functional(Smooth())
 

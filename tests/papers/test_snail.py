@@ -113,7 +113,7 @@ BUGS = [
     Bug("snail's queries claim a class", "learners/snail.py",
         ("z.new_zeros(len(z), self.ways)", "z.new_ones(len(z), self.ways)"), "test_scores_loss_and_gradient"),
     Bug("snail's labels follow another order", "learners/snail.py",
-        ("(S.y[:, None] ==", "(S.y.flip(0)[:, None] =="), "test_scores_loss_and_gradient"),
+        ("membership(S.y,", "membership(S.y.flip(0),"), "test_scores_loss_and_gradient"),
     Bug("snail's embedding is frozen in the support set", "learners/snail.py",
         ('z = embed(theta["embed"], S.x)', 'z = embed(theta["embed"], S.x).detach()'),
         law("meta_gradient_is_the_derivative", "snail")),

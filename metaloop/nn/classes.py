@@ -1,0 +1,38 @@
+"""Examples gathered by their classes: each class k of y has the rows of z where y is k."""
+
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, arange
+
+
+def membership(y: Int[Tensor, " n"], ways: int) -> Bool[Tensor, "n ways"]:
+    """Whether example i is of class k. (torch's one_hot cannot be batched under a gradient.)"""
+    return y[:, None] == arange(ways, device=y.device)
+
+
+def class_sum(z: Float[Tensor, "n ..."], y: Int[Tensor, " n"], ways: int) -> Float[Tensor, "ways ..."]:
+    """sum over the i with y_i = k of z_i; zero for a class without examples.
+
+    >>> from torch import tensor
+    >>> class_sum(tensor([[1.0], [2.0], [4.0]]), tensor([0, 2, 2]), 3).flatten()
+    tensor([1., 0., 6.])
+    """
+    return _sum(z, membership(y, ways).to(z))
+
+
+def class_mean(
+    z: Float[Tensor, "n ..."], y: Int[Tensor, " n"], ways: int
+) -> tuple[Float[Tensor, "ways ..."], Bool[Tensor, " ways"]]:
+    """The mean of z over each class, zero for a class without examples; and which classes have some.
+
+    >>> from torch import tensor
+    >>> mean, present = class_mean(tensor([[1.0], [2.0], [4.0]]), tensor([0, 2, 2]), 3)
+    >>> mean.flatten(), present
+    (tensor([1., 0., 3.]), tensor([ True, False,  True]))
+    """
+    member = membership(y, ways).to(z)
+    count = member.sum(0)
+    return _sum(z, member) / count.clamp_min(1).view(-1, *[1] * (z.ndim - 1)), count > 0
+
+
+def _sum(z: Tensor, member: Tensor) -> Tensor:
+    return (member.mT @ z.flatten(1)).view(-1, *z.shape[1:])

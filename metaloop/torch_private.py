@@ -1,0 +1,28 @@
+"""What is used here of torch that torch does not promise to keep: all of it, so that one file follows its changes.
+
+Where a name may go missing, what stands in for it costs time alone.
+"""
+
+import torch
+import torch.utils._pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+__all__ = ["TorchDispatchMode", "in_vmap", "modes", "pytree"]
+
+
+def in_vmap() -> bool:
+    """Whether work is being batched by torch.func.vmap; True where torch does not tell."""
+    try:
+        functorch = torch._C._functorch  # type: ignore[attr-defined]
+        return any(level.key() == functorch.TransformType.Vmap for level in functorch.get_interpreter_stack() or ())
+    except (AttributeError, TypeError):
+        return True
+
+
+def modes() -> int:
+    """How many of torch's modes hold for this thread, and would not for others; one where torch does not tell."""
+    try:
+        of_python = torch._C._len_torch_function_stack() + torch._C._len_torch_dispatch_stack()
+    except (AttributeError, TypeError):
+        return 1
+    return torch.is_autocast_enabled("cpu") + of_python
