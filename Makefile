@@ -1,25 +1,43 @@
 # make demo       meta-train on embedded data, evaluate, write a report        (under two minutes after installing)
 # make test       the whole test suite                                         (under ten minutes on two cores)
-# make check      ruff and pyright
+# make learner    what is about one learner, as its laws and planted bugs: make learner NAME=protonet
+# make check      ruff, pyright, the wheel and the source distribution
+# make versions   the core on another Python and torch: make versions PYTHON=python3.13 TORCH=2.13.0
 # make bench      the meta-gradient's speed beside other libraries, which are installed in an environment of their own
 # make bench-gpu  the same on a GPU
 PYTHON ?= python3
 BIN := .venv/bin
+TORCH ?= 2.13.0
+OTHER := .venv-versions
 
-.PHONY: demo test check bench bench-gpu clean
+.PHONY: demo test learner check package versions bench bench-gpu clean
 
 demo: .venv/installed
 	rm -rf runs/demo
 	$(BIN)/metaloop train protonet-glyphs --out runs/demo
 
 test: .venv/installed-test
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --durations=20
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 
-check: .venv/installed-test
+learner: .venv/installed-test
+	$(BIN)/python -m pytest -n 2 --durations=5 --learner $(NAME)
+
+check: package
 	$(BIN)/ruff check .
 	$(BIN)/pyright
+
+package: .venv/installed-test
+	$(BIN)/python tools/check_package.py --test
+
+# An environment of its own, anew: the core without its extras, and with no other version pinned than torch's.
+versions:
+	rm -rf $(OTHER) build
+	$(PYTHON) -m venv $(OTHER)
+	$(OTHER)/bin/python -m pip install -q torch==$(TORCH)
+	$(OTHER)/bin/python -m pip install -q .
+	cd $(OTHER) && bin/python ../tools/versions.py
 
 bench: .venv-bench/installed
 	.venv-bench/bin/python benchmarks/bench.py --out results/bench-cpu.json
@@ -46,4 +64,4 @@ bench-gpu: .venv-bench/installed
 	touch $@
 
 clean:
-	rm -rf .venv .venv-bench build *.egg-info
+	rm -rf .venv .venv-bench $(OTHER) build dist *.egg-info

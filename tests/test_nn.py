@@ -9,9 +9,10 @@ from mutations import Bug, law
 from torch import nn
 from torch.func import grad, vmap
 from torch.testing import assert_close
-from zoo import WAYS, one, pictures
+from zoo import WAYS, blobs, one, pictures
 
-from metaloop import Data, Task, functional, maml, meta_gradient, pretrain, protonet, reptile
+from metaloop import Data, Learner, Task, functional, maml, meta_gradient, pretrain, protonet, reptile
+from metaloop.engine.methods import not_learned
 from metaloop.engine.session import calibrate
 from metaloop.nn import (
     LSTM,
@@ -30,7 +31,7 @@ from metaloop.nn import (
     sgd,
 )  # fmt: skip
 from metaloop.nn.fused import Block
-from metaloop.torch_private import in_vmap
+from metaloop.torch_private import in_vmap, pytree
 
 
 @pytest.fixture
@@ -270,6 +271,37 @@ def test_population_statistics_are_the_mean_over_tasks_of_the_batchs():
     others = init(0)
     assert all(torch.equal(theta[n], others[n]) for n in theta if "running" not in n)
     assert not any(torch.equal(theta[n], others[n]) for n in theta if "running" in n)
+
+
+def test_statistics_of_pairs_are_estimated_on_whole_tasks():
+    """A network of pairs (query, class mean) with running norms: it sees no pair before it sees the queries."""
+
+    class Pairs(nn.Sequential):
+        def __init__(self):
+            super().__init__(nn.Linear(8, 4), norm(4, "running"), nn.ReLU(), nn.Linear(4, 1))
+
+    net, init = functional(Pairs())
+
+    def pairs(S, x):
+        means = torch.stack([S.x[S.y == k].mean(0) for k in range(WAYS)])
+        return torch.cat([x[:, None].expand(-1, WAYS, -1), means.expand(len(x), -1, -1)], -1).flatten(0, 1)
+
+    def seen(theta, task):
+        member = (task.support.y[:, None] == torch.arange(WAYS)).to(task.support.x)
+        means = (member.mT @ task.support.x) / member.sum(0)[:, None]
+        x = task.query.x
+        both = torch.cat([x[:, None].expand(-1, WAYS, -1), means.expand(len(x), -1, -1)], -1)
+        return net.statistics(theta, both.flatten(0, 1))
+
+    tasks = blobs(11, 0)
+    learner = Learner(init, None, None, statistics=seen, statistics_of_task=True)
+    theta = init(0)
+    calibrate(learner, theta, Fixed(tasks), tasks=11, ways=WAYS, shots=3, queries=4)
+    each = [pytree.tree_map(lambda t: t[i], tasks) for i in range(11)]  # noqa: B023
+    z = [F.linear(pairs(task.support, task.query.x), theta["0.weight"], theta["0.bias"]) for task in each]
+    assert_close(theta["1.running_mean"], sum(t.mean(0) for t in z) / 11)
+    assert_close(theta["1.running_var"], sum(t.var(0, correction=0) for t in z) / 11)
+    assert not_learned(learner, theta, each[0]).keys() == {"1.running_mean", "1.running_var"}
 
 
 def test_every_learner_on_running_norms_is_calibrated_and_no_other_is():
@@ -691,6 +723,9 @@ def test_recurrence_and_attention_batch_and_differentiate_twice(part):
 
 
 BUGS = [
+    Bug("statistics see the support set alone", "engine/methods.py",
+        ("task if learner.statistics_of_task else task.support", "task.support"),
+        "test_statistics_of_pairs_are_estimated_on_whole_tasks"),
     Bug("norm statistics descend", "nn/functional.py",
         ("if not n.endswith(STATISTICS)}", "}"), "test_norm_statistics_are_no_parameters_to_descend"),
     Bug("adam does not correct its bias", "nn/descent.py",

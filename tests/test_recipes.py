@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -43,7 +44,7 @@ def examples(shape, ways: int, shots: int, queries: int, kind: str) -> tuple[tor
 def answers(run: ml.Run) -> torch.Tensor:
     row, pool = run.plan.rows[0], run.info["pool"]
     x, y, query = examples(pool["shape"], row.ways, 2, 1, pool["kind"])
-    S = ml.Problem(x, y, {"weight": torch.zeros(1, 10)}) if "optimizer" in run.info["recipe"] else ml.Data(x, y)
+    S: Any = ml.Problem(x, y, {"weight": torch.zeros(1, 10)}) if "optimizer" in run.info["recipe"] else ml.Data(x, y)
     with torch.no_grad():
         return run.learner.adapt(run.theta, S)(query).flatten()
 

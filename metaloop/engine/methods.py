@@ -66,12 +66,18 @@ def evolution(loss: Callable[[Theta], Tensor], theta: Theta, still: Theta, *, pa
     return total
 
 
+def estimated(learner: Learner, theta: Theta, task: Task) -> Theta:
+    """What the learner's statistics are on one task: the part of theta that is estimated."""
+    assert learner.statistics is not None
+    return learner.statistics(theta, task if learner.statistics_of_task else task.support)
+
+
 def not_learned(learner: Learner, theta: Theta, task: Task) -> Theta:
     """The part of theta that is estimated or scheduled instead of learned."""
     part: dict[str, Any] = {}
     with torch.no_grad():
         if learner.statistics is not None:
-            part |= learner.statistics(theta, task.support)
+            part |= estimated(learner, theta, task)
         if learner.scheduled is not None:
             part |= learner.scheduled(0)
     return part

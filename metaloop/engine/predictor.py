@@ -28,10 +28,15 @@ def adapt(learner: Learner, theta: Theta, x: Tensor, y: Tensor, *, ways: int, ca
 
 
 def probabilities(f: Callable, x: Tensor, *, ways: int) -> Tensor:
-    """softmax of f(x), over the first `ways` classes: [n, ways]."""
+    """p(y | x) over the first `ways` classes, [n, ways]: f.probabilities(x) where f offers it, else softmax f(x)."""
     together = "transductive" in policies(f)  # then the examples of a call are normalised by each other
+    own = getattr(f, "probabilities", None)
     with torch.no_grad():
-        return torch.cat([f(part)[:, :ways].softmax(-1) for part in x.split(len(x) if together else 200)])
+        parts = x.split(len(x) if together else 200)
+        if own is None:
+            return torch.cat([f(part)[:, :ways].softmax(-1) for part in parts])
+        p = torch.cat([own(part)[:, :ways] for part in parts])
+        return p / p.sum(-1, keepdim=True)
 
 
 def policies(f: Any) -> frozenset[str]:

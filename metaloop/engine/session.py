@@ -20,6 +20,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +37,7 @@ from .identity import of_training
 from .interrupt import Interrupt
 from .lock import Lock
 from .log import Log
-from .methods import overwrite
+from .methods import estimated, overwrite
 from .ranks import Ranks
 from .restore import restore_optimizer, restore_scheduler
 from .run import Found, Kept, Run, checkpoints, machine, newest_whole, peak_memory, prepare
@@ -260,7 +261,7 @@ def _restore(run: Run, found: Found, descent: torch.optim.Optimizer, scheduler) 
 def calibrate(learner: Learner, theta: Theta, pool: "Pool", *, seed: int = 0, tasks=CALIBRATION_TASKS, **episode):
     """Put into theta, in place, what is estimated over meta-training tasks rather than learned by gradient.
 
-    The mean over tasks of `learner.statistics(theta, support)`; nothing for learners that have none.
+    The mean over tasks, dealt as in meta-training, of `learner.statistics`; nothing for learners that have none.
     """
     if learner.statistics is not None:
         batch = pool.train.sample(tasks=tasks, **episode, generator=generator(seed, "statistics", 0))
@@ -269,10 +270,10 @@ def calibrate(learner: Learner, theta: Theta, pool: "Pool", *, seed: int = 0, ta
 
 def estimate(learner: Learner, theta: Theta, tasks: Task, *, seed: int = 0) -> None:
     """The same, over these tasks; the learner has something to estimate."""
-    parts, statistics = [], vmap(learner.statistics, in_dims=(None, 0), randomness="different")  # type: ignore[arg-type]
+    parts, statistics = [], vmap(partial(estimated, learner), in_dims=(None, 0), randomness="different")
     with torch.no_grad(), noise(seed, "statistics", 1):
         for part in chunks(tasks, 8):
-            parts.append(statistics(theta, part.support))
+            parts.append(statistics(theta, part))
     overwrite(theta, pytree.tree_map(lambda *values: torch.cat(values).mean(0), *parts))
 
 

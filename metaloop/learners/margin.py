@@ -50,7 +50,7 @@ def margin(
     ways: int,
     loss: EmbeddingLoss,
     temperature: float = 10.0,
-) -> Learner:
+) -> Learner[dict[str, Params]]:
     """A metric by class identities: theta = {"net", "loss"}, an embedding and what the loss learns of each class.
 
     loss: one of `metaloop.objectives`, e.g. cosface(classes=pool.train.classes, dim=...). f's cosines are multiplied by

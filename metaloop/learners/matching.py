@@ -62,7 +62,7 @@ def matching(
     temperature: float = 10.0,
     context: int | None = None,
     steps: int = 5,
-) -> Learner:
+) -> Learner[dict[str, Params]]:
     """Matching networks: theta["embed"] is an embedding, f answers the log of the attention drawn by each class.
 
     metric: "cosine", multiplied by temperature, or "euclidean" (minus the squared distance).

@@ -50,7 +50,7 @@ def oml(
     optimizer: Descent | None = None,
     anew: str | int | None = None,
     loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
-) -> Learner:
+) -> Learner[dict[str, Params]]:
     """OML: theta = {"representation": of embed, "prediction": of head}; a stream moves the head alone.
 
     The support set is a stream: its order counts. batch: consecutive examples per update (2).

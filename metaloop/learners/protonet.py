@@ -49,7 +49,7 @@ def protonet(
     ways: int,
     metric: str = "euclidean",
     temperature: float = 10.0,
-) -> Learner:
+) -> Learner[Params]:
     """Prototypical networks: theta is an embedding, f scores by distance to the classes' mean embeddings.
 
     metric: "euclidean" (squared distance) or "cosine", whose scores are multiplied by temperature.

@@ -52,7 +52,7 @@ def snail(
     dim: int,
     shots: int = 5,
     **widths,
-) -> Learner:
+) -> Learner[dict[str, Params]]:
     """SNAIL: theta = {"embed", "reader"}, features of size dim; f answers what comes next in the sequence S, x.
 
     shots: the most examples per class that the TC blocks reach back over; with more, attention alone does.

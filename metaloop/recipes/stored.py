@@ -11,9 +11,9 @@ from ..core import Data
 from ..engine import predictor
 from ..engine.run import Machine, Run, read_info, versions
 from ..engine.schema import conform
+from ..tasks.pool import Outline
 from ..torch_private import pytree
 from . import find
-from .outline import Outline
 from .plan import Plan
 
 

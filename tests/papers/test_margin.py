@@ -9,7 +9,7 @@ from mutations import Bug, law
 from pytorch_metric_learning import losses
 from torch.func import functional_call
 from torch.testing import assert_close
-from zoo import WAYS, batched, blobs, features, known_blobs
+from zoo import READS, WAYS, batched, blobs, features, known_blobs
 
 from metaloop import Data, Task, functional, margin, meta_gradient
 from metaloop import objectives as O
@@ -262,7 +262,7 @@ def angular(name: str) -> Case:
 
 
 def mined(mining: str) -> Case:
-    by_the_data = {"compiles_whole_and_once": "which triplets are mined depends on the data"}
+    by_the_data = dict.fromkeys(("compiles_whole_and_once", READS), "which triplets are mined depends on the data")
     return Case(margin(*features, ways=WAYS, loss=O.triplet(mining=mining)), blobs, by_the_data)
 
 
@@ -281,7 +281,7 @@ BUGS = [
     Bug("the metric is trained on queries alone", "learners/margin.py",
         ("Data(*(torch.cat(part) for part in zip(*task, strict=True)))", "task.query"), "test_loss_and_gradient"),
     Bug("the margin is asked of every class", "objectives/embedding.py",
-        ("torch.where(own, target(params, c.gather(-1, y[:, None])), c)", "target(params, c)"),
+        ("torch.where(membership(y, classes), target(params, c.gather(-1, y[:, None])), c)", "target(params, c)"),
         "test_loss_and_gradient"),
     Bug("sphereface's cosine is not drawn out", "objectives/embedding.py",
         ("* cos_mt - 2 * k", "* cos_mt"), "test_the_margin_of_sphereface_draws_the_cosine_out"),
