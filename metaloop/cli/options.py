@@ -5,7 +5,6 @@ from typing import Any
 
 from ..recipes.data import POOLS
 
-
 LARGEST = 2**31 - 1
 
 

@@ -3,7 +3,7 @@
 import copy
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,12 +17,12 @@ OF_THE_MACHINE = {"capturable", "foreach", "fused"}
 
 @dataclass
 class Saved:
-    """What `checkpoint.optimizer_state` tells beside the tensors. held, finite: None and False before these were told."""
+    """What `checkpoint.optimizer_state` tells beside the tensors; held and finite were not told at first."""
 
     state: dict[str, dict[str, Any]]
     param_groups: list[dict[str, Any]]
     held: int | None = None
-    finite: bool = field(default=False)
+    finite: bool = False
 
 
 def restore_optimizer(

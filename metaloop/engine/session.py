@@ -196,7 +196,7 @@ def begin(
     ranks: this process among those that train together; alone unless given. decides: what else than the arguments here
     decides the weights, by name; first: a task of the pool: both are kept, and compared when the run is resumed.
     options: how the meta-gradient is taken, as `meta_gradient` has it. The others are those of `fit`, which says what
-    is raised. Until the session has been `running`, or is let go by `release`, no other process can write to the folder.
+    is raised. No other process can write to the folder until the session has been `running`, or is let go by `release`.
     """
     ranks, where = ranks or Ranks(), choose(device)
     plain = meta_gradient(learner, **options)

@@ -10,8 +10,8 @@ from typing import Any
 from ..engine import Run, Score, evaluate
 from ..engine.batch import first_task
 from ..engine.checkpoint import write_bytes
-from ..engine.lock import Lock
 from ..engine.evaluate import check_outputs
+from ..engine.lock import Lock
 from ..engine.predictor import policies
 from ..engine.run import machine, versions
 from ..engine.schema import conform, read_json
