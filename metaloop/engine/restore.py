@@ -109,7 +109,7 @@ def _check_state(optimizer: torch.optim.Optimizer, found: dict[str, dict[str, An
                 raise ValueError(f"{source} is damaged or of another optimizer: it holds no '{name}'.")
             if isinstance(value, Tensor) != isinstance(was, Tensor):
                 raise ValueError(f"{source}: '{name}' is {type(was).__name__}, expected {type(value).__name__}.")
-            if not isinstance(value, Tensor):
+            if not isinstance(value, Tensor) or not isinstance(was, Tensor):
                 if not _alike(_plain(value), was):
                     raise ValueError(f"{source}: '{name}' is {was!r}, expected a value such as {value!r}.")
             elif (was.dtype, was.shape) != (value.dtype, value.shape):

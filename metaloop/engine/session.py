@@ -206,7 +206,7 @@ def begin(
     leaves = pytree.tree_leaves(theta)
     descent = (optimizer or (lambda p: torch.optim.Adam(p, lr=1e-3)))(leaves)
     scheduler = schedule(descent) if schedule else None
-    info, lock = {"steps": steps, **(info or {}), "seed": seed}, None
+    given, lock = {"steps": steps, **(info or {}), "seed": seed}, None
 
     def enter(folder: Path) -> tuple[dict[str, Any], Found | None]:
         """What run.json says, and the checkpoint to go on from, of a folder that is this process's alone."""
@@ -221,10 +221,10 @@ def begin(
         found = newest_whole(folder) if resume else None
         if found is not None:
             checkpoint.unflatten(found[1], theta, "theta", str(found[0]))
-        return prepare(folder, resume, {**info, "training": training, "where": here}, longer=longer), found
+        return prepare(folder, resume, {**given, "training": training, "where": here}, longer=longer), found
 
     try:
-        found, kept = None, {}
+        info, found, kept = given, None, {}
         if folder is not None:
             info, found = ranks.from_first(lambda: enter(folder))
         pool = pool.to(where)
