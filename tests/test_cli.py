@@ -25,6 +25,9 @@ ROOT = Path(__file__).resolve().parent.parent
 QUICK = ["--tasks", "5"]
 
 
+pytestmark = pytest.mark.usefixtures("quick")
+
+
 @pytest.fixture(autouse=True)
 def own_data_root(monkeypatch):
     """`--data-root` sets METALOOP_DATA for the process; here, for one test alone."""
