@@ -59,8 +59,8 @@ def quick(monkeypatch):
     from metaloop.engine.session import calibrate
     from metaloop.recipes import plan
 
-    monkeypatch.setattr(plan, "VALIDATION_TASKS", 4)
-    monkeypatch.setitem(calibrate.__kwdefaults__, "tasks", 4)
+    monkeypatch.setattr(plan, "VALIDATION_TASKS", 2)
+    monkeypatch.setitem(calibrate.__kwdefaults__, "tasks", 2)
 
 
 def is_about(item, learner: str) -> bool:

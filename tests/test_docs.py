@@ -72,7 +72,7 @@ def workplace(tmp_path_factory):
 def quick(words: list[str]) -> list[str]:
     """The same command, with few steps and few test tasks."""
     if words[0] in ("train", "evaluate", "compare"):
-        words = [*words, "--tasks", "4"]
+        words = [*words, "--tasks", "2"]
     if words[0] == "train":
         words = [w for w in words if w not in ("--compile", "--budget", "quick")]
         words += ["--budget", "smoke", "--steps", "1"]
