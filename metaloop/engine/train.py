@@ -175,6 +175,12 @@ def _check_first(learner, at_test, theta, pool, episode, judged, seed) -> None:
     g, ways = generator(seed, "check", 0), episode["ways"]
     task = pool.train.sample(tasks=1, **episode, generator=g)
     y = task.support.y
+    of_tasks = getattr(pool.train, "labels", "task") == "task"
+    if learner.classes is not None and of_tasks and int(y.max()) < min(ways, learner.classes):
+        raise ValueError(
+            f"fit: the learner's loss is over {learner.classes} classes, the same in every task; {pool.name} deals "
+            f"episodes, which number theirs 0..{ways - 1} anew each time. Train on pool.flat()."
+        )
     if y.is_floating_point() or not ways <= int(y.max()) < (pool.train.classes or 0):  # not labels over all classes
         check_labels("fit", task, ways)
         check_outputs("fit", learner, theta, task, ways)
