@@ -34,6 +34,7 @@ from .engine.batch import predict
 from .engine.checkpoint import flatten
 from .engine.methods import not_learned
 from .engine.predictor import load, policies, save
+from .targets import target_of
 from .torch_private import TorchDispatchMode, pytree
 
 
@@ -401,7 +402,7 @@ def _loss_and_gradient(learner: Learner, theta: Theta, task: Task):
 
 def _query_loss(learner: Learner, theta: Theta, tasks: Task) -> float:
     predicted, y = predict(learner, theta, tasks).flatten(0, 1), tasks.query.y.flatten(0, 1)
-    return (F.mse_loss if y.is_floating_point() else F.cross_entropy)(predicted, y).item()
+    return target_of(y).loss(predicted, y).item()
 
 
 def _equal(a, b) -> bool:

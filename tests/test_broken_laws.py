@@ -266,7 +266,7 @@ BUGS = [
         ("return self.net(self.phi, x)", "return self.net(self.phi, x).softmax(-1)"),
         law("answers_mean_what_is_said", "maml")),
     Bug("the prototypes wait for a number", "learners/protonet.py",
-        ("return (member.mT @ z) /", "return (member.mT @ z) * (1 if count.sum() > 0 else 2) /"),
+        ("score = -(z[:, None]", "score = (-1 if self.present.all() else -2) * (z[:, None]"),
         law("reads_no_values", "protonet")),
     Bug("f may read what the objective does not", "testing.py",
         (", learner.adapt(theta, S)(Q.x)\n", ", ()\n"),

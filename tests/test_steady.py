@@ -151,7 +151,7 @@ def test_what_is_not_finite_is_found_though_nobody_looked(tmp_path, bad):
         def to(self, device):
             return self
 
-    source = Spoilt(pool.name, pool.kind, pool.shape, pool.deal)
+    source = Spoilt(pool.name, pool.target, pool.shape, pool.deal)
     options = {**QUICK, "steps": 1000, "checkpoint_every": 7, "capture": True, "out": tmp_path}
     with pytest.raises(NonFinite, match=f"step {bad}, task 2: its support set holds values that are not finite"):
         fit(learner(), source, **options)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from .console import note, quoted, scores, suggest
-from .data import move, pool_of, rows_asked, uses
+from .data import move, pool_of, rows_asked
 from .options import DATA, DATA_ROOT, DEVICE, QUERIES, RUN, SEED, SHOTS, TASKS, WAYS, option
 
 OPTIONS = (
@@ -34,4 +34,4 @@ def run(args) -> None:
     scores(entries)
     home = lambda: pool if data == own else pool_of(run, None)[1]
     print(f"report: {write_report(run, home, tasks=args.tasks)}")
-    suggest(*(uses(pool, args.run) or [f"metaloop compare {quoted(args.run)} RUN"]))
+    suggest(*(pool.uses(args.run) or [f"metaloop compare {quoted(args.run)} RUN"]))

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from .console import note, quoted, scores, suggest
-from .data import advice, find_pool, rows_for, uses
+from .data import advice, find_pool, rows_for
 from .options import DATA, DATA_ROOT, DEVICE, TASKS, count, option
 
 OPTIONS = (
@@ -26,7 +26,7 @@ def run(args) -> None:
     from ..engine.log import has_tensorboard
     from ..engine.ranks import Lost, join
     from ..engine.run import read_info, undo
-    from ..recipes import Outline, find
+    from ..recipes import find
     from ..report import write_report
     from ..report.results import keep, measure
 
@@ -58,7 +58,7 @@ def run(args) -> None:
             raise ValueError(f"{recipe.name} improves theta in one process: train it without torchrun.")
         with advice(options["data"]):
             rows = rows_for(pool, plan.rows, own=options["data"] is None)
-        info = {**options, "settings": settings, "steps": plan.steps, "pool": vars(Outline.of(pool))}
+        info = {**options, "settings": settings, "steps": plan.steps, "pool": pool.outline()}
         extra = {"checkpoint_every": args.checkpoint_every} if args.checkpoint_every else {}
         if args.memory is not None:
             if plan.outer is not fit:
@@ -92,7 +92,7 @@ def run(args) -> None:
         how = f"; go on with: {again}" if (folder / "run.json").exists() else ""
         stop.args = (f"{stop}{how}",)
         raise
-    to, ways = quoted(folder), rows[0].ways
-    again = f"metaloop evaluate {to}" + (" --shots 10" if pool.kind == "regression" else f" --ways {ways} --shots 5")
+    to = quoted(folder)
+    again = f"metaloop evaluate {to}{pool.target.again(rows[0].ways)}"
     events = [f"tensorboard --logdir {to}"] if has_tensorboard() else []
-    suggest(*uses(pool, folder), again, *events)
+    suggest(*pool.uses(folder), again, *events)

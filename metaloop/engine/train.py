@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..core import Info, Learner
+from ..targets import target_of
 from .batch import meta_gradient
 from .deal import Deal
 from .evaluate import check_labels, check_outputs, evaluate
@@ -174,16 +175,17 @@ def _check_first(learner, at_test, theta, pool, episode, judged, seed) -> None:
     """Deal one task for training and one for validation, so that what does not fit fails before the first step."""
     g, ways = generator(seed, "check", 0), episode["ways"]
     task = pool.train.sample(tasks=1, **episode, generator=g)
-    y = task.support.y
-    of_tasks = getattr(pool.train, "labels", "task") == "task"
-    if learner.classes is not None and of_tasks and int(y.max()) < min(ways, learner.classes):
-        raise ValueError(
-            f"fit: the learner's loss is over {learner.classes} classes, the same in every task; {pool.name} deals "
-            f"episodes, which number theirs 0..{ways - 1} anew each time. Train on pool.flat()."
-        )
-    if y.is_floating_point() or not ways <= int(y.max()) < (pool.train.classes or 0):  # not labels over all classes
-        check_labels("fit", task, ways)
-        check_outputs("fit", learner, theta, task, ways)
+    if getattr(pool.train, "labels", "task") == "task":  # f is for these, not for the labels of a whole pool
+        if learner.classes is not None:
+            raise ValueError(
+                f"fit: the learner's loss is over {learner.classes} classes, the same in every task; {pool.name} deals "
+                f"episodes, which number theirs 0..{ways - 1} anew each time. Train on pool.flat(), or on a pool of your "
+                'own that says labels = "pool".'
+            )
+        target = target_of(task.query.y, pool.train)
+        check_labels("fit", task, ways, target)
+        check_outputs("fit", learner, theta, task, ways, target)
     if judged is not None:
         task = pool.val.sample(**{**judged, "tasks": 1}, generator=g)
-        check_outputs("fit: validation", at_test, theta, task, judged["ways"])
+        target = target_of(task.query.y, pool.val)
+        check_outputs("fit: validation", at_test, theta, task, judged["ways"], target)

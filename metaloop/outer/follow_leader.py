@@ -21,15 +21,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..core import Data, Learner, Task, Theta
 from ..engine.checkpoint import write_bytes
-from ..engine.evaluate import Score, score_tasks
+from ..engine.evaluate import Score
 from ..engine.run import Run
 from ..engine.seeds import generator, noise
 from ..engine.session import CALIBRATION_TASKS, begin, estimate
+from ..targets import target_of
 from ..torch_private import pytree
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def follow_leader(
                 told.append({"round": current, "look": pool.look(current), "score": [], "loss": [], "points": None})
             told[-1]["score"].append(score.mean)
             told[-1]["loss"].append(loss)
-            reached = score.mean >= goal if score.metric == "accuracy" else score.mean <= goal
+            reached = score.mean >= goal if pool.target.higher else score.mean <= goal
             if reached and told[-1]["points"] is None:
                 told[-1]["points"] = now
             saving = session.count()
@@ -140,8 +140,8 @@ def judge(learner: Learner, theta: Theta, pool: "Rounds", k: int, points: int) -
     """How well F_theta, given the first `points` points of round k, does on what is held out: the score, whose interval
     is over examples, and the mean loss."""
     D, Q = pool.deal(torch.tensor([k]), torch.arange(points)[None]), pool.held_out(k)
+    target = target_of(Q.y, pool)
     with torch.no_grad():
         predicted = learner.adapt(theta, Data(D.x[0], D.y[0]))(Q.x)
-        numbers = Q.y.is_floating_point()
-        loss = F.mse_loss(predicted, Q.y) if numbers else F.cross_entropy(predicted, Q.y)
-    return Score.of(score_tasks(predicted[:, None], Q.y[:, None]).cpu(), "mse" if numbers else "accuracy"), loss.item()
+        loss = target.loss(predicted, Q.y)
+    return Score.of(target.score(predicted[:, None], Q.y[:, None]).cpu(), target.metric), loss.item()

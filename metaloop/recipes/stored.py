@@ -9,9 +9,9 @@ from torch import Tensor
 from ..core import Data
 from ..engine import predictor
 from ..engine.run import Run, read_info, versions
+from ..tasks.pool import Outline
 from ..torch_private import pytree
 from . import find
-from .outline import Outline
 from .plan import Plan
 
 

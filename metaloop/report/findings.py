@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..core import Learner, Task
+from ..core import Learner
 from ..engine import Run, evaluate
 from ..engine.batch import first_task, predict
 from ..engine.checkpoint import write_bytes
@@ -21,7 +21,7 @@ from ..torch_private import pytree
 from .results import in_units
 
 TASKS = 200  # at most, for each point of a curve
-SHOWN = 3  # tasks, and queries of a class
+SHOWN = 3  # tasks
 GIVEN, DRAWN = 5, 10  # pictures that a density is given, and that it draws
 
 
@@ -34,7 +34,7 @@ def find_out(run: Run, own: Callable[[], Pool], tasks: int) -> dict[str, Any]:
             return kept
     row, at_test, pool = run.plan.rows[0], run.plan.at_test, own()
     tasks = row.tested(min(tasks, TASKS))
-    queries = min(row.queries, 5) if pool.kind == "classification" else row.queries
+    queries = pool.target.enough(row.queries)
     each = sorted({*run.plan.more_shots, row.shots}) if run.plan.more_shots else []
     shots = [_point(run, at_test(ways=row.ways), row, pool, tasks, k, queries) for k in each]
     steps = [
@@ -63,8 +63,8 @@ def _point(run: Run, learner: Learner, row: Row, pool: Pool, tasks: int, shots: 
 
 
 def _examples(run: Run, row: Row, pool: Pool) -> list[dict[str, Any]]:
-    """Tasks that a page can show: of images, or of one number on one number."""
-    if pool.kind == "regression" and tuple(pool.shape) != (1,):
+    """Tasks, where a page can show them; pictures as data addresses."""
+    if not pool.target.shows(pool.shape):
         return []
     where = pytree.tree_leaves(run.theta)[0].device
     episode = {"ways": row.ways, "shots": row.shots, "queries": row.queries}
@@ -72,13 +72,13 @@ def _examples(run: Run, row: Row, pool: Pool) -> list[dict[str, Any]]:
     tasks = pytree.tree_map(lambda t: t.to(where), tasks)
     answers = predict(row.learner, run.theta, tasks).cpu()
     each = [pytree.tree_map(lambda t: t[i].cpu(), tasks) for i in range(SHOWN)]  # noqa: B023
-    show = _curve if pool.kind == "regression" else _classes
-    return [show(task, answer, row.ways) for task, answer in zip(each, answers, strict=True)]
+    shown = [pool.target.show(task, answer, row.ways) for task, answer in zip(each, answers, strict=True)]
+    return pytree.tree_map(lambda part: _image(part) if isinstance(part, Tensor) else part, shown)
 
 
 def _drawn(run: Run, row: Row, pool: Pool) -> list[dict[str, Any]]:
     """Pictures of each class of a test task, and what f draws for it, if f has `sample`: (n) -> [n, ways, C, H, W]."""
-    if len(pool.shape) != 3:
+    if not pool.pictures:
         return []
     try:
         task = pool.test.sample(tasks=1, ways=row.ways, shots=GIVEN, queries=1, generator=generator(0, "drawn", 0))
@@ -95,26 +95,6 @@ def _drawn(run: Run, row: Row, pool: Pool) -> list[dict[str, Any]]:
         {"given": [_image(x) for x in S.x[S.y == k].cpu()], "drawn": [_image(x) for x in drawn[:, k]]}
         for k in range(row.ways)
     ]
-
-
-def _curve(task: Task, answer: Tensor, ways: int) -> dict[str, Any]:
-    (x, y), query = task.support[:2], task.query
-    rows = zip(query.x[:, 0].tolist(), query.y[:, 0].tolist(), answer[:, 0].tolist(), strict=True)
-    return {"support": [list(p) for p in zip(x[:, 0].tolist(), y[:, 0].tolist(), strict=True)], "query": sorted(rows)}
-
-
-def _classes(task: Task, answer: Tensor, ways: int) -> dict[str, Any]:
-    """For each class its support images, and its first queries with the class that was predicted."""
-    (x, y), query = task.support[:2], task.query
-    guess = answer.argmax(-1)
-    classes = []
-    for k in range(ways):
-        queries = (query.y == k).nonzero()[:SHOWN, 0]
-        classes.append({
-            "support": [_image(image) for image in x[y == k][:5]],
-            "queries": [[_image(query.x[q]), int(guess[q])] for q in queries],
-        })
-    return {"classes": classes, "right": int((guess == query.y).sum()), "of": len(guess)}
 
 
 def _image(x: Tensor) -> str:

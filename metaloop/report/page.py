@@ -51,10 +51,6 @@ figcaption b { color: var(--ink); font-weight: 600 } svg { display: block; width
 """
 
 
-def queries(n: int) -> str:
-    return f"{n} {'query' if n == 1 else 'queries'} per class"
-
-
 def page(
     title: str,
     summary: str,
@@ -63,6 +59,7 @@ def page(
     facts: Sequence[tuple[str, str]],
     curves: Sequence[str],
     findings: Findings,
+    each: str,
     published: Sequence[Sequence[float]],
     metric: str,
     costs: Sequence[tuple[str, str]],
@@ -75,7 +72,6 @@ def page(
         steps = Line("", findings["inner_steps"], dots=True)
         more.append(chart([steps], x="inner steps", y=f"{metric} by inner steps", even=True))
     points = f"Each point: {findings['tasks']} test tasks, band: 95 % interval over tasks"
-    each = f", {queries(findings['queries'])}." if "classes" in next(iter(findings["examples"]), {}) else "."
     return shell(title, f"""
 <h1>{escape(title)}</h1>
 <p class="soft">{escape(summary)}</p>
@@ -86,7 +82,7 @@ def page(
 <h2>Learning curve</h2>
 <div class="charts">{"".join(curves)}</div>
 <h2>{escape(metric[0].upper() + metric[1:])} at meta-test</h2>
-<p class="soft">{points}{each} {escape(findings["label"])} unless the axis says otherwise.</p>
+<p class="soft">{points}, {escape(each)}. {escape(findings["label"])} unless the axis says otherwise.</p>
 <div class="charts">{"".join(more)}</div>
 {_examples(findings["examples"])}
 {_drawn(findings.get("drawn", []))}

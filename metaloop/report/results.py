@@ -15,6 +15,7 @@ from ..engine.predictor import policies
 from ..engine.run import machine, versions
 from ..engine.seeds import generator
 from ..recipes.plan import Row
+from ..targets import units
 from ..tasks.pool import Pool
 from ..torch_private import pytree
 
@@ -102,8 +103,8 @@ def check(run: Run, row: Row, pool: Pool, split: str = "test") -> None:
 
 def in_units(score: Score) -> tuple[float, float | None, str]:
     """Mean, half-width of the interval (None for a single task) and metric, accuracies in per cent."""
-    scale, metric = (100, "accuracy (%)") if score.metric == "accuracy" else (1, score.metric)
-    return scale * score.mean, scale * score.ci95 if math.isfinite(score.ci95) else None, metric
+    scale, unit, _ = units(score.metric)
+    return scale * score.mean, scale * score.ci95 if math.isfinite(score.ci95) else None, unit
 
 
 def norm(run: Run, row: Row, pool: Pool) -> str:

@@ -11,7 +11,7 @@ from zoo import HELPS, WAYS, batched, blobs, drawings
 
 from metaloop import Data, Task, evaluate, fit, functional, meta_gradient, neural_statistician, nn
 from metaloop.learners.neural_statistician import thinned
-from metaloop.recipes.neural_statistician import excess_nats
+from metaloop.targets import excess_nats
 from metaloop.tasks import distributions
 from metaloop.testing import Case
 from metaloop.torch_private import pytree

@@ -123,6 +123,6 @@ BUGS = [
         law("queries_do_not_see_each_other", "protonet")),
     Bug("cosines are not scaled", "learners/protonet.py",
         (".mT * self.temperature", ".mT"), "test_scores_loss_and_gradient"),
-    Bug("accuracy counts the worst guess", "objectives/query.py",
-        ("argmax", "argmin"), "test_scores_loss_and_gradient"),
+    Bug("accuracy counts the worst guess", "targets.py",
+        ("(scores.argmax", "(scores.argmin"), "test_scores_loss_and_gradient"),
 ]  # fmt: skip
