@@ -29,6 +29,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from ..core import Info, Learner, Task, Theta
+from ..nn.functional import pooled
 from ..torch_private import pytree
 from . import checkpoint
 from .batch import MetaGradient, chunks, count, meta_gradient
@@ -261,7 +262,8 @@ def _restore(run: Run, found: Found, descent: torch.optim.Optimizer, scheduler) 
 def calibrate(learner: Learner, theta: Theta, pool: "Pool", *, seed: int = 0, tasks=CALIBRATION_TASKS, **episode):
     """Put into theta, in place, what is estimated over meta-training tasks rather than learned by gradient.
 
-    The mean over tasks, dealt as in meta-training, of `learner.statistics`; nothing for learners that have none.
+    `learner.statistics` of many tasks, dealt as in meta-training, made into the population's by `nn.functional.pooled`:
+    the mean over tasks; of norms the mean and the unbiased variance. Nothing for learners that have none.
     """
     if learner.statistics is not None:
         batch = pool.train.sample(tasks=tasks, **episode, generator=generator(seed, "statistics", 0))
@@ -274,7 +276,7 @@ def estimate(learner: Learner, theta: Theta, tasks: Task, *, seed: int = 0) -> N
     with torch.no_grad(), noise(seed, "statistics", 1):
         for part in chunks(tasks, 8):
             parts.append(statistics(theta, part))
-    overwrite(theta, pytree.tree_map(lambda *values: torch.cat(values).mean(0), *parts))
+    overwrite(theta, pooled(pytree.tree_map(lambda *values: torch.cat(values), *parts)))
 
 
 def finite(grads: Theta, loss: Tensor) -> bool:

@@ -182,6 +182,12 @@ def _check_first(learner, at_test, theta, pool, episode, judged, seed) -> None:
     g, ways = generator(seed, "check", 0), episode["ways"]
     task = pool.train.sample(tasks=1, **episode, generator=g)
     if getattr(pool.train, "labels", "task") == "task":  # f is for these, not for the labels of a whole pool
+        if learner.classes is not None:
+            raise ValueError(
+                f"fit: the learner's loss is over {learner.classes} classes, the same in every task; {pool.name} deals "
+                f"episodes, which number theirs 0..{ways - 1} anew each time. Train on pool.flat(), or on a pool of your "
+                'own that says labels = "pool".'
+            )
         target = target_of(task.query.y, pool.train)
         check_labels("fit", task, ways, target)
         check_outputs("fit", learner, theta, task, ways, target)
