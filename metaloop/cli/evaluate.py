@@ -3,12 +3,13 @@
 from pathlib import Path
 
 from .console import note, quoted, scores, suggest
-from .data import move, pool_of, rows_asked
-from .options import DATA, DATA_ROOT, DEVICE, QUERIES, RUN, SEED, SHOTS, TASKS, WAYS, option
+from .data import check_seen, move, pool_of, rows_asked
+from .options import ALLOW_SEEN, DATA, DATA_ROOT, DEVICE, QUERIES, RUN, SEED, SHOTS, TASKS, WAYS, option
 
 OPTIONS = (
     RUN, DATA, DATA_ROOT, DEVICE, WAYS, SHOTS, QUERIES, TASKS, SEED,
     option("--split", default="test", choices=("train", "val", "test"), help="of the data (test)"),
+    ALLOW_SEEN,
 )
 
 
@@ -25,10 +26,13 @@ def run(args) -> None:
     rows, entries = rows_asked(run, args), []
     for row in rows:
         check(run, row, pool, args.split)
+    asked = args.allow_seen or (data == own and args.split == "train")  # these have been, and are asked for by name
+    seen = check_seen([run], pool, args.split, asked)[0]
     for row in rows:
         note(f"testing {row.label} on {row.tested(args.tasks)} tasks")
         entries.append(measure(
-            run, row, pool, tasks=args.tasks, seed=args.seed, split=args.split, data=data, command=args.command
+            run, row, pool, tasks=args.tasks, seed=args.seed, split=args.split, data=data, command=args.command,
+            seen=seen if row.data is None else None,
         ))  # fmt: skip
     keep(folder, entries)
     scores(entries)

@@ -43,7 +43,7 @@ def probabilities(f: Callable, x: Tensor, *, ways: int) -> Tensor:
             p = p / p.sum(-1, keepdim=True)
     if lost := int((~p.isfinite().all(-1)).sum()):
         raise ValueError(
-            f"the predictor answers NaN or infinite numbers to {lost} of {len(x)} examples, which are of no class then. "
+            f"the predictor answers NaN or infinite numbers to {lost} of {len(x)} examples, which have no class. "
             "Lower the inner learning rate."
         )
     return p

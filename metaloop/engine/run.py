@@ -1,6 +1,6 @@
 """A run is a folder; this module finds out what is in one.
 
-    run.json                   what is trained: recipe, options, seed, versions, machine
+    run.json                   what is trained: recipe, options, seed, versions, machine, digests of the classes seen
     metrics.jsonl              one line per logged step
     checkpoint-*.safetensors   theta, the optimizer and the step (the two newest are kept)
     events.out.tfevents.*      the same metrics for TensorBoard
@@ -11,6 +11,7 @@ import os
 import platform
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,9 +67,12 @@ def read_info(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{folder / 'run.json'} cannot be read ({error}).") from None
 
 
-def prepare(folder: Path, resume: bool, info: dict[str, Any], *, longer: bool = False) -> dict[str, Any]:
+def prepare(
+    folder: Path, resume: bool, info: dict[str, Any], *, longer: bool = False, seen: Callable[[], Any] = lambda: None
+) -> dict[str, Any]:
     """Make the folder of a new run, or check that the one to be resumed was started in the same way.
 
+    seen: the digests of the classes that it is trained on, or None; run.json keeps them as one word each.
     longer: whether it may go on to more steps than it was started for: not where a schedule depends on their number.
     """
     if (folder / "run.json").exists() or checkpoints(folder):
@@ -85,7 +89,9 @@ def prepare(folder: Path, resume: bool, info: dict[str, Any], *, longer: bool = 
             recorded["steps"] = given["steps"]
             checkpoint.write_bytes(folder / "run.json", json.dumps(recorded, indent=2).encode())
     else:
-        recorded = {**info, "versions": versions(), "machine": machine()}
+        classes = seen()
+        known = {} if classes is None else {"seen": " ".join(classes)}
+        recorded = {**info, **known, "versions": versions(), "machine": machine()}
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:

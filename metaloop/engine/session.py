@@ -184,7 +184,7 @@ def begin(
     folder = Path(out) if out is not None else None
     given = info = {**(info or {}), "seed": seed}
     if folder is not None:
-        info = ranks.from_first(lambda: prepare(folder, resume, given, longer=longer))
+        info = ranks.from_first(lambda: prepare(folder, resume, given, longer=longer, seen=lambda: seen_by(pool)))
     pool = pool.to(where)
     theta = pytree.tree_map(lambda t: t.to(where), ranks.from_first(lambda: learner.init(seed)))
     leaves = pytree.tree_leaves(theta)
@@ -201,6 +201,12 @@ def begin(
         Log(files, steps=steps, start=run.step, seconds=run.seconds, tasks=tasks, show=show),
         Interrupt(many=ranks.size > 1),
     )  # fmt: skip
+
+
+def seen_by(pool: "Pool") -> list[str] | None:
+    """The digests of the classes in the training split, where there is a fixed list of them."""
+    tell = getattr(pool.train, "digests", None)
+    return None if tell is None else tell()
 
 
 def _restore(run: Run, found, descent: torch.optim.Optimizer, scheduler) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from ..core import Data, Learner, Task, Theta
 from ..engine.checkpoint import write_bytes
-from ..engine.evaluate import Score
+from ..engine.evaluate import Score, score_each
 from ..engine.run import Run
 from ..engine.seeds import generator, noise
 from ..engine.session import CALIBRATION_TASKS, begin, estimate
