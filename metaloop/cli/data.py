@@ -1,11 +1,12 @@
 """The data and the rows that a command is about."""
 
+import os
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ..recipes.data import POOLS
-from .console import note
+from .console import note, say, scores
 
 ABSENT = object()
 
@@ -111,7 +112,7 @@ def check_seen(runs, pool, split: str = "test", allow: bool = False) -> list[int
         told = f"{run.folder} was trained on {len(met)} of the {len(classes)} {split} classes of {pool.name}{examples}"
         if not allow:
             raise ValueError(f"{told}: a score there says nothing of new classes. Pass --allow-seen to have it anyway.")
-        print(f"SEEN: {told}")
+        say(f"seen: {told}")
     return found
 
 
@@ -132,6 +133,23 @@ def protocols(runs) -> None:
             told = lambda known: ", ".join(f"{n}={known.get(n, 'as is')!r}" for n in differ)  # noqa: B023
             note(f"note: {run.folder} was trained with {told(theirs)}, {runs[0].folder}, whose tasks these are, with "
                  f"{told(ours)}")  # fmt: skip
+
+
+def measured(run, rows, pool, folder: Path, **how: Any) -> None:
+    """Measure rows, print their scores and keep them: those that there are, whatever stops it."""
+    from ..report.results import keep, measure
+
+    if not os.access(folder, os.W_OK):
+        note(f"metaloop: {folder} cannot be written to: what is measured is printed, and not kept")
+    entries = []
+    try:
+        for row in rows:
+            note(f"testing {row.label} on {row.tested(how['tasks'])} tasks")
+            entries.append(measure(run, row, pool, **how))
+    finally:
+        if entries:
+            scores(entries)
+            keep(folder, entries)
 
 
 def image_shape(pool: dict[str, Any], source: str) -> tuple[int, ...]:

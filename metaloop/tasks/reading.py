@@ -27,6 +27,8 @@ def read_image(path: str | os.PathLike | BytesIO, shape: tuple[int, ...], *, inv
     Raises what Pillow raises for a file it cannot read.
     """
     c, h, w = shape
+    if not isinstance(path, BytesIO) and Path(path).exists() and not Path(path).is_file():
+        raise ValueError("it is no file")  # a pipe would be waited for
     with Image.open(path) as file:
         image = _opaque(ImageOps.exif_transpose(file))
     image = image.convert("L" if c == 1 else "RGB").resize((w, h), Image.Resampling.LANCZOS)
