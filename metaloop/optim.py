@@ -12,7 +12,6 @@ from .learners.lstm_optimizer import step
 from .nn import Recurrent, functional
 from .torch_private import pytree
 
-
 BY_SCHEDULES = {"initial_lr", "max_lr", "min_lr", "swa_lr", "param_names"}  # what a group gets from others than us
 
 

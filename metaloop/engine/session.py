@@ -222,7 +222,8 @@ def begin(
         found = newest_whole(folder) if resume else None
         if found is not None:
             checkpoint.unflatten(found[1], theta, "theta", str(found[0]))
-        return prepare(folder, resume, {**info, "training": training, "where": here}, longer=longer), found
+        told = {**info, "training": training, "where": here}
+        return prepare(folder, resume, told, longer=longer, seen=lambda: seen_by(pool)), found
 
     try:
         found, kept = None, {}
@@ -244,6 +245,12 @@ def begin(
         Log(files, steps=steps, start=run.step, seconds=run.seconds, tasks=tasks, show=show),
         Interrupt(many=ranks.size > 1), lock,
     )  # fmt: skip
+
+
+def seen_by(pool: "Pool") -> list[str] | None:
+    """The digests of the classes in the training split, where there is a fixed list of them."""
+    tell = getattr(pool.train, "digests", None)
+    return None if tell is None else tell()
 
 
 def _restore(run: Run, found: Found, descent: torch.optim.Optimizer, scheduler) -> dict[str, Any]:

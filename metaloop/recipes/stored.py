@@ -16,7 +16,6 @@ from ..torch_private import pytree
 from . import find
 from .plan import Plan
 
-
 LARGEST = 2**31 - 1  # number of anything
 
 
