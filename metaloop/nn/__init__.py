@@ -6,13 +6,14 @@ from .classes import class_mean, class_sum, membership
 from .descent import Descent, adam, rmsprop, sgd
 from .distributions import Bernoulli, Gaussian
 from .functional import Net, condition, functional, learned, population
+from .memory import LeastUsed, Memory, Tape
 from .norms import POLICIES, BatchNorm, norm
 from .sequence import LSTM, Recurrent, attend
 from .unroll import descend, unroll
 
 __all__ = [
-    "LSTM", "POLICIES", "Backbone", "BatchNorm", "Bernoulli", "Descent", "Gaussian", "Mean", "Net", "Recurrent",
-    "Shaped", "adam", "attend", "class_mean", "class_sum", "condition", "conv4", "conv_decoder", "conv_encoder",
-    "descend", "functional", "learned", "membership", "mlp", "norm", "population", "resnet12", "rmsprop", "sgd",
-    "unroll",
+    "LSTM", "POLICIES", "Backbone", "BatchNorm", "Bernoulli", "Descent", "Gaussian", "LeastUsed", "Mean", "Memory",
+    "Net", "Recurrent", "Shaped", "Tape", "adam", "attend", "class_mean", "class_sum", "condition", "conv4",
+    "conv_decoder", "conv_encoder", "descend", "functional", "learned", "membership", "mlp", "norm", "population",
+    "resnet12", "rmsprop", "sgd", "unroll",
 ]
