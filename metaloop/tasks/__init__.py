@@ -30,6 +30,6 @@ from .varied import Varied, strokes  # isort: skip
 __all__ = [
     "ClassPool", "FixedPool", "Pool", "Varied", "associative_recall", "boolean", "class_stream", "copy",
     "distributions", "folder", "gaussians", "glyphs", "lake_runs", "least_squares", "mini_imagenet", "mnist",
-    "omniglot", "omniglot_stream", "presentations", "problems", "quadratic", "rainbow_mnist", "read_folder", "read_image",
-    "read_images", "semilinear", "sine_stream", "sinusoid", "strokes",
+    "omniglot", "omniglot_stream", "presentations", "problems", "quadratic", "rainbow_mnist", "read_folder",
+    "read_image", "read_images", "semilinear", "sine_stream", "sinusoid", "strokes",
 ]

@@ -188,7 +188,8 @@ def recited(n: int, seed: int) -> Task:
     """One vector of three bits, which is asked for four times."""
     y = (torch.rand(n, 1, 3, generator=torch.Generator().manual_seed(seed)) < 0.5).float()
     x = torch.nn.functional.pad(y, (0, 1))
-    return Task(Data(torch.cat([x, 1 - 0 * x], 1), torch.zeros(n, 2, 3)), Data(torch.zeros(n, 4, 4), y.expand(n, 4, 3)))
+    S = Data(torch.cat([0 * x, x, 0 * x + 1], 1), torch.zeros(n, 3, 3))
+    return Task(S, Data(torch.zeros(n, 4, 4), y.expand(n, 4, 3)))
 
 
 IN_ORDER = {ORDER: "S is read as a sequence", QUERIES: "the queries are a sequence, each after the one before"}
