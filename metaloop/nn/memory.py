@@ -75,12 +75,10 @@ class LeastUsed(nn.Module):
                 f"LeastUsed({order=}, {write=}, {heads=}, {slots=}): expected order 'write' or 'address', write 'add' "
                 "or 'key', and 1 head for a slot at most."
             )
-        self.slots, self.width, self.heads, self.decay, self.order, self.write = (
-            slots, width, heads, decay, order, write,
-        )  # fmt: skip
+        self.slots, self.width, self.heads, self.decay, self.order = slots, width, heads, decay, order
         self.read = heads * width
-        self.sizes = (heads, self.read, self.read)[: 3 if write == "add" else 2]
-        self.head = nn.Linear(hidden, sum(self.sizes))
+        self.size = self.read * (2 if write == "add" else 1)  # of k and a; or of k, which is a
+        self.head = nn.Linear(hidden, heads + self.size)
 
     def start(self, like: Float[Tensor, "... input"]) -> tuple[Tensor, Tensor, Tensor]:
         """M [..., slots, width], w^r [..., heads, slots], w^u [..., slots] before the first input."""
@@ -91,9 +89,9 @@ class LeastUsed(nn.Module):
 
     def forward(self, h: Float[Tensor, "... hidden"], state: tuple[Tensor, Tensor, Tensor]):
         M, w_r, w_u = state
-        g, *vectors = self.head(h).split(self.sizes, -1)
-        g, vectors = g.sigmoid()[..., None], [v.tanh().unflatten(-1, (self.heads, self.width)) for v in vectors]
-        k, a = vectors[0], vectors[-1]
+        g, vectors = self.head(h).split((self.heads, self.size), -1)
+        g, vectors = g.sigmoid()[..., None], vectors.tanh().reshape(*h.shape[:-1], -1, self.heads, self.width)
+        k, a = vectors[..., 0, :, :], vectors[..., -1, :, :]
         least = least_used(w_u, self.heads)
         w_w = g * w_r + (1 - g) * least
         if self.order == "address":

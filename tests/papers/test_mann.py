@@ -247,6 +247,6 @@ BUGS = [
     Bug("of slots used alike the last is taken", "nn/memory.py",
         ("+ 1e-6 * place.to(usage)", "- 1e-6 * place.to(usage)"), "test_slots_used_alike_are_taken_in_their_order"),
     Bug("keys learn nothing", "nn/memory.py",
-        ("k, a = vectors[0], vectors[-1]", "k, a = vectors[0].detach(), vectors[-1]"),
+        ("k, a = vectors[..., 0, :, :],", "k, a = vectors[..., 0, :, :].detach(),"),
         law("meta_gradient_is_the_derivative", "mann")),
 ]  # fmt: skip
