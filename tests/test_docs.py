@@ -98,8 +98,8 @@ def sections(page: Path) -> list[str]:
 
 
 def test_every_finding_is_told_and_stands_alone():
-    """Scripts outside the suite: each is on the page of pitfalls, installs exact versions, cleans up, and is about others."""
-    scripts = {path.name: path.read_text() for path in sorted((ROOT / "findings").iterdir())}
+    """Scripts outside the suite: each is on the page of pitfalls, pins versions, cleans up, is about others."""
+    scripts = {path.name: path.read_text() for path in sorted((ROOT / "findings").glob("*.sh"))}
     assert set(re.findall(r"findings/(\w+\.sh)", (ROOT / "docs/pitfalls.md").read_text())) == set(scripts)
     for name, text in scripts.items():
         comments, code = ([line for line in text.splitlines() if line.startswith("#") is so] for so in (True, False))
