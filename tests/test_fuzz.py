@@ -116,8 +116,8 @@ GRAMMAR = {  # command -> its words by place, its options; None: an option witho
     "recipes": ([], {}),
     "train": ([RECIPES], {
         "--data": PATHS, "--data-root": ROOTS, "--device": DEVICES, "--seed": NUMBERS, "--out": OUTPUTS,
-        "--resume": None, "--budget": st.sampled_from(["smoke", "quickly", ""]), "--checkpoint-every": NUMBERS, "--memory": SIZES,
-        "--no-capture": None,
+        "--resume": None, "--budget": st.sampled_from(["smoke", "quickly", ""]), "--checkpoint-every": NUMBERS,
+        "--memory": SIZES, "--no-capture": None,
     }),
     "evaluate": ([PATHS], {**SHARED, "--split": SPLITS}),
     "compare": ([PATHS, PATHS], {**SHARED, "--out": OUTPUTS}),
