@@ -7,12 +7,13 @@ from .descent import Descent, adam, rmsprop, sgd
 from .distributions import Bernoulli, Gaussian
 from .functional import Net, condition, functional, learned, population
 from .norms import POLICIES, BatchNorm, norm
+from .relation import Relation
 from .sequence import LSTM, Recurrent, attend
 from .unroll import descend, unroll
 
 __all__ = [
     "LSTM", "POLICIES", "Backbone", "BatchNorm", "Bernoulli", "Descent", "Gaussian", "Mean", "Net", "Recurrent",
-    "Shaped", "adam", "attend", "class_mean", "class_sum", "condition", "conv4", "conv_decoder", "conv_encoder",
-    "descend", "functional", "learned", "membership", "mlp", "norm", "population", "resnet12", "rmsprop", "sgd",
-    "unroll",
+    "Relation", "Shaped", "adam", "attend", "class_mean", "class_sum", "condition", "conv4", "conv_decoder",
+    "conv_encoder", "descend", "functional", "learned", "membership", "mlp", "norm", "population", "resnet12",
+    "rmsprop", "sgd", "unroll",
 ]
