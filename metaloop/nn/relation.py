@@ -34,7 +34,7 @@ class Relation(nn.Module):
     ):  # fmt: skip
         super().__init__()
         if len(shape) != 3 or min(shape[1:]) < 4:
-            raise ValueError(f"Relation: maps have shape {tuple(shape)}, expected (channels, height, width) from 4x4 on.")
+            raise ValueError(f"Relation: maps are {tuple(shape)}, expected (channels, height, width) from 4x4 on.")
         self.shape = tuple(shape)
         bias = norm_policy in ("group", "layer")
         self.conv = Conv2d(2 * shape[0], width, 3, padding=1, bias=bias)
