@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..core import Data, Learner, Params, Scalar, Task, predictor, static
-from ..nn import class_sum, condition, membership
+from ..nn import class_sum, condition, cross_entropy, membership
 from ..objectives.query import query_loss
 
 Theta = dict[str, Params]
@@ -90,6 +90,6 @@ def relation(
         return {part: net.statistics(theta[part], *seen[part]) for part, net in running.items()}
 
     return Learner(
-        start, adapt, query_loss(squared_error if squashed else F.cross_entropy),              # (3)
+        start, adapt, query_loss(squared_error if squashed else cross_entropy),                # (3)
         differentiates=False, statistics=statistics if running else None, statistics_of_task=True,
     )
