@@ -29,6 +29,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from ..core import Info, Learner, Task, Theta
+from ..nn.functional import pooled
 from ..torch_private import pytree
 from . import checkpoint
 from .batch import MetaGradient, chunks, count, meta_gradient
@@ -221,7 +222,12 @@ def begin(
         found = newest_whole(folder) if resume else None
         if found is not None:
             checkpoint.unflatten(found[1], theta, "theta", str(found[0]))
+<<<<<<< HEAD
+        told = {**info, "training": training, "where": here}
+        return prepare(folder, resume, told, longer=longer, seen=lambda: seen_by(pool)), found
+=======
         return prepare(folder, resume, {**given, "training": training, "where": here}, longer=longer), found
+>>>>>>> states
 
     try:
         info, found, kept = given, None, {}
@@ -245,6 +251,12 @@ def begin(
     )  # fmt: skip
 
 
+def seen_by(pool: "Pool") -> list[str] | None:
+    """The digests of the classes in the training split, where there is a fixed list of them."""
+    tell = getattr(pool.train, "digests", None)
+    return None if tell is None else tell()
+
+
 def _restore(run: Run, found: Found, descent: torch.optim.Optimizer, scheduler) -> dict[str, Any]:
     """Put a checkpoint, as `newest_whole` found it, into the run and its optimizer; what else was kept with it."""
     path, tensors, meta = found
@@ -261,7 +273,8 @@ def _restore(run: Run, found: Found, descent: torch.optim.Optimizer, scheduler) 
 def calibrate(learner: Learner, theta: Theta, pool: "Pool", *, seed: int = 0, tasks=CALIBRATION_TASKS, **episode):
     """Put into theta, in place, what is estimated over meta-training tasks rather than learned by gradient.
 
-    The mean over tasks, dealt as in meta-training, of `learner.statistics`; nothing for learners that have none.
+    `learner.statistics` of many tasks, dealt as in meta-training, made into the population's by `nn.functional.pooled`:
+    the mean over tasks; of norms the mean and the unbiased variance. Nothing for learners that have none.
     """
     if learner.statistics is not None:
         batch = pool.train.sample(tasks=tasks, **episode, generator=generator(seed, "statistics", 0))
@@ -274,7 +287,7 @@ def estimate(learner: Learner, theta: Theta, tasks: Task, *, seed: int = 0) -> N
     with torch.no_grad(), noise(seed, "statistics", 1):
         for part in chunks(tasks, 8):
             parts.append(statistics(theta, part))
-    overwrite(theta, pytree.tree_map(lambda *values: torch.cat(values).mean(0), *parts))
+    overwrite(theta, pooled(pytree.tree_map(lambda *values: torch.cat(values), *parts)))
 
 
 def finite(grads: Theta, loss: Tensor) -> bool:

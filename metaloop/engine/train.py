@@ -17,7 +17,7 @@ from ..core import Info, Learner
 from ..targets import target_of
 from .batch import meta_gradient
 from .deal import Deal
-from .evaluate import check_labels, check_outputs, evaluate
+from .evaluate import NoScore, check_labels, check_outputs, evaluate
 from .ranks import Lost, join
 from .renamed import renamed
 from .run import Run, appears
@@ -146,8 +146,11 @@ def fit(
             if judging or saving:
                 session.calibrate(**episode)
             if judging:
-                score = evaluate(run.learner, theta, pool, split="val", **judged)  # type: ignore[arg-type]
-                log.score(run.step, score)
+                try:
+                    score = evaluate(run.learner, theta, pool, split="val", **judged)  # type: ignore[arg-type]
+                    log.score(run.step, score)
+                except NoScore as error:  # of the learner at meta-test; training is as it should be
+                    warnings.warn(f"fit: step {run.step} has no validation score. {error}", stacklevel=2)
             if saving:
                 session.save()
                 session.stop()
@@ -183,6 +186,12 @@ def _check_first(learner, at_test, theta, pool, episode, judged, seed) -> None:
     g, ways = generator(seed, "check", 0), episode["ways"]
     task = pool.train.sample(tasks=1, **episode, generator=g)
     if getattr(pool.train, "labels", "task") == "task":  # f is for these, not for the labels of a whole pool
+        if learner.classes is not None:
+            raise ValueError(
+                f"fit: the learner's loss is over {learner.classes} classes, the same in every task; {pool.name} deals "
+                f"episodes, which number theirs 0..{ways - 1} anew each time. Train on pool.flat(), or on a pool of "
+                'your own that says labels = "pool".'
+            )
         target = target_of(task.query.y, pool.train)
         check_labels("fit", task, ways, target)
         check_outputs("fit", learner, theta, task, ways, target)

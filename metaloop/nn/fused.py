@@ -4,9 +4,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.compiler import is_compiling
 
 from ..torch_private import in_vmap
-from .norms import BatchNorm, moments
+from .norms import BatchNorm, moments, refuse_one
 
 
 class Block(nn.Sequential):
@@ -30,7 +31,7 @@ class Block(nn.Sequential):
         cast = torch.is_autocast_enabled("cpu")  # of products, but not of batched convolutions
         if x.device.type != "cpu" or cast or not isinstance(self.norm, BatchNorm):
             return super().forward(x)
-        compiled, pools = torch.compiler.is_compiling(), hasattr(self, "pool")
+        compiled, pools = is_compiling(), hasattr(self, "pool")
         if self.conv.weight[0].numel() < self.conv.out_channels:
             x = self.relu(_by_patches(self.conv, self.norm, x))
             if not pools:
@@ -57,6 +58,7 @@ def _by_patches(conv: Any, norm: BatchNorm, x: Tensor) -> Tensor:
 
     def of_product() -> tuple[Tensor, Tensor]:
         rows, w = patches.flatten(0, 2).double(), weight.double()  # a variance may be far smaller than its terms
+        refuse_one(len(rows), "BatchNorm", patches)
         mean = rows.mean(0)
         rows = rows - mean
         cov = rows.mT @ rows / len(rows)

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from ..core import Data, Learner, Task, Theta
 from ..engine.checkpoint import write_bytes
-from ..engine.evaluate import Score
+from ..engine.evaluate import Score, score_each
 from ..engine.run import Run
 from ..engine.seeds import generator, noise
 from ..engine.session import CALIBRATION_TASKS, begin, estimate
@@ -146,4 +146,5 @@ def judge(learner: Learner, theta: Theta, pool: "Rounds", k: int, points: int) -
     with torch.no_grad():
         predicted = learner.adapt(theta, Data(D.x[0], D.y[0]))(Q.x)
         loss = target.loss(predicted, Q.y)
-    return Score.of(target.score(predicted[:, None], Q.y[:, None]).cpu(), target.metric), loss.item()
+    scores = score_each("follow_leader", target, predicted[:, None], Q.y[:, None])
+    return Score.of(scores.cpu(), target.metric), loss.item()
