@@ -64,6 +64,8 @@ class Learner(Generic[T]):
         examples together (pairs of a query and a class)? Tasks are dealt as in meta-training.
     scheduled: (step) -> part of theta. What follows the meta-step rather than a gradient (the weight of a term that is
         annealed, a temperature), or None. `init` gives scheduled(0); theta after t meta-steps holds scheduled(t).
+    classes: how many classes the objective's labels are numbered over, those of the whole training set, the same in
+        every task (`pool.flat()`); None where each task numbers its own.
     """
 
     init: Callable[[int], T]
@@ -73,6 +75,7 @@ class Learner(Generic[T]):
     statistics: Callable[[T, Any], Theta] | None = field(default=None, kw_only=True)
     statistics_of_task: bool = field(default=False, kw_only=True)
     scheduled: Callable[[int], Theta] | None = field(default=None, kw_only=True)
+    classes: int | None = field(default=None, kw_only=True)
 
 
 def fold(update: Callable[[Any, Data], Any], *, batch: int = 1) -> Callable[[Any, Data], Any]:

@@ -1,11 +1,12 @@
 """The data and the rows that a command is about."""
 
+import os
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ..recipes.data import POOLS
-from .console import note
+from .console import note, scores
 
 
 def find_pool(recipe, data: str | None, shape=None, split=(0.6, 0.2, 0.2)):
@@ -87,6 +88,23 @@ def rows_asked(run, args, like=None):
     first = plan.rows[0]
     ways, shots, queries = ways or first.ways, shots or first.shots, queries or first.queries
     return [Row(target.label(ways, shots), plan.at_test(ways=ways), ways, shots, queries, metric=first.metric)]
+
+
+def measured(run, rows, pool, folder: Path, **how: Any) -> None:
+    """Measure rows, print their scores and keep them: those that there are, whatever stops it."""
+    from ..report.results import keep, measure
+
+    if not os.access(folder, os.W_OK):
+        note(f"metaloop: {folder} cannot be written to: what is measured is printed, and not kept")
+    entries = []
+    try:
+        for row in rows:
+            note(f"testing {row.label} on {row.tested(how['tasks'])} tasks")
+            entries.append(measure(run, row, pool, **how))
+    finally:
+        if entries:
+            scores(entries)
+            keep(folder, entries)
 
 
 def image_shape(pool: dict[str, Any], source: str) -> tuple[int, ...]:

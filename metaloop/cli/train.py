@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from .console import note, quoted, scores, suggest
-from .data import advice, find_pool, rows_for
+from .console import note, quoted, say, suggest
+from .data import advice, find_pool, measured, rows_for
 from .options import DATA, DATA_ROOT, DEVICE, TASKS, count, option
 
 OPTIONS = (
@@ -28,7 +28,6 @@ def run(args) -> None:
     from ..engine.run import read_info, undo
     from ..recipes import find
     from ..report import write_report
-    from ..report.results import keep, measure
 
     recipe = find(args.recipe)
     folder = Path(args.out or f"runs/{recipe.name}-seed{args.seed or 0}")
@@ -78,15 +77,9 @@ def run(args) -> None:
         if ranks.rank > 0:
             return
         run.plan = plan
-        entries = []
-        for row in rows:
-            note(f"testing {row.label} on {row.tested(args.tasks)} tasks")
-            entries.append(measure(
-                run, row, pool, tasks=args.tasks, seed=0, split="test", data=options["data"], command=args.command
-            ))  # fmt: skip
-        keep(folder, entries)
-        scores(entries)
-        print(f"report: {write_report(run, lambda: pool, tasks=args.tasks)}")
+        how = {"tasks": args.tasks, "seed": 0, "split": "test", "data": options["data"], "command": args.command}
+        measured(run, rows, pool, folder, **how)
+        say(f"report: {write_report(run, lambda: pool, tasks=args.tasks)}")
     except (KeyboardInterrupt, Lost) as stop:
         again = args.command + ("" if args.resume else " --resume")
         how = f"; go on with: {again}" if (folder / "run.json").exists() else ""

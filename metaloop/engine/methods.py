@@ -32,6 +32,12 @@ def route(method: str, recompute: bool, compile: bool, horizon: int, cg_steps: i
     if min(horizon, cg_steps, pairs) < 1 or not sigma > 0:
         given = f"horizon={horizon}, cg_steps={cg_steps}, pairs={pairs}, sigma={sigma}"
         raise ValueError(f"meta_gradient: {given}; expected at least 1, and sigma above 0.")
+    for name, given, default, of in (
+        ("horizon", horizon, 1, "truncated"), ("cg_steps", cg_steps, 5, "implicit"),
+        ("sigma", sigma, 0.1, "evolution"), ("pairs", pairs, 16, "evolution"),
+    ):  # fmt: skip
+        if given != default and method != of:
+            raise ValueError(f"meta_gradient: {name}={given} changes nothing with method={method!r}, but for {of!r}.")
     if compile and (recompute or method == "implicit"):
         asked = "recompute=True" if recompute else "method='implicit'"
         raise ValueError(f"meta_gradient: {asked} cannot be compiled. Leave out compile=True.")

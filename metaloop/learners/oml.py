@@ -16,13 +16,12 @@ Departs: rows of the PLN that are to be learned anew start at zero, where the au
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 from torch.func import grad
 
 from ..core import Data, Learner, Params, fold, predictor, static
-from ..nn import Descent, membership, sgd
+from ..nn import Descent, cross_entropy, membership, sgd
 from ..objectives.query import query_loss
 
 
@@ -49,7 +48,7 @@ def oml(
     batch: int = 1,
     optimizer: Descent | None = None,
     anew: str | int | None = None,
-    loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
+    loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy,
 ) -> Learner[dict[str, Params]]:
     """OML: theta = {"representation": of embed, "prediction": of head}; a stream moves the head alone.
 

@@ -13,14 +13,21 @@ from ..recipes import find
 from ..targets import Target, units
 from ..tasks.pool import Pool
 from ..torch_private import pytree
-from .findings import find_out
+from .findings import find_out, known
 from .page import page
 from .results import Entry, kept, text
 from .svg import Line, chart
 
 BINS = 100  # points of a training curve
 
-__all__ = ["write_report"]
+__all__ = ["check_readable", "write_report"]
+
+
+def check_readable(folder: Path) -> None:
+    """Raise ValueError, before anything takes long, if a file that a report is made of cannot be read."""
+    kept(folder)
+    known(folder)
+    read_metrics(folder)
 
 
 def write_report(run: Run, pool: Callable[[], Pool], *, tasks: int) -> Path:
@@ -92,8 +99,9 @@ def _curves(run: Run) -> list[str]:
     name = judged[-1] if judged else run.plan.pool.target.metric
     scale, _, metric = units(name)
     train = [[e["step"], scale * e[name]] for e in lines if name in e]
+    wide = lambda e: e.get("val_ci95", math.nan)
     held = [
-        [e["step"], scale * e[f"val_{name}"], scale * e["val_ci95"] if math.isfinite(e["val_ci95"]) else 0]
+        [e["step"], scale * e[f"val_{name}"], scale * wide(e) if math.isfinite(wide(e)) else 0]
         for e in lines if f"val_{name}" in e
     ]  # fmt: skip
     shown = [Line("training", _thin(train))] if train else []

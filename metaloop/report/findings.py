@@ -3,8 +3,11 @@ predictors that are densities draw."""
 
 import base64
 import json
+import re
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +17,7 @@ from ..core import Learner
 from ..engine import Run, evaluate
 from ..engine.batch import first_task, predict
 from ..engine.checkpoint import write_bytes
+from ..engine.schema import conform, read_json
 from ..engine.seeds import generator, noise
 from ..recipes.plan import Row
 from ..tasks.pool import Pool
@@ -25,13 +29,89 @@ SHOWN = 3  # tasks
 GIVEN, DRAWN = 5, 10  # pictures that a density is given, and that it draws
 
 
+@dataclass
+class _OfClass:
+    support: list[str]
+    queries: list[list[str | int]]
+
+    def __post_init__(self):
+        pairs = [[type(part) for part in pair] for pair in self.queries]
+        if not all(pair == [str, int] for pair in pairs):
+            raise ValueError("a query is no picture with a class")
+        _check_pictures([*self.support, *(str(pair[0]) for pair in self.queries)])
+
+
+@dataclass
+class _Pictures:
+    classes: list[_OfClass]
+    right: int
+    of: int
+
+
+@dataclass
+class _Points:
+    support: list[list[float]]
+    query: list[list[float]]
+
+    def __post_init__(self):
+        _check_points(self.support, 2)
+        _check_points(self.query, 3)
+
+
+@dataclass
+class _Drawn:
+    given: list[str]
+    drawn: list[str]
+
+    def __post_init__(self):
+        _check_pictures([*self.given, *self.drawn])
+
+
+@dataclass
+class Findings:
+    """What report.json says."""
+
+    step: int
+    label: str
+    queries: int
+    tasks: int
+    shots: list[list[float]]
+    inner_steps: list[list[float]]
+    examples: list[_Pictures] | list[_Points]
+    drawn: list[_Drawn] = field(default_factory=list)
+
+    def __post_init__(self):
+        _check_points([*self.shots, *self.inner_steps], 3)
+
+
+def _check_points(points: list[list[float]], numbers: int) -> None:
+    if any(len(point) != numbers for point in points):
+        raise ValueError(f"a point has not {numbers} numbers")
+
+
+def _check_pictures(addresses: list[str]) -> None:
+    if not all(re.fullmatch(r"data:image/(png|jpeg);base64,[A-Za-z0-9+/=]*", address) for address in addresses):
+        raise ValueError("a picture is none")
+
+
+def known(folder: Path) -> dict[str, Any] | None:
+    """What report.json says, if there is one. Raises ValueError if it is damaged."""
+    path = folder / "report.json"
+    if not path.exists():
+        return None
+    try:
+        found = read_json(path)
+        conform(found, Findings, str(path))
+    except ValueError as error:
+        raise ValueError(f"{error} Delete it: it is made anew.") from None
+    return found
+
+
 def find_out(run: Run, own: Callable[[], Pool], tasks: int) -> dict[str, Any]:
     """The findings on test tasks of a run's own pool, kept in RUN/report.json as long as the weights stay."""
-    path = run.folder / "report.json" if run.folder else None
-    if path is not None and path.exists():
-        kept = json.loads(path.read_text())
-        if kept["step"] == run.step:
-            return kept
+    kept = known(run.folder) if run.folder else None
+    if kept is not None and kept["step"] == run.step:
+        return kept
     row, at_test, pool = run.plan.rows[0], run.plan.at_test, own()
     tasks = row.tested(min(tasks, TASKS))
     queries = pool.target.enough(row.queries)
@@ -46,8 +126,8 @@ def find_out(run: Run, own: Callable[[], Pool], tasks: int) -> dict[str, Any]:
         "shots": [p for p in shots if p], "inner_steps": [p for p in steps if p],
         "examples": _examples(run, row, pool), "drawn": _drawn(run, row, pool),
     }  # fmt: skip
-    if path is not None:
-        write_bytes(path, json.dumps(found).encode())
+    if run.folder is not None:
+        write_bytes(run.folder / "report.json", json.dumps(found).encode())
     return found
 
 

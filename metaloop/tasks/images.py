@@ -121,7 +121,7 @@ def _find_mini_imagenet(root: str | os.PathLike | None) -> Path:
         try:
             with zipfile.ZipFile(path) as archive:
                 names = set(archive.namelist())
-        except (zipfile.BadZipFile, OSError):
+        except Exception:  # what zipfile raises for odd archives has no common base
             damaged = damaged or f" ({path} is damaged)"
             continue
         if names >= {f"{part}.csv" for part in PARTS} and any(name.startswith("images/") for name in names):

@@ -23,6 +23,8 @@ def read_image(path: str | os.PathLike | BytesIO, shape: tuple[int, ...], *, inv
     Raises what Pillow raises for a file it cannot read.
     """
     c, h, w = shape
+    if not isinstance(path, BytesIO) and Path(path).exists() and not Path(path).is_file():
+        raise ValueError("it is no file")  # a pipe would be waited for
     with Image.open(path) as file:
         image = ImageOps.exif_transpose(file)
     if image.mode.startswith("I"):  # 16 bits
