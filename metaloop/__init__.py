@@ -34,7 +34,9 @@ if TYPE_CHECKING:
     from .learners.lstm_optimizer import lstm_optimizer as lstm_optimizer
 
     # a memory
+    from .learners.mann import mann as mann
     from .learners.meta_rnn import meta_rnn as meta_rnn
+    from .learners.ntm import ntm as ntm
     from .learners.snail import snail as snail
 
     # an inference network
