@@ -306,8 +306,9 @@ def relation_case(device: str, repeats: int, compile: bool) -> dict:
     tasks = deal(4, ways, 1, 10, device)
 
     def of(modules, theta, tasks, compile: bool) -> Step:
-        networks = [part for module in modules for part in ml.functional(module)]
-        gradient = ml.meta_gradient(ml.relation(*networks, ways=ways), compile=compile)
+        encoder, pairs = modules
+        learner = ml.relation(*ml.functional(encoder), *ml.functional(pairs), ways=ways)
+        gradient = ml.meta_gradient(learner, compile=compile)
         return lambda: [g for part in gradient(theta, tasks)[0].values() for g in part.values()]
 
     def loop(modules, theta, tasks) -> Step:
