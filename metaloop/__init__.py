@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .learners.margin import margin as margin  # softmax, SphereFace, CosFace, ArcFace, triplets by option
     from .learners.matching import matching as matching
     from .learners.protonet import protonet as protonet
+    from .learners.relation import relation as relation
 
     # an update rule
     from .learners.lstm_optimizer import lstm_optimizer as lstm_optimizer

@@ -34,6 +34,10 @@ class Target:
     scale: float = 1.0
     higher: bool = False
 
+    def sound(self, predicted: Tensor) -> Tensor:
+        """Which of the numbers predicted [tasks, n, ...] can be scored: those that are finite."""
+        return predicted.isfinite()
+
     def score(self, predicted: Tensor, y: Tensor) -> Float[Tensor, " tasks"]:
         """Each task's score, of predictions [tasks, n, ...] and y [tasks, n, ...]."""
         raise NotImplementedError
@@ -106,6 +110,10 @@ class Classes(Target):
     kind, metric, higher = "classification", "accuracy", True
     unit = words = "accuracy (%)"
     scale = 100.0
+
+    def sound(self, predicted):
+        """A class may be impossible, at a score of -inf, but not all of them."""
+        return (predicted < torch.inf) & (predicted > -torch.inf).any(-1, keepdim=True)
 
     def score(self, predicted, y):
         return (predicted.argmax(-1) == y).float().mean(1)
