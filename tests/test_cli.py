@@ -27,6 +27,9 @@ QUICK = ["--tasks", "5"]
 LEARNER = metaloop.protonet(*metaloop.functional(metaloop.nn.mlp((1, 1))), ways=2)
 
 
+pytestmark = pytest.mark.usefixtures("quick")
+
+
 @pytest.fixture(autouse=True)
 def own_data_root(monkeypatch):
     """`--data-root` sets METALOOP_DATA for the process; here, for one test alone."""
@@ -282,7 +285,7 @@ def test_predict_asks_a_predictor_for_its_own_probabilities(call, place, tmp_pat
 @pytest.mark.parametrize("recipe", ["maml-glyphs", "reptile-glyphs", "pretrain-glyphs", "protonet-glyphs"])
 def test_predictors_of_every_learner_are_read_back(call, place, recipe, tmp_path):
     pool = tasks.folder(place / "images", channels=3 if recipe == "protonet-glyphs" else None, size=28)
-    run = make_run(tmp_path / "run", recipe, pool)
+    run = make_run(tmp_path / "run", recipe, pool, budget="smoke")
     file = str(tmp_path / "f.safetensors")
     assert call("adapt", str(tmp_path / "run"), "few", "-o", file)[0] == 0
     f, about = load_predictor(file)

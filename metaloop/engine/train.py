@@ -77,10 +77,11 @@ def fit(
     Under torchrun the processes share the tasks of each step and end in the same weights as one process, but for
     rounding, and for the noise of learners that draw any: each process draws its own. Only the first writes files.
 
-    Returns a Run. Raises ValueError on bad arguments; on an existing run folder, or one that another process writes to;
-    if the run was started with other arguments, as far as can be told, or a checkpoint does not fit; NonFinite (a ValueError) on a loss, gradient or theta that is not finite, leaving the last checkpoint.
-    Ctrl-C, or SIGTERM, lets the step end, writes a checkpoint, then raises KeyboardInterrupt. If another process dies, the last
-    whole step is kept and `ranks.Lost` (a ValueError) raised; any number of processes can resume.
+    Returns a Run. Raises ValueError on bad arguments; on an existing run folder, or one that another process writes
+    to; if the run was started with other arguments, as far as can be told, or a checkpoint does not fit; NonFinite (a
+    ValueError) on a loss, gradient or theta that is not finite, leaving the last checkpoint. Ctrl-C, or SIGTERM, lets
+    the step end, writes a checkpoint, then raises KeyboardInterrupt. If another process dies, the last whole
+    step is kept and `ranks.Lost` (a ValueError) raised; any number of processes can resume.
     """
     _check_arguments(
         learner, at_test, pool, optimizer, clip, seed, options, resume and out is None, tasks=tasks, steps=steps,

@@ -77,7 +77,8 @@ def follow_leader(
     session = begin(
         learner, pool, steps=total if steps is None else min(steps, total), tasks=tasks * max(1, updates),
         checkpoint_every=checkpoint_every or len(arrivals), seed=seed, longer=training.get("schedule") is None,
-        decides={"updates": updates, "arrivals": arrivals, "goal": goal, "shots": shots, "queries": queries}, **training,
+        decides={"updates": updates, "arrivals": arrivals, "goal": goal, "shots": shots, "queries": queries},
+        **training,
     )  # fmt: skip
     run, theta, pool = session.run, session.run.theta, session.pool  # type: ignore[assignment]
     order = torch.randperm(pool.rounds, generator=generator(seed, "order", 0))
