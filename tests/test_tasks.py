@@ -868,8 +868,8 @@ def test_read_image(tmp_path):
 def test_read_image_in_modes_of_many_bits_and_other_colours(tmp_path):
     """A ramp of three greys, however its numbers are told; colours of print, video and the eye."""
     ramp, path = np.array([[0, 0, 0], [51, 51, 51], [255, 255, 255]]), tmp_path / "image.tif"
-    floats, whole = [ramp / 255, ramp, ramp * 257, ramp * 1e6], [ramp * 257, ramp * 2**23]
-    forms = [*(x.astype(np.float32) for x in floats), *(x.astype(np.int32) for x in whole), (ramp * 257).astype("uint16")]
+    floats, whole = (ramp / 255, ramp, ramp * 257, ramp * 1e6), (ramp * 257, ramp * 2**23)
+    forms = [*(x.astype(np.float32) for x in floats), *(x.astype(np.int32) for x in whole)]
     for numbers in forms:
         Image.fromarray(np.kron(numbers, np.ones((4, 4), numbers.dtype)).astype(numbers.dtype)).save(path)
         assert (T.read_image(path, (1, 12, 12), invert=False)[0, 1::4, 0] - torch.tensor([0, 51, 255])).abs().max() <= 1
@@ -882,7 +882,7 @@ def test_read_image_in_modes_of_many_bits_and_other_colours(tmp_path):
     assert (T.read_image(path, (3, 4, 4)).float() - 128).abs().max() <= 4
 
 
-@pytest.mark.parametrize("ending", ["png", "jpg", "gif", "tif", "bmp", "webp", "ppm", "tga", "pcx", "ico", "jp2", "TIF"])
+@pytest.mark.parametrize("ending", ["png", "jpg", "gif", "tif", "bmp", "webp", "ppm", "tga", "pcx", "ico", "TIF"])
 def test_folders_hold_images_of_any_format(tmp_path, ending):
     for k, name in enumerate("ab"):
         (tmp_path / name).mkdir()
