@@ -416,7 +416,7 @@ METRICS = {
 @pytest.mark.parametrize("name", METRICS)
 def test_a_metric_gives_a_number_for_each_task(pool, learner, name):
     """As many tasks as queries, so that the shape alone does not tell."""
-    with pytest.raises(ValueError, match="evaluate: metric .* gives .* expected one number for each task"):
+    with pytest.raises(ValueError, match=r"evaluate: metric .* gives .* expected one number for each task"):
         evaluate(learner, learner.init(0), pool, tasks=12, chunk=12, metric=METRICS[name], **EPISODE)
 
 
