@@ -398,8 +398,8 @@ def test_arrays(name, x, y, z):
 
 def assert_one_line(error: ValueError) -> None:
     assert type(error) is ValueError
-    assert str(error).startswith("FewShotClassifier"), error
     assert "\n" not in str(error)
+    assert str(error).startswith(("FewShotClassifier", "adapt", "predict")), error  # of ours
 
 
 BUGS = [
