@@ -222,12 +222,8 @@ def begin(
         found = newest_whole(folder) if resume else None
         if found is not None:
             checkpoint.unflatten(found[1], theta, "theta", str(found[0]))
-<<<<<<< HEAD
-        told = {**info, "training": training, "where": here}
+        told = {**given, "training": training, "where": here}
         return prepare(folder, resume, told, longer=longer, seen=lambda: seen_by(pool)), found
-=======
-        return prepare(folder, resume, {**given, "training": training, "where": here}, longer=longer), found
->>>>>>> states
 
     try:
         info, found, kept = given, None, {}
