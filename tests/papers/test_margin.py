@@ -277,7 +277,7 @@ def test_an_embedding_of_zero_has_a_loss_and_no_steep_slope(name):
 
 def test_sphereface_without_annealing():
     """lambda = 0: the true class's logit is |z| psi alone."""
-    loss = made("sphereface", anneal=(0.0, 0.0, 0.0))
+    loss = made("sphereface", anneal=(0, 0, 0))
     theta, y = loss.init(0), torch.tensor([2, 0])
     z = torch.randn(2, DIM, generator=torch.Generator().manual_seed(1))
     logits = torch.stack([torch.stack([dot(z_i, w) / length(w) for w in theta["W"]]) for z_i in z])
@@ -319,7 +319,7 @@ def test_what_is_not_known_is_refused():
     with pytest.raises(ValueError, match="sphereface: margin=0, expected a whole number, at least 1"):
         made("sphereface", margin=0)
     with pytest.raises(ValueError, match=r"sphereface: anneal=\(1, 0, -2\), expected lambda_0, gamma and"):
-        made("sphereface", anneal=(1.0, 0.0, -2.0))
+        made("sphereface", anneal=(1, 0, -2))
 
 
 def angular(name: str) -> Case:
