@@ -112,6 +112,20 @@ def sections(page: Path) -> list[str]:
     return [re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings]
 
 
+def test_every_finding_is_told_and_stands_alone():
+    """Scripts outside the suite: each is on the page of pitfalls, pins versions, cleans up, is about others."""
+    scripts = {path.name: path.read_text() for path in sorted((ROOT / "findings").glob("*.sh"))}
+    assert set(re.findall(r"findings/(\w+\.sh)", (ROOT / "docs/pitfalls.md").read_text())) == set(scripts)
+    for name, text in scripts.items():
+        comments, code = ([line for line in text.splitlines() if line.startswith("#") is so] for so in (True, False))
+        assert {"# guess", "# seen: "} <= {line[:8] if "seen" in line else line[:7] for line in comments}, name
+        assert "metaloop" not in "\n".join(code), name
+        assert 'trap \'rm -rf "$there"\' EXIT' in text, name
+        packages = [word for line in code if "pip" in line for word in line.split("install -qq ")[1].split()]
+        assert packages, name
+        assert all("==" in word for word in packages), name
+
+
 def test_every_page_is_reached_from_the_readme():
     """By links from page to page, however many."""
     reached, new = set(), {ROOT / "README.md"}

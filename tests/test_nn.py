@@ -550,14 +550,16 @@ def test_conv4_gives_features_of_its_dim(shape, options, dim):
     [
         (partial(conv4, width=8), (1, 33, 50), (8, 2, 3)),
         (partial(conv4, width=8, downsample="stride"), (1, 28, 28), (8, 2, 2)),
+        (partial(conv4, width=8, downsample="twice"), (1, 28, 33), (8, 5, 6)),
         (partial(resnet12, widths=(2, 3, 4, 5)), (3, 32, 48), (5, 2, 3)),
     ],
 )
 def test_a_map_is_the_features_where_they_are(make, shape, size):
     module, x = make(shape, features="map"), torch.randn(2, *shape)
-    assert module.dim == size[0]
+    assert (module.dim, module.shape) == (size[0], size)
     assert module(x).shape == (2, *size)
     mean = make(shape, features="mean")
+    assert mean.shape == size[:1]
     mean.load_state_dict(module.state_dict())
     assert_close(mean(x), module(x).mean((2, 3)))
 
@@ -584,6 +586,7 @@ ODD = (1, 20, 28)  # halved to 5 and 7, then to 2 and 3
         ((2, 16, 16), {"norm_policy": "running"}),
         ((1, 16, 16), {"norm_policy": "support"}),
         ((1, 19, 17), {"downsample": "stride"}),
+        ((1, 19, 16), {"downsample": "twice"}),
         ((1, 16, 16), {"norm_policy": "group"}),
     ],
 )
@@ -674,8 +677,9 @@ def test_convolutions_start_as_glorot_and_bengio_say():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: conv4((1, 15, 28)), "inputs of 15x28 vanish in four halvings. Use at least 16x16"),
-        (lambda: conv4(downsample="pool"), "downsample is 'pool', expected 'max' or 'stride'"),
+        (lambda: conv4((1, 15, 28)), "inputs of 15x28 vanish. Use at least 16x16"),
+        (lambda: conv4((1, 9, 28), downsample="twice"), "inputs of 9x28 vanish. Use at least 10x10"),
+        (lambda: conv4(downsample="pool"), "downsample is 'pool', expected 'max', 'stride' or 'twice'"),
         (lambda: conv4(norm_policy="none"), "policy is 'none'"),
         (lambda: conv4(features="maps"), "features is 'maps', expected 'flatten' or 'mean' or 'map'"),
         (lambda: conv4(features="map", out=5), "conv4: out is 5 with features='map', expected None"),

@@ -198,7 +198,7 @@ def begin(
     ranks: this process among those that train together; alone unless given. decides: what else than the arguments here
     decides the weights, by name; first: a task of the pool: both are kept, and compared when the run is resumed.
     options: how the meta-gradient is taken, as `meta_gradient` has it. The others are those of `fit`, which says what
-    is raised. Until the session has been `running`, or is let go by `release`, no other process can write to the folder.
+    is raised. No other process can write to the folder until the session has been `running`, or is let go by `release`.
     """
     ranks, where = ranks or Ranks(), choose(device)
     plain = meta_gradient(learner, **options)
@@ -208,7 +208,7 @@ def begin(
     leaves = pytree.tree_leaves(theta)
     descent = (optimizer or (lambda p: torch.optim.Adam(p, lr=1e-3)))(leaves)
     scheduler = schedule(descent) if schedule else None
-    info, lock = {"steps": steps, **(info or {}), "seed": seed}, None
+    given, lock = {"steps": steps, **(info or {}), "seed": seed}, None
 
     def enter(folder: Path) -> tuple[dict[str, Any], Found | None]:
         """What run.json says, and the checkpoint to go on from, of a folder that is this process's alone."""
@@ -225,10 +225,15 @@ def begin(
             if "settings" in info:  # before what comes of them
                 same(folder, read_info(folder), json.loads(json.dumps({"settings": info["settings"]})))
             checkpoint.unflatten(found[1], theta, "theta", str(found[0]))
-        return prepare(folder, resume, {**info, "training": training, "where": here}, longer=longer), found
+<<<<<<< HEAD
+        told = {**info, "training": training, "where": here}
+        return prepare(folder, resume, told, longer=longer, seen=lambda: seen_by(pool)), found
+=======
+        return prepare(folder, resume, {**given, "training": training, "where": here}, longer=longer), found
+>>>>>>> states
 
     try:
-        found, kept = None, {}
+        info, found, kept = given, None, {}
         if folder is not None:
             info, found = ranks.from_first(lambda: enter(folder))
         pool = pool.to(where)
@@ -247,6 +252,12 @@ def begin(
         Log(files, steps=steps, start=run.step, seconds=run.seconds, tasks=tasks, show=show),
         Interrupt(many=ranks.size > 1), lock,
     )  # fmt: skip
+
+
+def seen_by(pool: "Pool") -> list[str] | None:
+    """The digests of the classes in the training split, where there is a fixed list of them."""
+    tell = getattr(pool.train, "digests", None)
+    return None if tell is None else tell()
 
 
 def _restore(run: Run, found: Found, descent: torch.optim.Optimizer, scheduler) -> dict[str, Any]:
