@@ -222,15 +222,11 @@ def begin(
         lock = Lock(folder)
         found = newest_whole(folder) if resume else None
         if found is not None:
-            if "settings" in info:  # before what comes of them
-                same(folder, read_info(folder), json.loads(json.dumps({"settings": info["settings"]})))
+            if "settings" in given:  # before what comes of them
+                same(folder, read_info(folder), json.loads(json.dumps({"settings": given["settings"]})))
             checkpoint.unflatten(found[1], theta, "theta", str(found[0]))
-<<<<<<< HEAD
-        told = {**info, "training": training, "where": here}
+        told = {**given, "training": training, "where": here}
         return prepare(folder, resume, told, longer=longer, seen=lambda: seen_by(pool)), found
-=======
-        return prepare(folder, resume, {**given, "training": training, "where": here}, longer=longer), found
->>>>>>> states
 
     try:
         info, found, kept = given, None, {}
