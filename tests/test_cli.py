@@ -240,8 +240,10 @@ def test_a_run_that_does_not_know_its_classes_is_said_to(call, place, tmp_path):
 
 def test_other_protocols_of_the_same_data_are_noted(capsys):
     pool = {"name": "omniglot"}
-    runs = [Run(None, None, folder=Path(name), info={"recipe": recipe, "data": None, "pool": pool}) for name, recipe in
-            (("a", "protonet-omniglot-1shot"), ("b", "maml-omniglot-1shot"), ("c", "protonet-omniglot-5shot"))]  # fmt: skip
+    made = (("a", "protonet-omniglot-1shot"), ("b", "maml-omniglot-1shot"), ("c", "protonet-omniglot-5shot"))
+    runs = [
+        Run(None, None, folder=Path(name), info={"recipe": recipe, "data": None, "pool": pool}) for name, recipe in made
+    ]
     protocols(runs)
     (line,) = capsys.readouterr().err.splitlines()
     assert "note: b was trained with split='random', rotations='task', rotations_at_test='task'" in line

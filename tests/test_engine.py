@@ -416,7 +416,7 @@ METRICS = {
 @pytest.mark.parametrize("name", METRICS)
 def test_a_metric_gives_a_number_for_each_task(pool, learner, name):
     """As many tasks as queries, so that the shape alone does not tell."""
-    with pytest.raises(ValueError, match="evaluate: metric .* gives .* expected one number for each task"):
+    with pytest.raises(ValueError, match=r"evaluate: metric .* gives .* expected one number for each task"):
         evaluate(learner, learner.init(0), pool, tasks=12, chunk=12, metric=METRICS[name], **EPISODE)
 
 
@@ -797,7 +797,7 @@ BUGS = [
     Bug("nothing is clipped", "engine/steady.py",
         ("if clip is not None:", "if False:"), "test_fit_is_the_loop_one_would_write"),
     Bug("a resumed optimizer has forgotten its moments", "engine/session.py",
-        ('restore_optimizer(descent, tensors, meta.get("optimizer"), str(path), scheduled=scheduler is not None)', "pass"),
+        ("restore_optimizer(descent, tensors,", "(lambda *_, **__: None)(descent, tensors,"),
         "test_any_torch_optimizer_trains_and_resumes"),
     Bug("a resumed schedule begins anew", "engine/session.py",
         ('restore_scheduler(scheduler, descent, meta.get("scheduler"), str(path))', "pass"),

@@ -116,7 +116,7 @@ def test_a_run_is_undone_by_the_process_that_began_it_alone(tmp_path):
 
 def test_a_lock_is_let_go_whatever_happens(tmp_path):
     for wrong in ({"learner": ml.protonet(net, init, ways=2)}, {"clip": -1.0}):
-        with pytest.raises(ValueError, match="tells 2 classes|clip"):
+        with pytest.raises(ValueError, match=r"tells 2 classes|clip"):
             train(tmp_path / "run", **wrong)
         with Lock(tmp_path / "run"), pytest.raises(ValueError, match=f"in use by process {os.getpid()}"):
             Lock(tmp_path / "run")
@@ -258,7 +258,7 @@ def test_a_state_that_is_not_this_optimizer_s_is_refused_by_name(cut, change, me
 @pytest.mark.parametrize("change", [{"step": "x"}, {"step": -5}, {"step": 3}, {"seconds": None}, {"memory": [1]}])
 def test_a_checkpoint_whose_header_is_of_another_form_is_damaged(cut, change):
     rewrite(checkpoints(cut)[-1], lambda t, m: m.update(change))
-    with pytest.raises(ValueError, match="is damaged: .* No other checkpoint is left"):
+    with pytest.raises(ValueError, match=r"is damaged: .* No other checkpoint is left"):
         train(cut, resume=True)
 
 
@@ -296,7 +296,7 @@ def test_states_in_a_dtype_of_their_own_come_back_to_the_bit(tmp_path):
 
 
 def test_sigterm_stops_like_ctrl_c():
-    with pytest.raises(KeyboardInterrupt), Interrupt() as interrupt:
+    with pytest.raises(KeyboardInterrupt), Interrupt() as interrupt:  # noqa: PT012
         signal.raise_signal(signal.SIGTERM)
         assert interrupt.asked
         raise KeyboardInterrupt
@@ -687,7 +687,7 @@ def test_foreign_states_are_refused_at_loading():
     descend(model, optimizer)
     for kind in (torch.optim.Adam, torch.optim.SGD):
         other = kind(model.parameters(), lr=0.1)
-        with pytest.raises(ValueError, match="optim.Learned: this state is of another optimizer"):
+        with pytest.raises(ValueError, match=r"optim\.Learned: this state is of another optimizer"):
             optimizer.load_state_dict(other.state_dict())
     wider = ml.lstm_optimizer(ml.functional(nn.Linear(3, 2))[0], hidden=5).init(0)
     deeper = ml.lstm_optimizer(ml.functional(nn.Linear(3, 2))[0], hidden=4, layers=3).init(0)

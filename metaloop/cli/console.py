@@ -38,7 +38,7 @@ def streams() -> None:
     for name in ("stderr", "stdout"):
         stream = getattr(sys, name)
         if stream is None:
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
             if name == "stdout":
                 note("metaloop: stdout is closed: what is printed there is lost")
         elif hasattr(stream, "reconfigure"):
