@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from .learners.matching import matching as matching
     from .learners.protonet import protonet as protonet
     from .learners.relation import relation as relation
+    from .learners.siamese import siamese as siamese
 
     # an update rule
     from .learners.lstm_optimizer import lstm_optimizer as lstm_optimizer

@@ -249,6 +249,7 @@ class Bits(Numbers):
 
 CLASSES, NUMBERS, DENSITIES, BITS = Classes(), Numbers(), Densities(), Bits()
 TARGETS: tuple[Target, ...] = (CLASSES, NUMBERS, DENSITIES, BITS)
+IN_PER_CENT = {"alone": "accuracy, ties wrong (%)", "verified": "pairs told right (%)"}  # further metrics, of classes
 
 
 def target_of(y: Tensor, pool: Any = None) -> Target:
@@ -270,7 +271,22 @@ def units(metric: str) -> tuple[float, str, str]:
     for target in TARGETS:
         if target.metric == metric:
             return target.scale, target.unit, target.words
+    if metric in IN_PER_CENT:
+        return 100, IN_PER_CENT[metric], IN_PER_CENT[metric]
     return 1, metric, metric.replace("_", " ")
+
+
+def alone(scores: Tensor, y: Tensor) -> Float[Tensor, " tasks"]:
+    """The share of queries whose class alone has the highest of the scores [tasks, n, classes]: ties are wrong."""
+    own = scores.gather(-1, y[..., None])
+    return ((scores >= own).sum(-1) == 1).float().mean(1)
+
+
+def verified(scores: Tensor, y: Tensor) -> Float[Tensor, " tasks"]:
+    """The share of right answers of scores [tasks, n, classes] to "is this query of that class?", for all pairs of a
+    query and a class: above 0 is yes, below is no, 0 is wrong. Half of the pairs are of one class if there are two."""
+    yes = y[..., None] == torch.arange(scores.shape[-1], device=y.device)
+    return torch.where(yes, scores > 0, scores < 0).float().flatten(1).mean(1)
 
 
 def excess_nats(predicted: Tensor, y: Tensor) -> Float[Tensor, " tasks"]:

@@ -24,6 +24,7 @@ from metaloop import (
     pretrain,
     protonet,
     reptile,
+    siamese,
     snail,
 )  # fmt: skip
 from metaloop.nn import POLICIES, Gaussian, Shaped, adam, norm
@@ -66,6 +67,7 @@ LEARNERS = {
     "matching-fce": lambda p: matching(*features(p), ways=WAYS, context=DIM, steps=2),
     "snail": lambda p: snail(*features(p), ways=WAYS, dim=DIM, shots=2, filters=4, keys=(4, 4), values=(4, 4)),
     "margin": lambda p: margin(*features(p), ways=WAYS, loss=objectives.cosface(classes=WAYS, dim=DIM)),
+    "siamese": lambda p: siamese(*features(p), ways=WAYS, dim=DIM),
     "pretrain": lambda p: pretrain(*features(p), classes=WAYS, dim=DIM, ways=WAYS),
     "oml": lambda p: oml(*features(p), *functional(nn.Linear(DIM, WAYS)), inner_lr=0.1),
     "neural-statistician": lambda p: statistician(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import TYPE_CHECKING
 
 import metaloop as ml
@@ -32,7 +31,11 @@ def mann_plan(
         net = ml.nn.Recurrent(size, hidden, ways)
     else:
         net = ml.nn.Memory(size, hidden, ways, ml.nn.LeastUsed(hidden, slots, width, heads, order=order, write=write))
-    F_theta = partial(ml.mann, *ml.functional(net), ways=ways)
+    both = ml.functional(net)
+
+    def F_theta(along: bool = False):
+        return ml.mann(*both, ways=ways, along=along)
+
     again = lambda: ml.tasks.presentations(pool)
     rows = [Row(label(ways, 1), F_theta(), ways, 1, 1)]
     rows += [

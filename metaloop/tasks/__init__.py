@@ -25,10 +25,10 @@ from .sequences import associative_recall, copy, presentations  # isort: skip
 # what they are, and how to change them
 from .pool import ClassPool, FixedPool, Pool  # isort: skip
 from .reading import read_folder, read_image, read_images  # isort: skip
-from .varied import Varied, strokes  # isort: skip
+from .varied import Varied, distortions, strokes  # isort: skip
 
 __all__ = [
-    "ClassPool", "FixedPool", "Pool", "Varied", "associative_recall", "boolean", "class_stream", "copy",
+    "ClassPool", "FixedPool", "Pool", "Varied", "associative_recall", "boolean", "class_stream", "copy", "distortions",
     "distributions", "folder", "gaussians", "glyphs", "lake_runs", "least_squares", "mini_imagenet", "mnist",
     "omniglot", "omniglot_stream", "presentations", "problems", "quadratic", "rainbow_mnist", "read_folder",
     "read_image", "read_images", "semilinear", "sine_stream", "sinusoid", "strokes",
