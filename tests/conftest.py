@@ -16,7 +16,14 @@ def check_shapes():
     """From here on, whatever is imported of the packages with annotated shapes is checked."""
     from jaxtyping import install_import_hook
 
-    install_import_hook(["metaloop.learners", "metaloop.nn", "metaloop.objectives"], "beartype.beartype")
+    install_import_hook(["metaloop.learners", "metaloop.nn", "metaloop.objectives"], f"{__name__}.checked")
+
+
+def checked(annotated):
+    """An integer will do for a float, as PEP 484 has it."""
+    from beartype import BeartypeConf, beartype
+
+    return beartype(annotated, conf=BeartypeConf(is_pep484_tower=True))
 
 
 def pytest_addoption(parser):

@@ -188,13 +188,14 @@ def strike(rank: int, step: int, name: str, command: list[str]) -> int:
 def start(n: int, out: Path) -> int:
     """As torchrun starts n ranks. How many failed."""
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    all_ = {"WORLD_SIZE": n, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": store.port, "TORCHELASTIC_USE_AGENT_STORE": True}
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": store.port, "TORCHELASTIC_USE_AGENT_STORE": True}
     ranks = []
     for rank in range(n):
         if child := os.fork():
             ranks.append(child)
             continue
-        os.environ |= {name: str(value) for name, value in {**all_, "RANK": rank, "LOCAL_RANK": rank}.items()}
+        told = {**address, "WORLD_SIZE": n, "RANK": rank, "LOCAL_RANK": rank}
+        os.environ |= {name: str(value) for name, value in told.items()}
         code = 1
         try:
             check(out)

@@ -140,11 +140,7 @@ def prepare(
         if (recorded.get("versions") or {}).get("metaloop") != versions()["metaloop"]:
             given.get("training", {}).pop("learner", None)  # which another version may have written otherwise
         circumstances = differences(recorded.get("where") or {}, given.pop("where", {}))
-        for name, was, now in differences(recorded, given):
-            if not (name == "steps" and longer and isinstance(was, int) and was < now):
-                shown = [text if len(text) <= 80 else f"{text[:77]}..." for text in map(repr, (was, now))]
-                how = f"{folder} was started with {name.removeprefix('training.')}={shown[0]}, now it is {shown[1]}."
-                raise ValueError(f"{how} Resume with the same, or choose another folder.")
+        same(folder, recorded, given, longer=longer)
         if circumstances:
             others = ", ".join(f"{name}={now!r} ({was!r} before)" for name, was, now in circumstances)
             note = f"{folder} goes on with {others}: its weights are those of an unbroken run but for rounding."
@@ -161,6 +157,15 @@ def prepare(
     for left in folder.glob(".*.tmp"):  # by a killed process
         left.unlink(missing_ok=True)
     return recorded
+
+
+def same(folder: Path, recorded: dict[str, Any], given: dict[str, Any], *, longer: bool = False) -> None:
+    """Raise ValueError where a run is to be resumed otherwise than it was started."""
+    for name, was, now in differences(recorded, given):
+        if not (name == "steps" and longer and isinstance(was, int) and was < now):
+            shown = [text if len(text) <= 80 else f"{text[:77]}..." for text in map(repr, (was, now))]
+            how = f"{folder} was started with {name.removeprefix('training.')}={shown[0]}, now it is {shown[1]}."
+            raise ValueError(f"{how} Resume with the same, or choose another folder.")
 
 
 def undo(folder: Path) -> None:

@@ -16,6 +16,7 @@ is an outer loop that survives being killed, goes on bit by bit, and ends after 
 """
 
 import inspect
+import json
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -41,7 +42,7 @@ from .log import Log
 from .methods import estimated, overwrite
 from .ranks import Ranks
 from .restore import restore_optimizer, restore_scheduler
-from .run import Found, Kept, Run, checkpoints, machine, newest_whole, peak_memory, prepare
+from .run import Found, Kept, Run, checkpoints, machine, newest_whole, peak_memory, prepare, read_info, same
 from .schema import conform
 from .seeds import generator, noise
 from .steady import point, total
@@ -221,6 +222,8 @@ def begin(
         lock = Lock(folder)
         found = newest_whole(folder) if resume else None
         if found is not None:
+            if "settings" in given:  # before what comes of them
+                same(folder, read_info(folder), json.loads(json.dumps({"settings": given["settings"]})))
             checkpoint.unflatten(found[1], theta, "theta", str(found[0]))
         told = {**given, "training": training, "where": here}
         return prepare(folder, resume, told, longer=longer, seen=lambda: seen_by(pool)), found

@@ -228,11 +228,14 @@ CASES = {
 
 BUGS = [
     Bug("maml loses its second order", "nn/unroll.py",
-        ("if first_order:", "if True:"), law("meta_gradient_is_the_derivative", "maml")),
+        ("if first_order:\n            with", "if True:\n            with"),
+        law("meta_gradient_is_the_derivative", "maml")),
     Bug("first-order maml is of second order", "nn/unroll.py",
-        ("if first_order:", "if False:"), "test_first_order_is_the_gradient_at_phi"),
+        ("if first_order:\n            with", "if False:\n            with"),
+        "test_first_order_is_the_gradient_at_phi"),
     Bug("first-order maml keeps its waiver without need", "nn/unroll.py",
-        ("if first_order:", "if False:"), law("meta_gradient_is_the_derivative", "fomaml")),
+        ("if first_order:\n            with", "if False:\n            with"),
+        law("meta_gradient_is_the_derivative", "fomaml")),
     Bug("maml takes one step too few", "learners/maml.py",
         ("steps=inner_steps, optimizer", "steps=max(1, inner_steps - 1), optimizer"),
         "test_f_is_the_network_after_the_steps"),

@@ -366,7 +366,7 @@ BUGS = [
     Bug("in a batch every task has the first one's loss", "objectives/mined.py",
         ("t.select(axis, i)", "t.select(axis, 0)"), law("many_tasks_are_each_task", "margin-triplet-semihard")),
     Bug("the upstream gradient is dropped", "objectives/mined.py",
-        ("(g * saved for", "(1 * saved for"), "test_any_loss_of_pytorch_metric_learning_in_a_batch_of_tasks"),
+        ("else g * saved for", "else 1 * saved for"), "test_any_loss_of_pytorch_metric_learning_in_a_batch_of_tasks"),
     Bug("the second derivative is silently zero", "objectives/mined.py",
         ("ctx.set_materialize_grads(False)", "ctx.mark_non_differentiable(*output[1:])"),
         "test_a_loss_of_pytorch_metric_learning_has_no_second_derivative_and_says_so"),

@@ -122,7 +122,7 @@ BUGS = [
         ("z = self.embed(self.theta, x)", "z = self.embed(self.theta, x)\n        z = z - z.mean(0)"),
         law("queries_do_not_see_each_other", "protonet")),
     Bug("cosines are not scaled", "learners/protonet.py",
-        (".mT * self.temperature", ".mT"), "test_scores_loss_and_gradient"),
+        ("self.c) * self.temperature", "self.c)"), "test_scores_loss_and_gradient"),
     Bug("accuracy counts the worst guess", "targets.py",
         ("(scores.argmax", "(scores.argmin"), "test_scores_loss_and_gradient"),
 ]  # fmt: skip
