@@ -241,16 +241,9 @@ def test_a_run_that_does_not_know_its_classes_is_said_to(call, place, tmp_path):
 
 def test_other_protocols_of_the_same_data_are_noted(capsys):
     pool = {"name": "omniglot"}
-<<<<<<< HEAD
     recipes = {"a": "protonet-omniglot-1shot", "b": "maml-omniglot-5w1s", "c": "protonet-omniglot-5shot"}
     about = lambda recipe: {"recipe": recipe, "data": None, "pool": pool}
     runs = [Run(LEARNER, None, folder=Path(name), info=about(recipe)) for name, recipe in recipes.items()]
-=======
-    made = (("a", "protonet-omniglot-1shot"), ("b", "maml-omniglot-1shot"), ("c", "protonet-omniglot-5shot"))
-    runs = [
-        Run(None, None, folder=Path(name), info={"recipe": recipe, "data": None, "pool": pool}) for name, recipe in made
-    ]
->>>>>>> tests
     protocols(runs)
     (line,) = capsys.readouterr().err.splitlines()
     assert "note: b was trained with split='random', rotations='task', rotations_at_test='task'" in line
