@@ -5,9 +5,10 @@ Where a name may go missing, what stands in for it costs time alone.
 
 import torch
 import torch.utils._pytree as pytree
+from torch.nn.utils.parametrizations import _SpectralNorm as SpectralNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 
-__all__ = ["TorchDispatchMode", "in_vmap", "modes", "pytree"]
+__all__ = ["SpectralNorm", "TorchDispatchMode", "in_vmap", "modes", "pytree"]
 
 
 def in_vmap() -> bool:

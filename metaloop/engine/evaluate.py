@@ -9,11 +9,14 @@ import torch
 from torch import Tensor
 
 from ..core import Learner, Task, Theta
+from ..nn.functional import at_meta_test
 from ..torch_private import pytree
 from .batch import chunk_size, chunks, first_task, predict
 from .device import choose
 from .seeds import generator, noise
+from .theta import check, not_finite
 from .threads import SideBySide, cores
+from .trial import explained
 
 if TYPE_CHECKING:
     from ..tasks.pool import Pool
@@ -80,7 +83,8 @@ def evaluate(
     metric: (predictions [tasks, n, ...], y [tasks, n, ...]) -> [tasks]; unless given, accuracy for classes and mean
     squared error for numbers. chunk: how many tasks are adapted at once; None lets
         `engine.batch.chunk_size` choose.
-    Raises ValueError if the pool cannot deal such tasks or the predictor does not fit their labels.
+    Raises ValueError if theta is another learner's, if the pool cannot deal such tasks, or if the predictor does not
+    fit their labels.
     """
     if tasks < 1:
         raise ValueError(f"evaluate: tasks={tasks}, expected at least 1.")
@@ -88,9 +92,8 @@ def evaluate(
         raise ValueError(f"evaluate: chunk={chunk}, expected at least 1, or None.")
     if split not in ("train", "val", "test"):
         raise ValueError(f"evaluate: split={split!r}, expected 'train', 'val' or 'test'.")
-    if not all(isinstance(t, Tensor) for t in pytree.tree_leaves(theta)):
-        raise ValueError(f"evaluate: theta is {type(theta).__name__}, expected a pytree of tensors such as run.theta.")
-    if not all(t.isfinite().all() for t in pytree.tree_leaves(theta)):
+    check("evaluate", learner, theta)
+    if not_finite(learner, theta):
         raise ValueError("evaluate: theta holds numbers that are not finite.")
     source, scores, name = getattr(pool, split), [], getattr(metric, "__name__", "metric") if metric else ""
     where = choose(device) if device else pytree.tree_leaves(theta)[0].device
@@ -134,12 +137,20 @@ def check_outputs(call: str, learner: Learner, theta: Theta, tasks: Task, ways: 
     """
     support, query = first_task(tasks)
     y = support.y
-    with torch.no_grad():
+    with torch.no_grad(), at_meta_test(), explained(call):
         answer = learner.adapt(theta, support._replace(y=torch.zeros_like(y)))(query.x)
+    if not isinstance(answer, Tensor):
+        wanted = "a tensor, one row for each query"
+        raise ValueError(f"{call}: the predictor answers a {type(answer).__name__}, expected {wanted}.")
     if y.is_floating_point():
         if answer.shape != query.y.shape:
             shapes = f"{tuple(answer.shape)} per task, the targets are {tuple(query.y.shape)}"
             raise ValueError(f"{call}: the predictor answers {shapes}.")
+    elif y.ndim == 1 and (answer.ndim != 2 or len(answer) != len(query.x)):
+        raise ValueError(
+            f"{call}: the predictor answers {tuple(answer.shape)} to {len(query.x)} queries, expected [queries, ways]. "
+            "Let the network answer with flat features [n, dim] (nn.Flatten)."
+        )
     elif answer.shape[-1] < ways:
         known = answer.shape[-1]
         raise ValueError(

@@ -8,29 +8,33 @@ import torch
 from torch import Tensor
 
 from ..core import Data, Learner, Task, Theta
+from ..nn.functional import at_meta_test
 from . import checkpoint
 from .evaluate import check_labels, check_outputs
 from .seeds import generator
+from .theta import check
 
 
 def adapt(learner: Learner, theta: Theta, x: Tensor, y: Tensor, *, ways: int, call: str = "adapt") -> Callable:
     """f = F_theta(S) for examples x [n, ...] with labels y [n] in 0 .. ways-1, taken in an order drawn once for all.
 
-    Raises ValueError if a label is out of range, or if the learner cannot tell `ways` classes apart.
+    Raises ValueError if theta is another learner's, if a label is out of range, or if the learner cannot tell `ways`
+    classes apart.
     """
+    check(call, learner, theta)
     order = torch.randperm(len(x), generator=generator(0, "support", 0)).to(x.device)
     support = Data(x[order], y[order])
     alone = Task(*(Data(d.x[None], d.y[None]) for d in (support, Data(x[:1], y[:1]))))
     check_labels(call, alone, ways)
     check_outputs(call, learner, theta, alone, ways)
-    with torch.no_grad():
+    with torch.no_grad(), at_meta_test():
         return learner.adapt(theta, support)
 
 
 def probabilities(f: Callable, x: Tensor, *, ways: int) -> Tensor:
     """softmax of f(x), over the first `ways` classes: [n, ways]."""
     together = "transductive" in policies(f)  # then the examples of a call are normalised by each other
-    with torch.no_grad():
+    with torch.no_grad(), at_meta_test():
         return torch.cat([f(part)[:, :ways].softmax(-1) for part in x.split(len(x) if together else 200)])
 
 

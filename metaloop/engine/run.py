@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ..core import Learner, Theta
 from . import checkpoint
+from .theta import opened
 
 
 @dataclass
@@ -51,7 +52,7 @@ class Run:
             tensors, meta = checkpoint.read(path)
         except ValueError as error:
             raise ValueError(f"{error} Training with --resume goes on from the checkpoint before it.") from None
-        theta = checkpoint.unflatten(tensors, learner.init(0), "theta", str(path))
+        theta = opened(learner, tensors, str(path))
         kept = {"seconds": meta["seconds"], "memory": meta["memory"]}
         return cls(at_test or learner, theta, meta["step"], folder, info, plan, **kept)
 

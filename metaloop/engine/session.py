@@ -15,6 +15,7 @@
 is an outer loop that survives being killed, goes on bit by bit, and ends after the step at Ctrl-C.
 """
 
+import inspect
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -38,6 +39,7 @@ from .ranks import Ranks
 from .run import Run, checkpoints, newest_whole, peak_memory, prepare
 from .seeds import generator, noise
 from .steady import point, total
+from .theta import fixed_leaves, not_finite, opened
 
 if TYPE_CHECKING:
     from ..tasks.pool import Pool
@@ -53,7 +55,8 @@ class NonFinite(ValueError):
 class Session:
     """What `begin` makes.
 
-    learner: as it is trained; run.learner is the one of meta-test. pool and run.theta lie on the device. gradient: the
+    learner: as it is trained; run.learner is the one of meta-test. pool and run.theta lie on the device. fixed: which
+    of theta's leaves are not learned. gradient: the
     meta-gradient, compiled if asked for; plain: the same, uncompiled, to look for what went wrong. every: steps between
     checkpoints. files: the folder that this process writes to. kept: what the loop remembers beside theta and the
     optimizer, by name and JSON-able: it is in every checkpoint, and comes back from it.
@@ -63,6 +66,7 @@ class Session:
     pool: "Pool"
     run: Run
     leaves: list[Tensor]
+    fixed: list[bool]
     gradient: MetaGradient
     plain: MetaGradient
     optimizer: torch.optim.Optimizer
@@ -105,7 +109,7 @@ class Session:
 
     def improve(self, grads: Theta) -> None:
         """theta <- optimizer(theta, grads), and on with the learning rate's schedule."""
-        point(self.leaves, grads, self.clip)
+        point(self.leaves, grads, self.fixed, self.clip)
         self.optimizer.step()
         if self.scheduler is not None:
             self.scheduler.step()
@@ -130,9 +134,8 @@ class Session:
         Raises NonFinite if theta is not finite.
         """
         run, named = self.run, checkpoint.flatten(self.run.theta, "theta")
-        for name, leaf in named.items():
-            if not leaf.isfinite().all():
-                raise NonFinite(f"step {run.step}: {name} is not finite after it. Lower the learning rates, or clip.")
+        if bad := not_finite(self.learner, run.theta):
+            raise NonFinite(f"step {run.step}: {bad[0]} is not finite after it. Lower the learning rates, or clip.")
         run.seconds, run.memory = self.log.seconds(), peak_memory(run.memory)
         if self.files is not None:
             tensors, rest = checkpoint.optimizer_state(self.optimizer)
@@ -185,26 +188,41 @@ def begin(
         info = ranks.from_first(lambda: prepare(folder, resume, given, longer=longer))
     pool = pool.to(where)
     theta = pytree.tree_map(lambda t: t.to(where), ranks.from_first(lambda: learner.init(seed)))
-    leaves = pytree.tree_leaves(theta)
+    leaves, fixed = pytree.tree_leaves(theta), fixed_leaves(learner, theta)
+    if all(fixed):
+        raise ValueError("fit: nothing in theta is learned. Give a parameter requires_grad_(True).")
     descent = (optimizer or (lambda p: torch.optim.Adam(p, lr=1e-3)))(leaves)
     scheduler = schedule(descent) if schedule else None
+    _steps_alone("the optimizer", descent, "torch.optim.Adam")
+    _steps_alone("the schedule", scheduler, "torch.optim.lr_scheduler.StepLR")
     run, kept = Run(at_test or learner, theta, folder=folder, info=info), {}
     if folder is not None and resume and (found := ranks.from_first(lambda: newest_whole(folder))) is not None:
-        kept = _restore(run, found, descent, scheduler)
+        kept = _restore(run, learner, found, descent, scheduler)
     first = ranks.rank == 0
     files, show = folder if first else None, progress and first
     return Session(
-        learner, pool, run, leaves, gradient, plain, descent, scheduler, clip, steps,
+        learner, pool, run, leaves, fixed, gradient, plain, descent, scheduler, clip, steps,
         checkpoint_every or max(1, min(1000, steps // 10)), seed, where, ranks, files, kept,
         Log(files, steps=steps, start=run.step, seconds=run.seconds, tasks=tasks, show=show),
         Interrupt(many=ranks.size > 1),
     )  # fmt: skip
 
 
-def _restore(run: Run, found, descent: torch.optim.Optimizer, scheduler) -> dict[str, Any]:
+def _steps_alone(what: str, given: Any, instead: str) -> None:
+    """Raise ValueError if it cannot do a step by itself."""
+    try:
+        _, *wanted = inspect.signature(type(given).step).parameters.values()
+    except (AttributeError, TypeError, ValueError):  # there is none, or it tells nothing of itself
+        return
+    if names := [p.name for p in wanted if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]:
+        step = f"{type(given).__name__}.step wants {names[0]}"
+        raise ValueError(f"fit: {what}: {step}, which a meta-step does not have. Take another, such as {instead}.")
+
+
+def _restore(run: Run, learner: Learner, found, descent: torch.optim.Optimizer, scheduler) -> dict[str, Any]:
     """Put a checkpoint, as `newest_whole` found it, into the run and its optimizer; what else was kept with it."""
     path, tensors, meta = found
-    saved = checkpoint.unflatten(tensors, run.theta, "theta", str(path))
+    saved = opened(learner, tensors, str(path))
     pytree.tree_map(lambda ours, theirs: ours.copy_(theirs), run.theta, saved)
     checkpoint.restore_optimizer(descent, tensors, meta["optimizer"])
     if scheduler is not None:

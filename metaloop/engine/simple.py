@@ -19,6 +19,7 @@ from .deal import Deal
 from .methods import overwrite
 from .seeds import noise
 from .session import calibrate
+from .theta import fixed_leaves
 
 
 def simple_fit(
@@ -35,7 +36,7 @@ def simple_fit(
 ) -> Theta:
     """The theta that `fit` ends with on a CPU. The arguments are those of `fit`; episode: ways, shots, queries."""
     theta = learner.init(seed)
-    leaves = pytree.tree_leaves(theta)
+    leaves, fixed = pytree.tree_leaves(theta), fixed_leaves(learner, theta)
     descent = optimizer(leaves)
     scheduler = schedule(descent) if schedule else None
     deal = Deal(pool.train, tasks, seed, "cpu", **episode)
@@ -47,8 +48,8 @@ def simple_fit(
             for i in range(tasks):
                 gradient = grad(loss)(theta, pytree.tree_map(lambda t: t[i], batch))  # noqa: B023
                 total = pytree.tree_map(torch.add, total, gradient)
-        for leaf, g in zip(leaves, pytree.tree_leaves(total), strict=True):
-            leaf.grad = g / tasks
+        for leaf, g, still in zip(leaves, pytree.tree_leaves(total), fixed, strict=True):
+            leaf.grad = None if still else g / tasks
         if clip is not None:
             torch.nn.utils.clip_grad_norm_(leaves, clip)
         descent.step()

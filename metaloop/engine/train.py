@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..core import Info, Learner
-from .batch import meta_gradient
+from .batch import chunks, meta_gradient
 from .deal import Deal
 from .evaluate import check_labels, check_outputs, evaluate
 from .ranks import Lost, join
@@ -23,6 +23,7 @@ from .run import Run, appears
 from .seeds import generator
 from .session import begin
 from .steady import Steady
+from .trial import trial
 
 if TYPE_CHECKING:
     from ..tasks.pool import Pool
@@ -98,7 +99,9 @@ def fit(
     judged = {"tasks": 100, **episode, **(validation or {})}
     deal, steady = Deal(pool.train, tasks, seed, where, **episode), None
     if run.step < steps:
-        _check_first(learner, run.learner, theta, pool, episode, judged if validate_every else None, seed)
+        how = {"together": tasks > 1 and chunk != 1, "apart": tasks > 3 or chunk == 1 or tasks == 1}
+        how |= {**options, "seed": seed}
+        _check_first(learner, run.learner, theta, pool, episode, judged if validate_every else None, how)
     if steps == 0:
         session.save()
 
@@ -114,7 +117,8 @@ def fit(
     with session.running():
         if ranks.size == 1 and not options.get("recompute") and (where.type == "cuda" if capture is None else capture):
             descent, scheduler = session.optimizer, session.scheduler
-            steady = Steady(session.gradient, theta, deal, descent, scheduler, clip=clip, seed=seed, step=run.step)
+            how = {"fixed": session.fixed, "clip": clip, "seed": seed, "step": run.step}
+            steady = Steady(session.gradient, theta, deal, descent, scheduler, **how)
         while run.step < steps:
             try:
                 told = meta_step(run.step)
@@ -170,14 +174,17 @@ def _check_arguments(learner, at_test, pool, optimizer, clip, seed, options, now
         raise TypeError(f"fit: unknown keyword {sorted(unknown)[0]!r}.")
 
 
-def _check_first(learner, at_test, theta, pool, episode, judged, seed) -> None:
-    """Deal one task for training and one for validation, so that what does not fit fails before the first step."""
-    g, ways = generator(seed, "check", 0), episode["ways"]
-    task = pool.train.sample(tasks=1, **episode, generator=g)
+def _check_first(learner, at_test, theta, pool, episode, judged, how) -> None:
+    """Deal two tasks for training and one for validation, so that what does not fit fails before the first step; it
+    costs no more than one. how: the `trial`."""
+    g, ways = generator(how["seed"], "check", 0), episode["ways"]
+    tasks = pool.train.sample(tasks=1 + how["together"], **episode, generator=g)
+    task = next(chunks(tasks, 1))
     y = task.support.y
     if y.is_floating_point() or not ways <= int(y.max()) < (pool.train.classes or 0):  # not labels over all classes
         check_labels("fit", task, ways)
         check_outputs("fit", learner, theta, task, ways)
+    trial(learner, theta, tasks, **how)
     if judged is not None:
         task = pool.val.sample(**{**judged, "tasks": 1}, generator=g)
         check_outputs("fit: validation", at_test, theta, task, judged["ways"])

@@ -5,7 +5,7 @@ from .backbones import Backbone, Mean, conv4, mlp, resnet12
 from .classes import class_mean, class_sum, membership
 from .descent import Descent, adam, rmsprop, sgd
 from .distributions import Bernoulli, Gaussian
-from .functional import Net, condition, functional, learned, population
+from .functional import Net, condition, fixed, functional, learned, population
 from .norms import POLICIES, BatchNorm, norm
 from .sequence import LSTM, Recurrent, attend
 from .unroll import descend, unroll
@@ -13,6 +13,6 @@ from .unroll import descend, unroll
 __all__ = [
     "LSTM", "POLICIES", "Backbone", "BatchNorm", "Bernoulli", "Descent", "Gaussian", "Mean", "Net", "Recurrent",
     "Shaped", "adam", "attend", "class_mean", "class_sum", "condition", "conv4", "conv_decoder", "conv_encoder",
-    "descend", "functional", "learned", "membership", "mlp", "norm", "population", "resnet12", "rmsprop", "sgd",
-    "unroll",
+    "descend", "fixed", "functional", "learned", "membership", "mlp", "norm", "population", "resnet12", "rmsprop",
+    "sgd", "unroll",
 ]

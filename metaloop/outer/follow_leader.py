@@ -30,6 +30,7 @@ from ..engine.evaluate import Score, score_tasks
 from ..engine.run import Run
 from ..engine.seeds import generator, noise
 from ..engine.session import CALIBRATION_TASKS, begin, estimate
+from ..nn.functional import at_meta_test
 from ..torch_private import pytree
 
 if TYPE_CHECKING:
@@ -139,7 +140,7 @@ def judge(learner: Learner, theta: Theta, pool: "Rounds", k: int, points: int) -
     """How well F_theta, given the first `points` points of round k, does on what is held out: the score, whose interval
     is over examples, and the mean loss."""
     D, Q = pool.deal(torch.tensor([k]), torch.arange(points)[None]), pool.held_out(k)
-    with torch.no_grad():
+    with torch.no_grad(), at_meta_test():
         predicted = learner.adapt(theta, Data(D.x[0], D.y[0]))(Q.x)
         numbers = Q.y.is_floating_point()
         loss = F.mse_loss(predicted, Q.y) if numbers else F.cross_entropy(predicted, Q.y)
