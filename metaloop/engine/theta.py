@@ -17,11 +17,15 @@ from .checkpoint import flatten, unflatten
 
 @lru_cache(maxsize=32)
 def _outline(init: Any) -> dict[str, str]:
-    return flatten(stays(init), "theta")  # type: ignore[arg-type,return-value]
+    kinds: Any = flatten(stays(init), "theta")
+    return {} if None in kinds.values() else kinds
 
 
 def outline(learner: Learner) -> dict[str, str]:
-    """The tensors of the learner's theta by name, each with what `stays` says of it: "" if it is learned."""
+    """The tensors of the learner's theta by name, each with what `stays` says of it: "" if it is learned.
+
+    Empty for a learner whose init makes no theta.
+    """
     return _outline(learner.init)
 
 
@@ -37,7 +41,7 @@ def check(call: str, learner: Learner, theta: Theta) -> None:
         raise ValueError(f"{call}: theta is {type(theta).__name__}, expected a pytree of tensors such as run.theta.")
     ours, theirs = outline(learner), flatten(theta, "theta")
     found = [f"holds no {n!r}" for n in ours if n not in theirs] + [f"holds {n!r}" for n in theirs if n not in ours]
-    if found:
+    if ours and found:
         raise ValueError(f"{call}: theta {found[0]}: it is of another learner or architecture. Give run.theta.")
 
 

@@ -235,8 +235,8 @@ def stays(init: Callable[[int], Theta]) -> Any:
         theta = init(0)
     finally:
         _mode.looking = False
-    kind = lambda t: "whole" if isinstance(t, _Whole) else "fixed" if isinstance(t, _Fixed) else ""
-    return pytree.tree_map(kind, theta)
+    kinds = ((_Whole, "whole"), (_Fixed, "fixed"), (Tensor, ""))
+    return pytree.tree_map(lambda t: next((name for kind, name in kinds if isinstance(t, kind)), None), theta)
 
 
 def condition(net: Callable, params: Params, x: Tensor) -> tuple[Callable, Params]:
