@@ -1,5 +1,6 @@
 # make demo       meta-train on embedded data, evaluate, write a report        (under two minutes after installing)
 # make test       the whole test suite                                         (under ten minutes on two cores)
+# make learner    what is about one learner, as its laws and planted bugs: make learner NAME=protonet
 # make check      ruff, pyright, the wheel and the source distribution
 # make versions   the core on another Python and torch: make versions PYTHON=python3.13 TORCH=2.13.0
 # make bench      the meta-gradient's speed beside other libraries, which are installed in an environment of their own
@@ -9,16 +10,19 @@ BIN := .venv/bin
 TORCH ?= 2.13.0
 OTHER := .venv-versions
 
-.PHONY: demo test check package versions bench bench-gpu clean
+.PHONY: demo test learner check package versions bench bench-gpu clean
 
 demo: .venv/installed
 	rm -rf runs/demo
 	$(BIN)/metaloop train protonet-glyphs --out runs/demo
 
 test: .venv/installed-test
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --durations=20
 	$(BIN)/ruff check .
 	$(BIN)/pyright
+
+learner: .venv/installed-test
+	$(BIN)/python -m pytest -n 2 --durations=5 --learner $(NAME)
 
 check: package
 	$(BIN)/ruff check .

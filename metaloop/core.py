@@ -11,7 +11,7 @@ Everything here describes ONE task. The engine adds the task axis, devices and p
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
-from typing import Any, NamedTuple, dataclass_transform
+from typing import Any, Generic, NamedTuple, TypeVar, dataclass_transform
 
 from jaxtyping import Float
 from torch import Tensor
@@ -19,6 +19,7 @@ from torch import Tensor
 from .torch_private import pytree
 
 Theta = Any  # a pytree of tensors
+T = TypeVar("T")  # the type of one learner's theta
 Params = dict[str, Tensor]  # the theta of one network: its parameters by name
 Scalar = Float[Tensor, ""]
 Info = dict[str, Tensor]  # scalars to log
@@ -47,8 +48,8 @@ class Task(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Learner:
-    """A meta-learner as three pure functions, written for one task.
+class Learner(Generic[T]):
+    """A meta-learner as three pure functions, written for one task. `Learner[Params]` says the type of theta.
 
     init:       (seed) -> theta                        a pytree of tensors
     adapt:      (theta, support) -> f                  F_theta : S -> f
@@ -59,16 +60,22 @@ class Learner:
         pooled gradient, which is cheaper. True is always right.
     statistics: (theta, support) -> part of theta. What must be estimated over meta-training tasks
         rather than learned by gradient (population statistics of `running` norms), or None.
+    statistics_of_task: is `statistics` given the whole task, (theta, task), because such norms see support and query
+        examples together (pairs of a query and a class)? Tasks are dealt as in meta-training.
     scheduled: (step) -> part of theta. What follows the meta-step rather than a gradient (the weight of a term that is
         annealed, a temperature), or None. `init` gives scheduled(0); theta after t meta-steps holds scheduled(t).
+    classes: how many classes the objective's labels are numbered over, those of the whole training set, the same in
+        every task (`pool.flat()`); None where each task numbers its own.
     """
 
-    init: Callable[[int], Theta]
-    adapt: Callable[[Theta, Data], Callable]
-    objective: Callable[[Callable, Theta, Task], tuple[Tensor, Info]]
+    init: Callable[[int], T]
+    adapt: Callable[[T, Data], Callable]
+    objective: Callable[[Callable, T, Task], tuple[Tensor, Info]]
     differentiates: bool = field(default=True, kw_only=True)
-    statistics: Callable[[Theta, Data], Theta] | None = field(default=None, kw_only=True)
+    statistics: Callable[[T, Any], Theta] | None = field(default=None, kw_only=True)
+    statistics_of_task: bool = field(default=False, kw_only=True)
     scheduled: Callable[[int], Theta] | None = field(default=None, kw_only=True)
+    classes: int | None = field(default=None, kw_only=True)
 
 
 def fold(update: Callable[[Any, Data], Any], *, batch: int = 1) -> Callable[[Any, Data], Any]:
@@ -102,6 +109,18 @@ def predictor(cls):
 
     A predictor can be called (`f(x)`: [n, ...] -> [n, ...]), stacked over tasks, saved and sent.
     Fields marked `static()` are not tensors and travel with the structure.
+
+    What f(x) answers, for n examples x:
+
+        classes     scores [n, ways], with p(y = k | x) = softmax_k f(x): logits, or log-probabilities, up to a constant
+                    for each example; -inf for a class that has no example in S, and for no other
+        numbers     the numbers, shaped like their targets y [n, ...]
+        densities   scores as for classes, which compare the densities of the ways sets; beside them
+                    log_prob(x) -> log p(x | D_k) [n, ways], and sample(n) -> draws from each
+
+    Where scores rank the classes and are no logits, a predictor may offer probabilities(x) [n, ways] beside them,
+    of the same most probable class: then what reads probabilities (the engine, FewShotClassifier, `metaloop predict`)
+    asks it in place of the softmax.
     """
     cls = dataclass(frozen=True)(cls)
     fixed = [f.name for f in fields(cls) if "static" in f.metadata]

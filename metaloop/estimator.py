@@ -11,6 +11,7 @@ from torch import Tensor
 from .core import Learner, Theta
 from .engine import Run, predictor
 from .recipes.stored import open_run
+from .targets import CLASSES
 from .torch_private import pytree
 
 
@@ -46,7 +47,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             raise ValueError("FewShotClassifier.fit: there is no example.")
         if any(label is None or label != label for label in y.ravel().tolist()):
             raise ValueError("FewShotClassifier.fit: a label is missing (None or NaN).")
-        if y.ndim != 1 or len(y) != len(X):
+        if y.shape != (len(X),):
             raise ValueError(f"FewShotClassifier.fit: {len(X)} examples in X, y of shape {y.shape}; one label each.")
         self.classes_, labels = np.unique(y, return_inverse=True)
         ways = len(self.classes_)
@@ -85,7 +86,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         if run.plan is None:
             return run.learner, theta, None
         pool = run.plan.pool
-        if pool.kind != "classification":
+        if pool.target is not CLASSES:
             raise ValueError(f"FewShotClassifier: the run is a {pool.kind}, not a classification.")
         return run.plan.at_test(ways=ways), theta, tuple(pool.shape)
 

@@ -3,6 +3,9 @@
 A learner is given as a `Case`: the learner, and a function that deals tasks. All is computed in float64, so take
 small networks and small tasks; a law then takes a fraction of a second.
 
+Three laws are about what no test of an algorithm sees: f's answers mean what `metaloop.predictor` says, every tensor of
+theta learns or is estimated or scheduled, and nothing reads a tensor's values, for which a GPU would have to wait.
+
 A learner that breaks a law on purpose (first-order MAML's meta-gradient is no derivative) waives it by name and says
 why. A waived law must be broken: a waiver that is no longer needed is reported like a broken law.
 
@@ -29,9 +32,11 @@ from .core import Learner, Task, Theta
 from .engine import meta_gradient
 from .engine.batch import predict
 from .engine.checkpoint import flatten
-from .engine.predictor import load, save
+from .engine.methods import not_learned
+from .engine.predictor import load, policies, save
 from .engine.theta import fixed_leaves
-from .torch_private import pytree
+from .targets import target_of
+from .torch_private import TorchDispatchMode, pytree
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,37 @@ def keeps_the_contract(case: Case) -> None:
     grads, *_ = meta_gradient(learner)(theta, case.batch(2))
     ours, theirs = flatten(grads, "theta"), flatten(theta, "theta")
     assert [(n, g.shape, g.dtype) for n, g in ours.items()] == [(n, p.shape, p.dtype) for n, p in theirs.items()]
+
+
+def answers_mean_what_is_said(case: Case) -> None:
+    """f answers what `metaloop.predictor` says: for classes, scores whose softmax is p(y | x); numbers for numbers.
+
+    Scores are not probabilities themselves (answer their logarithm), and -inf only for classes that are not in S, also
+    where S shows a single class. `probabilities(x)`, where f has it, is a distribution whose mode is a highest score.
+    """
+    theta, (S, Q) = case.theta(), case.task()
+    if Q.y.is_floating_point():
+        answer = case.learner.adapt(theta, S)(Q.x)
+        assert answer.shape == Q.y.shape, f"f answers {tuple(answer.shape)} to targets {tuple(Q.y.shape)}"
+        assert answer.isfinite().all(), "f answers numbers that are not finite"
+        return
+    for y in (S.y, torch.zeros_like(S.y)):
+        f = case.learner.adapt(theta, S._replace(y=y))
+        scores, seen = f(Q.x), y.unique()
+        assert int(seen.max()) < scores.shape[-1], f"f scores {scores.shape[-1]} classes, S has label {int(seen.max())}"
+        assert not (scores.isnan() | (scores == torch.inf)).any(), "scores are NaN or infinite"
+        assert scores[..., seen].isfinite().all(), "a class that is in S has the score -inf"
+        if own := getattr(f, "probabilities", None):
+            p = own(Q.x)
+            assert p.shape == scores.shape, f"probabilities are {tuple(p.shape)}, scores {tuple(scores.shape)}"
+            assert (p >= 0).all(), "probabilities are negative or NaN"
+            assert_close(p.sum(-1), torch.ones_like(p[..., 0]), msg=_say("probabilities sum to one"))
+            chosen = scores.gather(-1, p.argmax(-1, keepdim=True))[..., 0]
+            assert_close(chosen, scores.amax(-1), msg=_say("the most probable class has the highest score"))
+        elif scores.shape[-1] > 1:
+            sums = scores.sum(-1)
+            like = (scores >= 0).all() and torch.allclose(sums, torch.ones_like(sums))
+            assert not like, "f answers probabilities, whose softmax is taken once more: answer their logarithm"
 
 
 def many_tasks_are_each_task(case: Case) -> None:
@@ -142,6 +178,45 @@ def meta_gradient_is_the_derivative(case: Case) -> None:
             raise AssertionError(f"along {name} the gradient says {said}, finite differences {found}")
 
 
+def all_of_theta_learns(case: Case) -> None:
+    """Every tensor of theta has a gradient in one of a few batches, or is estimated or scheduled instead.
+
+    What `running` norms read at meta-test has no gradient: it is `Learner.statistics` that must name it. The places
+    that theta holds for `support` norms, which take their statistics from S, are no part of what is learned.
+    """
+    learner, theta = case.learner, case.theta()
+    gradient, task = meta_gradient(learner), case.task()
+    still, names = flatten(not_learned(learner, theta, task), "theta"), flatten(theta, "theta")
+    unknown = min(still.keys() - names, default=None)
+    assert unknown is None, f"statistics or scheduled give {unknown}, which theta does not hold"
+    kept = policies(learner.adapt(theta, task.support)) & {"support", "running"} == {"support"}
+    left = {n for n in names.keys() - still if not (kept and n.endswith(("running_mean", "running_var")))}
+    for seed in range(3):
+        grads, *_ = gradient(theta, case.batch(2, seed))
+        left -= {n for n, g in flatten(grads, "theta").items() if g.any()}
+        if not left:
+            return
+    raise AssertionError(f"{', '.join(sorted(left))} never has a gradient, and is neither in statistics nor scheduled")
+
+
+def reads_no_values(case: Case) -> None:
+    """adapt, f, the objective and the meta-gradient read no number back, and bring none from the host.
+
+    No item(), bool(), nonzero() or indexing by a mask, and what is made is made where the data are: torch.arange(ways,
+    device=y.device). It is tried on tensors without numbers (torch's device "meta"). So a GPU need not wait for Python,
+    and a whole meta-step can be one CUDA graph.
+    """
+    case = replace(case, device="meta")
+    learner, theta, tasks, (S, Q) = case.learner, case.theta(), case.batch(2), case.task()
+    with _NoHost(), _NoLists():
+        try:
+            results = meta_gradient(learner)(theta, tasks), learner.adapt(theta, S)(Q.x)
+        except TypeError as refused:  # what numpy() and tolist() of a tensor without numbers raise
+            raise AssertionError(refused) from refused
+    devices = {t.device.type for t in pytree.tree_leaves(results)}
+    assert devices == {"meta"}, f"results lie on {', '.join(sorted(devices - {'meta'}))} instead of where the data are"
+
+
 def chunks_change_nothing(case: Case) -> None:
     """How many tasks are held in memory at once does not change the meta-gradient."""
     theta, tasks = case.theta(), case.batch(5)
@@ -170,7 +245,12 @@ def meta_training_helps(case: Case) -> None:
             leaf.grad = g
         optimizer.step()
     after = _query_loss(learner, theta, unseen)
-    assert after < 0.99 * before, f"the query loss on unseen tasks went from {before:.4f} to {after:.4f}"
+    if after >= 0.99 * before:
+        said = f"the query loss on unseen tasks went from {before:.4f} to {after:.4f}"
+        scores = predict(learner, theta, unseen)
+        if not unseen.query.y.is_floating_point() and torch.isclose(scores, scores[..., :1]).all():
+            said += ": f answers the same for every class, whatever x"
+        raise AssertionError(said)
 
 
 def predictor_survives_saving(case: Case) -> None:
@@ -202,6 +282,26 @@ def compiles_whole_and_once(case: Case) -> None:
     assert len(graphs) == 1, f"compiled {len(graphs)} times"
 
 
+class _NoLists(TorchFunctionMode):
+    """Forbids indexing by a list of numbers, which is a copy from the host; a meta tensor does without."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is Tensor.__getitem__:
+            assert not isinstance(args[1], list), "indexed by a list"
+        return func(*args, **(kwargs or {}))
+
+
+class _NoHost(TorchDispatchMode):
+    """Forbids copies between the host and the device; numbers of meta tensors cannot be read anyway."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        leaves = [t for t in pytree.tree_leaves((args, kwargs, out)) if isinstance(t, Tensor)]
+        if "copy" in func.__name__:
+            assert len({t.device.type for t in leaves}) == 1, f"{func} between host and device"
+        return out
+
+
 class _StillNoise(TorchFunctionMode):
     """Random numbers without chance: n of them are the multiples of the golden ratio, modulo 1, up to n."""
 
@@ -229,17 +329,18 @@ def _dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool
 LAWS: dict[str, Callable[[Case], None]] = {
     law.__name__: law
     for law in (
-        keeps_the_contract, many_tasks_are_each_task, support_order_is_irrelevant, queries_do_not_see_each_other,
-        adapt_is_pure, meta_gradient_is_the_derivative, chunks_change_nothing, pooled_is_per_task,
-        meta_training_helps, predictor_survives_saving, compiles_whole_and_once,
+        keeps_the_contract, answers_mean_what_is_said, many_tasks_are_each_task, support_order_is_irrelevant,
+        queries_do_not_see_each_other, adapt_is_pure, meta_gradient_is_the_derivative, all_of_theta_learns,
+        reads_no_values, chunks_change_nothing, pooled_is_per_task, meta_training_helps, predictor_survives_saving,
+        compiles_whole_and_once,
     )
 }  # fmt: skip
 
 
 # The laws that compare two ways to compute one thing, for which noise is held still.
 STILL = (
-    "many_tasks_are_each_task", "meta_gradient_is_the_derivative", "chunks_change_nothing", "pooled_is_per_task",
-    "compiles_whole_and_once",
+    "answers_mean_what_is_said", "many_tasks_are_each_task", "meta_gradient_is_the_derivative",
+    "chunks_change_nothing", "pooled_is_per_task", "compiles_whole_and_once",
 )  # fmt: skip
 
 
@@ -305,7 +406,7 @@ def _loss_and_gradient(learner: Learner, theta: Theta, task: Task):
 
 def _query_loss(learner: Learner, theta: Theta, tasks: Task) -> float:
     predicted, y = predict(learner, theta, tasks).flatten(0, 1), tasks.query.y.flatten(0, 1)
-    return (F.mse_loss if y.is_floating_point() else F.cross_entropy)(predicted, y).item()
+    return target_of(y).loss(predicted, y).item()
 
 
 def _equal(a, b) -> bool:

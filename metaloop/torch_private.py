@@ -3,12 +3,14 @@
 Where a name may go missing, what stands in for it costs time alone.
 """
 
+from typing import Any
+
 import torch
 import torch.utils._pytree as pytree
 from torch.nn.utils.parametrizations import _SpectralNorm as SpectralNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 
-__all__ = ["SpectralNorm", "TorchDispatchMode", "in_vmap", "modes", "pytree"]
+__all__ = ["SpectralNorm", "TorchDispatchMode", "in_vmap", "modes", "pytree", "values"]
 
 
 def in_vmap() -> bool:
@@ -27,3 +29,20 @@ def modes() -> int:
     except (AttributeError, TypeError):
         return 1
     return torch.is_autocast_enabled("cpu") + of_python
+
+
+def values(t: torch.Tensor) -> list[Any] | None:
+    """All the values of a tensor on a CPU, of every task where tasks are batched; None where they cannot be seen: while
+    torch.compile traces, or where torch does not tell."""
+    if t.device.type != "cpu" or torch.compiler.is_compiling():
+        return None
+    try:
+        functorch = torch._C._functorch  # type: ignore[attr-defined]
+        while functorch.is_functorch_wrapped_tensor(t):
+            t = functorch.get_unwrapped(t)
+    except AttributeError:
+        return None
+    rows = t.tolist() if type(t) is torch.Tensor else None
+    while rows and isinstance(rows, list) and isinstance(rows[0], list):
+        rows = [value for row in rows for value in row]
+    return rows if isinstance(rows, list) else None

@@ -1,4 +1,10 @@
-"""What all tests share. `pytest --shapes` checks the shapes in the library's annotations at every call."""
+"""What all tests share.
+
+    pytest --learner NAME     what is about one learner: its paper test, laws, planted bugs, shapes and page
+    pytest --shapes           checks the shapes in the library's annotations at every call
+"""
+
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,16 +20,44 @@ def check_shapes():
 
 
 def pytest_addoption(parser):
+    parser.addoption("--learner", metavar="NAME", help="only what is about this learner")
     parser.addoption("--shapes", action="store_true", help="check annotated shapes; leaves compile tests out")
 
 
 def pytest_configure(config):
+    name = config.getoption("--learner")
+    if name and not (Path(__file__).parent / "papers" / f"test_{name}.py").exists():
+        raise pytest.UsageError(f"--learner {name}: there is no tests/papers/test_{name}.py. Write it first.")
     if config.getoption("--shapes"):
         check_shapes()
 
 
 def pytest_collection_modifyitems(config, items):
+    if name := config.getoption("--learner"):
+        others = [item for item in items if not is_about(item, name)]
+        config.hook.pytest_deselected(items=others)
+        items[:] = [item for item in items if is_about(item, name)]
     if config.getoption("--shapes"):
         for item in items:
             if item.get_closest_marker("compile"):
                 item.add_marker(pytest.mark.skip(reason="the shape checker cannot be traced"))
+
+
+@pytest.fixture(scope="session")
+def nursery():
+    """Runs pytest on copies of the package: one for each of the processes that share the tests."""
+    from mutations import Nursery
+
+    children = Nursery()
+    yield children
+    children.close()
+
+
+def is_about(item, learner: str) -> bool:
+    """The test is in the learner's own file, or one of its parameters is the learner, a case, a bug or a file of it."""
+    from zoo import ZOO
+
+    values = item.callspec.params.values() if hasattr(item, "callspec") else ()
+    names = {getattr(value, "of", value.stem if isinstance(value, Path) else value) for value in values
+             if isinstance(value, str | Path) or hasattr(value, "of")}  # fmt: skip
+    return item.path.stem == f"test_{learner}" or learner in names | {ZOO.home.get(name) for name in names}

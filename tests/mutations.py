@@ -75,21 +75,25 @@ class Nursery:
 
     def try_out(self, bug: Bug) -> str:
         """ "" if the tests caught the bug, otherwise what happened instead."""
-        with tempfile.TemporaryDirectory() as folder:
-            plant(bug, Path(folder))
-            print(json.dumps([folder, bug.caught_by]), file=self.process.stdin, flush=True)
-            code = int(self.process.stdout.readline())
-            output = (Path(folder) / "output").read_text()
+        code, output = self.run(["-x", *bug.caught_by.split()], bug)
         return "" if code == 1 else "SURVIVES" if code == 0 else f"the tests did not run (exit {code}):\n{output}"
 
+    def run(self, arguments: list[str], bug: Bug | None = None) -> tuple[int, str]:
+        """pytest on a copy of the package: its exit code, and what it says."""
+        with tempfile.TemporaryDirectory() as folder:
+            shutil.copytree(ROOT / "metaloop", Path(folder) / "metaloop")
+            if bug:
+                plant(bug, Path(folder))
+            print(json.dumps([folder, arguments]), file=self.process.stdin, flush=True)
+            code = int(self.process.stdout.readline())
+            return code, (Path(folder) / "output").read_text()
+
     def close(self) -> None:
-        self.process.stdin.close()
-        self.process.wait()
+        self.process.communicate()
 
 
 def plant(bug: Bug, folder: Path) -> None:
-    """Copy the package to folder, with the bug."""
-    shutil.copytree(ROOT / "metaloop", folder / "metaloop")
+    """The bug, into the copy of the package in folder."""
     file = folder / "metaloop" / bug.file
     for old, new in bug.pairs:
         source = file.read_text()
@@ -101,7 +105,7 @@ def plant(bug: Bug, folder: Path) -> None:
 
 
 def nursery() -> None:
-    """For each line [folder, tests] that comes in, the exit code of pytest on the copy of the package in folder."""
+    """For each line [folder, arguments] that comes in, the exit code of pytest on the copy of the package there."""
     import torch
 
     for module in ("pytest", "pytorch_metric_learning.losses", "safetensors.torch"):
@@ -110,10 +114,10 @@ def nursery() -> None:
     torch.func.vmap(torch.sin)(torch.zeros(2))  # what is imported by the first
     assert "metaloop" not in sys.modules
     for line in sys.stdin:
-        folder, tests = json.loads(line)
+        folder, arguments = json.loads(line)
         child = os.fork()
         if child == 0:
-            _run_tests(Path(folder), tests.split())
+            _run_tests(Path(folder), arguments)
         signal.signal(signal.SIGALRM, lambda *_: os.kill(child, signal.SIGKILL))  # noqa: B023
         signal.alarm(SECONDS)
         _, status = os.waitpid(child, 0)
@@ -121,7 +125,7 @@ def nursery() -> None:
         print(os.waitstatus_to_exitcode(status), flush=True)
 
 
-def _run_tests(folder: Path, tests: list[str]) -> None:
+def _run_tests(folder: Path, arguments: list[str]) -> None:
     """In the child. Never returns."""
     code = 70
     try:
@@ -136,7 +140,7 @@ def _run_tests(folder: Path, tests: list[str]) -> None:
         assert Path(metaloop.__file__).is_relative_to(folder), metaloop.__file__
         import pytest
 
-        code = int(pytest.main(["-x", "--tb=line", "-p", "no:cacheprovider", "-p", "no:xdist", *tests]))
+        code = int(pytest.main(["--tb=line", "-p", "no:cacheprovider", "-p", "no:xdist", *arguments]))
     except BaseException:
         traceback.print_exc()
     finally:

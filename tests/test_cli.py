@@ -17,6 +17,7 @@ import metaloop
 from metaloop import evaluate, tasks
 from metaloop.cli import main
 from metaloop.engine.run import checkpoints
+from metaloop.learners.protonet import NearestPrototype
 from metaloop.recipes import RECIPES
 from metaloop.recipes.stored import load_predictor, open_run
 
@@ -190,6 +191,15 @@ def test_adapt_then_predict(call, place, tmp_path):
     assert status == 0
     assert told.splitlines()[1].split()[:2] == ["few/class00/0.png", first["class"]]
     assert lines[-1].startswith("next: metaloop predict")
+
+
+def test_predict_asks_a_predictor_for_its_own_probabilities(call, place, tmp_path, monkeypatch):
+    file = str(tmp_path / "f")
+    call("adapt", "proto", "few", "-o", file)
+    own = lambda f, x: torch.tensor([[0.125, 0.625, 0.25]]).expand(len(x), -1)
+    monkeypatch.setattr(NearestPrototype, "probabilities", own, raising=False)
+    _, told, _ = call("predict", file, "few/class00/0.png", "--json")
+    assert [t["probability"] for t in json.loads(told)[0]["top"]] == [0.625, 0.25, 0.125]
 
 
 @pytest.mark.parametrize("recipe", ["maml-glyphs", "reptile-glyphs", "pretrain-glyphs", "protonet-glyphs"])

@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from mutations import Bug
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import cross_val_score
 from tiny import image_folder, make_run
 
-from metaloop import FewShotClassifier, functional, maml, nn, protonet, tasks
+from metaloop import FewShotClassifier, Learner, functional, maml, nn, predictor, protonet, tasks
 
 FOUR = ["ab", "cd", "ef", "gh"]
 
@@ -71,6 +72,24 @@ def test_any_learner_with_its_theta():
         FewShotClassifier(learner, learner.init(0)).fit(x, [1, 2, 3])
 
 
+def test_probabilities_of_ones_own_are_asked_for():
+    """An f that offers probabilities(x) is not read through a softmax, and is cut to the classes there are as well."""
+
+    @predictor
+    class Votes:
+        y: torch.Tensor
+
+        def __call__(self, x):
+            return self.probabilities(x) / 10
+
+        def probabilities(self, x):
+            return torch.tensor([[0.6, 0.2, 0.2]]).roll(int(self.y[0]), 1).expand(len(x), -1)
+
+    learner = Learner(lambda seed: {"w": torch.zeros(1)}, lambda theta, S: Votes(S.y.sort().values), None)
+    few = FewShotClassifier(learner, learner.init(0)).fit(torch.eye(2), ["a", "b"])
+    assert np.allclose(few.predict_proba(torch.eye(2)), [[0.75, 0.25]] * 2)
+
+
 def test_a_head_for_more_classes_is_cut_to_those_there_are():
     learner = maml(*functional(nn.mlp((2, 8, 5))), inner_lr=0.1)
     few = FewShotClassifier(learner, learner.init(0)).fit(torch.eye(2), ["a", "b"])
@@ -112,3 +131,11 @@ def test_runs_that_cannot(runs, images):
         FewShotClassifier(runs["curve"]).fit(x, y)
     with pytest.raises(ValueError, match="the learner tells 5 classes apart, the tasks have 6"):
         FewShotClassifier(runs["maml"]).fit(x, np.arange(20) % 6)
+
+
+BUGS = [
+    Bug("probabilities of its own are passed over", "engine/predictor.py",
+        ("if own is None:", "if True:"), "test_probabilities_of_ones_own_are_asked_for"),
+    Bug("probabilities of its own are not cut to the classes", "engine/predictor.py",
+        ("return p / p.sum(-1, keepdim=True)", "return p"), "test_probabilities_of_ones_own_are_asked_for"),
+]  # fmt: skip

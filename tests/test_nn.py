@@ -1,5 +1,6 @@
 """Parts of networks: modules as functions, norms by policy, backbones, inner optimizers."""
 
+from collections import OrderedDict
 from functools import partial
 
 import pytest
@@ -9,9 +10,22 @@ from mutations import Bug, law
 from torch import nn
 from torch.func import grad, vmap
 from torch.testing import assert_close
-from zoo import WAYS, one, pictures
+from zoo import WAYS, blobs, one, pictures
 
-from metaloop import Data, Task, functional, maml, meta_gradient, pretrain, protonet, reptile
+from metaloop import (
+    Data,
+    Learner,
+    Task,
+    functional,
+    maml,
+    margin,
+    matching,
+    meta_gradient,
+    pretrain,
+    protonet,
+    reptile,
+)  # fmt: skip
+from metaloop.engine.methods import not_learned
 from metaloop.engine.session import calibrate
 from metaloop.nn import (
     LSTM,
@@ -22,15 +36,21 @@ from metaloop.nn import (
     class_mean,
     class_sum,
     conv4,
+    cosines,
+    cross_entropy,
     membership,
     mlp,
     norm,
     resnet12,
     rmsprop,
     sgd,
+    unit,
 )  # fmt: skip
+from metaloop.nn.functional import pooled
 from metaloop.nn.fused import Block
-from metaloop.torch_private import in_vmap
+from metaloop.nn.unit import length
+from metaloop.objectives import normface
+from metaloop.torch_private import in_vmap, pytree
 
 
 @pytest.fixture
@@ -259,7 +279,8 @@ class Fixed:
         return Task(*(Data(x[:tasks], y[:tasks]) for x, y in self.tasks))
 
 
-def test_population_statistics_are_the_mean_over_tasks_of_the_batchs():
+def test_population_statistics_are_those_of_all_tasks():
+    """The mean of the tasks' variances and, without bias, the variance of their means."""
     module = conv4((1, 16, 16), width=2, norm_policy="running")
     net, init = functional(module)
     tasks = pictures(11, 0)
@@ -267,10 +288,165 @@ def test_population_statistics_are_the_mean_over_tasks_of_the_batchs():
     calibrate(learner, theta, Fixed(tasks), tasks=11, ways=WAYS, shots=2, queries=2)
     seen = [F.conv2d(tasks.support.x[i], theta["body.0.conv.weight"], padding=1) for i in range(11)]
     assert_close(theta["body.0.norm.running_mean"], sum(z.mean([0, 2, 3]) for z in seen) / 11)
-    assert_close(theta["body.0.norm.running_var"], sum(z.var([0, 2, 3], correction=0) for z in seen) / 11)
+    within = sum(z.var([0, 2, 3], correction=0) for z in seen) / 11
+    between = torch.stack([z.mean([0, 2, 3]) for z in seen]).var(0, correction=1)
+    assert_close(theta["body.0.norm.running_var"], within + between)
     others = init(0)
     assert all(torch.equal(theta[n], others[n]) for n in theta if "running" not in n)
     assert not any(torch.equal(theta[n], others[n]) for n in theta if "running" in n)
+
+
+def test_statistics_of_pairs_are_estimated_on_whole_tasks():
+    """A network of pairs (query, class mean) with running norms: it sees no pair before it sees the queries."""
+
+    class Pairs(nn.Sequential):
+        def __init__(self):
+            super().__init__(nn.Linear(8, 4), norm(4, "running"), nn.ReLU(), nn.Linear(4, 1))
+
+    net, init = functional(Pairs())
+
+    def pairs(S, x):
+        means = torch.stack([S.x[S.y == k].mean(0) for k in range(WAYS)])
+        return torch.cat([x[:, None].expand(-1, WAYS, -1), means.expand(len(x), -1, -1)], -1).flatten(0, 1)
+
+    def seen(theta, task):
+        member = (task.support.y[:, None] == torch.arange(WAYS)).to(task.support.x)
+        means = (member.mT @ task.support.x) / member.sum(0)[:, None]
+        x = task.query.x
+        both = torch.cat([x[:, None].expand(-1, WAYS, -1), means.expand(len(x), -1, -1)], -1)
+        return net.statistics(theta, both.flatten(0, 1))
+
+    tasks = blobs(11, 0)
+    learner = Learner(init, None, None, statistics=seen, statistics_of_task=True)
+    theta = init(0)
+    calibrate(learner, theta, Fixed(tasks), tasks=11, ways=WAYS, shots=3, queries=4)
+    each = [pytree.tree_map(lambda t: t[i], tasks) for i in range(11)]  # noqa: B023
+    z = [F.linear(pairs(task.support, task.query.x), theta["0.weight"], theta["0.bias"]) for task in each]
+    assert_close(theta["1.running_mean"], sum(t.mean(0) for t in z) / 11)
+    between = torch.stack([t.mean(0) for t in z]).var(0, correction=1)
+    assert_close(theta["1.running_var"], sum(t.var(0, correction=0) for t in z) / 11 + between)
+    assert not_learned(learner, theta, each[0]).keys() == {"1.running_mean", "1.running_var"}
+
+
+@pytest.mark.parametrize("apart", [0.0, 3.0])
+def test_population_variance_has_no_bias(apart):
+    """Over small support sets, and where tasks' means differ: with variance 1 within and apart^2 between."""
+    net, init = functional(nn.Sequential(norm(1, "running"), nn.Linear(1, WAYS)))
+    learner, theta, g = maml(net, init, inner_lr=0.1), init(0), torch.Generator().manual_seed(0)
+    x = torch.randn(20_000, 5, 1, generator=g) + apart * torch.randn(20_000, 1, 1, generator=g) + 2
+    y = torch.zeros(20_000, 5, dtype=torch.long)
+    calibrate(learner, theta, Fixed(Task(Data(x, y), Data(x, y))), tasks=20_000, ways=WAYS, shots=1, queries=1)
+    assert theta["0.running_var"].item() == pytest.approx(1 + apart**2, rel=0.03)
+    assert theta["0.running_mean"].item() == pytest.approx(2, abs=0.1)
+
+
+def test_one_task_alone_has_a_variance():
+    net, init = functional(nn.Sequential(norm(1, "running"), nn.Linear(1, WAYS)))
+    theta, x, y = init(0), torch.randn(1, 5, 1), torch.zeros(1, 5, dtype=torch.long)
+    calibrate(maml(net, init, inner_lr=0.1), theta, Fixed(Task(Data(x, y), Data(x, y))), tasks=1, ways=1, shots=1,
+              queries=1)  # fmt: skip
+    assert_close(theta["0.running_var"], x.var(correction=0)[None])
+
+
+def test_what_a_learner_estimates_by_other_names_is_averaged():
+    seen = {"mean": torch.tensor([1.0, 2.0]), "deep": {"var": torch.tensor([1.0, 5.0])}, "running_var": torch.ones(2)}
+    want = {"mean": torch.tensor(1.5), "deep": {"var": torch.tensor(3.0)}, "running_var": torch.tensor(1.0)}
+    assert_close(pooled(seen), want)
+
+
+LONELY = {
+    "group": (norm(4, "group"), (5, 4)), "instance": (norm(4, "instance"), (5, 4, 1, 1)),
+    "transductive": (norm(4), (1, 4)), "support": (norm(4, "support"), (1, 4, 1, 1)),
+    "running": (norm(4, "running"), (1, 4)), "layer": (norm(1, "layer"), (5, 1)),
+    "torch's group": (nn.GroupNorm(2, 2), (5, 2)), "torch's layer": (nn.LayerNorm(1), (5, 3, 1)),
+    "torch's instance": (nn.InstanceNorm2d(2, affine=True), (5, 2, 1, 1)),
+    "torch's batch": (nn.BatchNorm1d(2, track_running_stats=False), (1, 2)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LONELY)
+def test_a_norm_of_one_number_is_refused(name):
+    layer, shape = LONELY[name]
+    net, init = functional(layer)
+    said = r"norm: \w+ on inputs of shape .* takes each mean of one number, which leaves zeros\. Take fewer groups"
+    with pytest.raises(ValueError, match=said):
+        net(init(0), torch.randn(shape))
+    with pytest.raises(ValueError, match=said):
+        vmap(net, in_dims=(None, 0))(init(0), torch.randn(3, *shape))
+    if name in ("group", "instance", "layer"):
+        with pytest.raises(ValueError, match=said):
+            layer(torch.randn(shape))
+    if name in ("support", "running"):
+        with pytest.raises(ValueError, match=said):
+            net._record(init(0), torch.randn(shape), name)
+
+
+def test_the_populations_statistics_serve_one_number():
+    net, init = functional(norm(4, "running"))
+    assert_close(net.eval()(init(0), torch.ones(1, 4)), torch.ones(1, 4) / (1 + 1e-5) ** 0.5)
+
+
+def test_a_first_block_of_one_position_is_refused():
+    net, init = functional(Block(OrderedDict(conv=nn.Conv2d(1, 16, 1), norm=norm(16), relu=nn.ReLU())))
+    assert net(init(0), torch.randn(2, 1, 1, 1)).any()
+    with pytest.raises(ValueError, match="takes each mean of one number"):
+        net(init(0), torch.randn(1, 1, 1, 1))
+
+
+# Labels and cosines
+
+
+@pytest.mark.parametrize("y", [[0, 3], [-1, 0], [0, -100]])
+def test_labels_out_of_range_are_refused_alone_and_in_a_batch(y):
+    y, z = torch.tensor(y), torch.randn(2, 3)
+    uses = (
+        lambda z, y: membership(y, 3), lambda z, y: class_mean(z, y, 3)[0], lambda z, y: class_sum(z, y, 3),
+        cross_entropy, grad(cross_entropy),
+    )  # fmt: skip
+    for use in uses:
+        use(z, y.clamp(0, 2))
+        vmap(use)(z[None], y.clamp(0, 2)[None])
+        for call in (lambda use=use: use(z, y), lambda use=use: vmap(use)(z[None], y[None])):
+            with pytest.raises(ValueError, match=rf"labels: y is from {y.min()} to {y.max()}, expected 0\.\.2"):
+                call()
+    assert_close(cross_entropy(z, y.clamp(0, 2)), F.cross_entropy(z, y.clamp(0, 2)))
+    assert_close(cross_entropy(z, z.softmax(1)), F.cross_entropy(z, z.softmax(1)))
+
+
+def test_directions_are_torchs_and_zero_has_none():
+    z = torch.randn(4, 5, dtype=torch.float64)
+    z[2] = 0
+    assert_close(unit(z), F.normalize(z, dim=-1), rtol=0, atol=0)
+    assert_close(length(z), z.norm(dim=-1, keepdim=True), rtol=0, atol=0)
+    assert_close(cosines(z, z.flip(0)), F.normalize(z, dim=-1) @ F.normalize(z.flip(0), dim=-1).mT, rtol=0, atol=0)
+    weights = torch.randn(4, 5, dtype=torch.float64)
+    for f in (unit, length):
+        first = grad(lambda z, f=f: (f(z) * weights).sum())
+        second = grad(lambda z, first=first: first(z).pow(3).sum())
+        assert not first(z)[2].any()
+        assert not second(z)[2].any()
+        assert second(z).isfinite().all()
+        assert first(z)[[0, 1, 3]].all()
+    assert unit(torch.zeros(1, 3, dtype=torch.float16)).isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["protonet", "matching", "margin"])
+def test_a_cosine_metric_is_bounded_where_an_embedding_is_zero(name):
+    """A ReLU network that answers zeros to some inputs."""
+    net, init = functional(nn.Sequential(nn.Linear(2, 4), nn.ReLU()))
+    made = {
+        "protonet": lambda: protonet(net, init, ways=2, metric="cosine"),
+        "matching": lambda: matching(net, init, ways=2, metric="cosine"),
+        "margin": lambda: margin(net, init, ways=2, loss=normface(classes=2, dim=4)),
+    }
+    learner, theta = made[name](), {"weight": torch.eye(4, 2), "bias": torch.zeros(4)}
+    params = {"0.weight": theta["weight"], "0.bias": theta["bias"]}
+    x, y = torch.tensor([[1.0, 0.5], [-1.0, -1.0], [-2.0, -2.0], [0.3, 1.0]]), torch.tensor([0, 1, 0, 1])
+    assert not net(params, x)[1].any()
+    whole = {"protonet": params, "matching": {"embed": params}}.get(name) or {**learner.init(0), "net": params}
+    loss = lambda whole: cross_entropy(learner.adapt(whole, Data(x, y))(x), y)
+    for g in pytree.tree_leaves(grad(loss)(whole)):
+        assert g.abs().max() < 1e3
 
 
 def test_every_learner_on_running_norms_is_calibrated_and_no_other_is():
@@ -692,15 +868,38 @@ def test_recurrence_and_attention_batch_and_differentiate_twice(part):
 
 
 BUGS = [
+    Bug("statistics see the support set alone", "engine/methods.py",
+        ("task if learner.statistics_of_task else task.support", "task.support"),
+        "test_statistics_of_pairs_are_estimated_on_whole_tasks"),
     Bug("norm statistics descend", "nn/functional.py",
         ("if not n.endswith(STATISTICS)}", "}"), "test_norm_statistics_are_no_parameters_to_descend"),
     Bug("adam does not correct its bias", "nn/descent.py",
-        ("_root(v[n] / v_scale)", "_root(v[n])"), "test_descent_is_torchs"),
+        ("m_scale, v[n] / v_scale, eps)", "m_scale, v[n], eps)"), "test_descent_is_torchs"),
     Bug("rmsprop forgets its momentum", "nn/descent.py",
-        ("momentum * m[n] + g[n] / (", "g[n] / ("), "test_descent_is_torchs"),
+        ("momentum * m[n] + _scaled(", "_scaled("), "test_descent_is_torchs"),
     Bug("adam's derivative is infinite at zero", "nn/descent.py",
-        ("torch.where(v > tiny, v.clamp_min(tiny).sqrt(), torch.zeros_like(v))", "v.sqrt()"),
+        ("torch.where(met, v.clamp_min(tiny).sqrt(), torch.zeros_like(v))", "v.sqrt()"),
         "test_a_gradient_that_was_always_zero_has_a_finite_derivative"),
+    Bug("adam's derivative is vast at zero", "nn/descent.py",
+        ("torch.where(met, m, m.detach())", "m"),
+        "tests/test_methods.py::test_steps_of_methods_that_scale_are_constant_where_every_gradient_is_zero[adam]"),
+    Bug("labels are not looked at", "nn/classes.py",
+        ("if not 0 <= least <= most < ways:", "if False:"),
+        "test_labels_out_of_range_are_refused_alone_and_in_a_batch[y1]"),
+    Bug("labels are looked at only where nothing is batched", "torch_private.py",
+        ("            t = functorch.get_unwrapped(t)", "            return None"),
+        "test_labels_out_of_range_are_refused_alone_and_in_a_batch[y1]"),
+    Bug("a direction's slope is torch's", "nn/unit.py",
+        ("torch.where(none, 1.0, z), dim=-1", "z, dim=-1"), "test_directions_are_torchs_and_zero_has_none"),
+    Bug("torch's norms may have one number", "nn/functional.py",
+        ("layer.register_forward_pre_hook(of_several)", "None"), "test_a_norm_of_one_number_is_refused[torch's group]"),
+    Bug("our norms may have one number", "nn/norms.py",
+        ("    if numbers == 1:", "    if False:"), "test_a_norm_of_one_number_is_refused[instance]"),
+    Bug("population variance is that within tasks", "nn/functional.py",
+        ("means[n] + m.var(0)", "means[n]"), "test_population_variance_has_no_bias[3.0]"),
+    Bug("population variance has a bias", "nn/functional.py",
+        ("means[n] + m.var(0)", "means[n] * len(m) / (len(m) - 1) + m.var(0, correction=0)"),
+        "test_population_statistics_are_those_of_all_tasks"),
     Bug("support variance is the unbiased one", "nn/norms.py",
         ("x.var(over, correction=0)", "x.var(over)"), "test_support_norm_takes_the_support_sets_statistics"),
     Bug("support statistics are held constant", "nn/norms.py",
@@ -734,6 +933,5 @@ BUGS = [
         ("skeleton._variant(*mode)", "mode"),
         "tests/test_laws.py::test_compiles_whole_and_once[protonet-conv4-support]"),
     Bug("population statistics are of the first chunk", "engine/session.py",
-        ("torch.cat(values).mean(0)", "values[0].mean(0)"),
-        "test_population_statistics_are_the_mean_over_tasks_of_the_batchs"),
+        ("torch.cat(values), *parts", "values[0], *parts"), "test_population_statistics_are_those_of_all_tasks"),
 ]  # fmt: skip

@@ -4,7 +4,7 @@ import numpy as np
 from PIL import Image
 
 from metaloop.engine import fit
-from metaloop.recipes import Outline, find
+from metaloop.recipes import find
 
 
 def image_folder(path, classes: int, each: int, *, size: int = 28, seed: int = 0):
@@ -26,7 +26,7 @@ def make_run(
     """A run as `metaloop train` leaves it, without validation and scores."""
     plan, settings = find(recipe).plan(pool, steps=steps, budget=budget), find(recipe).settings(budget)
     info = {"recipe": recipe, "data": data, "budget": budget, "settings": settings, "steps": steps, "compile": False}
-    info["pool"] = vars(Outline.of(plan.pool if pool is None else pool))
+    info["pool"] = (plan.pool if pool is None else pool).outline()
     options = {**plan.training(), "validate_every": None, "progress": False, "device": "cpu"}
     run = fit(plan.learner, plan.pool, **options, out=folder, info=info, seed=seed)
     run.plan = plan

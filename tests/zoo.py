@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from metaloop import Data, Problem, Task, functional
-from metaloop.nn import conv4, mlp
+from metaloop.nn import Backbone, conv4, mlp
 from metaloop.testing import Case
 from metaloop.torch_private import pytree
 
@@ -112,18 +112,24 @@ class Smooth(nn.Sequential):
         self.body, self.head = nn.Sequential(nn.Linear(4, 8), nn.Tanh()), nn.Linear(8, WAYS)
 
 
-def image_net(policy: str, **options) -> nn.Module:
-    """The four blocks for 16x16 images; where channels are grouped, five groups of two."""
-    return conv4((1, 16, 16), width=10 if policy == "group" else 4, norm_policy=policy, **options)
+def image_net(policy: str, *, blocks: int = 4, out: int | None = None) -> nn.Module:
+    """The four blocks for 16x16 images, or the first of them; where channels are grouped, five groups of two."""
+    width = 10 if policy == "group" else 4
+    net = conv4((1, 16, 16), width=width, norm_policy=policy, out=out)
+    if blocks == 4:
+        return net
+    dim = width * (16 >> blocks) ** 2
+    body = nn.Sequential(*list(net.body)[:blocks], nn.Flatten())
+    return Backbone(body, dim, None if out is None else nn.Linear(dim, out))
 
 
 classifier = functional(Smooth())
 features = functional(mlp((4, 12, 6)))
 
 # The laws that are waived most often.
-DERIVATIVE, QUERIES, ORDER, HELPS = (
+DERIVATIVE, QUERIES, ORDER, HELPS, LEARNS, READS = (
     "meta_gradient_is_the_derivative", "queries_do_not_see_each_other", "support_order_is_irrelevant",
-    "meta_training_helps",
+    "meta_training_helps", "all_of_theta_learns", "reads_no_values",
 )  # fmt: skip
 
 
@@ -145,7 +151,7 @@ class Zoo(Mapping[str, Case]):
         return {name: system for system, cases in self._cases.items() for name in cases}
 
     @cached_property
-    def _cases(self) -> dict[str, dict[str, Callable[[], Case]]]:
+    def _cases(self) -> dict[str, dict[str, Callable[..., Case]]]:
         if str(PAPERS) not in sys.path:
             sys.path.append(str(PAPERS))
         tests = {path.stem: import_module(path.stem) for path in sorted(PAPERS.glob("test_*.py"))}
@@ -154,9 +160,12 @@ class Zoo(Mapping[str, Case]):
         assert len(set(names)) == len(names), f"two cases have one name: {sorted(names)}"
         return cases
 
+    def make(self, name: str, **options) -> Case:
+        return self._cases[self.home[name]][name](**options)
+
     def __getitem__(self, name: str) -> Case:
         if name not in self.made:
-            self.made[name] = self._cases[self.home[name]][name]()
+            self.made[name] = self.make(name)
         return self.made[name]
 
     def __iter__(self) -> Iterator[str]:

@@ -12,7 +12,7 @@ import warnings
 from importlib import import_module
 from pathlib import Path
 
-from .console import launcher, note
+from .console import launcher, note, streams
 
 COMMANDS = ("recipes", "train", "evaluate", "compare", "adapt", "predict")
 
@@ -20,6 +20,7 @@ COMMANDS = ("recipes", "train", "evaluate", "compare", "adapt", "predict")
 def main(argv: list[str] | None = None) -> int:
     """Run a command; the exit status. Bad input is one line on stderr and status 2."""
     try:
+        streams()
         with warnings.catch_warnings():
             warnings.filterwarnings("always", category=UserWarning, module="metaloop")
             warnings.showwarning = lambda message, *_: note(f"metaloop: {message}")
@@ -30,15 +31,35 @@ def main(argv: list[str] | None = None) -> int:
                     raise ValueError(f"--data-root {args.data_root}: no such folder.")
                 os.environ["METALOOP_DATA"] = args.data_root
             args.run_command(args)
+            sys.stdout.flush()
     except KeyboardInterrupt as stop:
         note(f"metaloop: stopped{stop}")
         return 130
     except BrokenPipeError:  # `metaloop recipes | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (ValueError, OSError) as error:
+        _close_stdout()
+    except (ValueError, OSError, MemoryError, OverflowError) as error:
         note(f"metaloop: {' '.join(str(error).split())}", heir=getattr(error, "heir", False))
-        return 2
+        return _ended()
+    except RuntimeError as error:  # torch has no other for a lack of memory
+        if not any(word in str(error) for word in ("allocate memory", "out of memory", "Storage size", "overflow")):
+            raise
+        note(f"metaloop: that takes more memory than there is ({str(error).partition(chr(10))[0]})")
+        return _ended()
     return 0
+
+
+def _ended() -> int:
+    """The status after an error, with what was printed before it on its way."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _close_stdout()
+    return 2
+
+
+def _close_stdout() -> None:
+    """Nothing more is written there, when Python ends included."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def parser() -> argparse.ArgumentParser:

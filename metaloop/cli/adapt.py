@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from .console import note, quoted, suggest
+from .console import note, quoted, say, suggest
 from .data import image_shape
 from .options import RUN, option
 
@@ -28,5 +28,5 @@ def run(args) -> None:
     for path, reason in skipped:
         note(f"metaloop: skipped {path} ({reason})")
     save_predictor(args.output, run, x.float() / 255, y, classes)
-    print(f"{args.output}: {len(classes)} classes from {len(x)} images: {', '.join(classes)}")
+    say(f"{args.output}: {len(classes)} classes from {len(x)} images: {', '.join(classes)}")
     suggest(f"metaloop predict {quoted(args.output)} IMAGE...")

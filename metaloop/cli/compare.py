@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from .console import note, quoted, suggest, table
+from .console import note, quoted, say, suggest, table
 from .data import move, pool_of, rows_asked
 from .options import DATA, DATA_ROOT, DEVICE, QUERIES, SEED, SHOTS, TASKS, WAYS, option
 
@@ -47,8 +47,8 @@ def run(args) -> None:
         more = "" if gap is None else ("+" if gap.mean > 0 else "") + text(*in_units(gap))
         rows.append([folder, run.info["recipe"], text(*in_units(score)), more or "–"])
     head = ["run", "recipe", metric, f"difference to {args.runs[0]}"]
-    print(f"{row.label}, {args.tasks} tasks of {pool.name}, seed {args.seed}; ± 95 % interval, differences in pairs")
+    say(f"{row.label}, {args.tasks} tasks of {pool.name}, seed {args.seed}; ± 95 % interval, differences in pairs")
     table(head, rows)
     write_plot(Path(args.out), args.runs, scores, gaps, title=f"{row.label}, {pool.name}", head=head, rows=rows)
-    print(f"plot: {args.out}")
+    say(f"plot: {args.out}")
     suggest(f"metaloop evaluate {quoted(args.runs[0])}")

@@ -1,5 +1,6 @@
 """What the commands print: results on stdout, everything else on stderr."""
 
+import codecs
 import os
 import shlex
 import sys
@@ -20,7 +21,39 @@ def scores(entries: "list[Entry]") -> None:
     table(["", "", "ours ± ci95", "published"], rows)
 
 
+def visible(text: str) -> str:
+    """The text without what would move the cursor, change colours or end the line: names come from anywhere."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def say(line: str) -> None:
+    """A line of results."""
+    print(visible(line))
+
+
+def streams() -> None:
+    """Let stdout and stderr take every sign: one that their encoding lacks is written otherwise, not raised. One that
+    is closed takes everything, and forgets it."""
+    codecs.register_error("metaloop", _otherwise)
+    for name in ("stderr", "stdout"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
+            if name == "stdout":
+                note("metaloop: stdout is closed: what is printed there is lost")
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="metaloop")
+
+
+def _otherwise(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeEncodeError)
+    signs = {"±": "+-", "–": "-", "✓": "right", "✗": "wrong", "…": "..."}
+    part = error.object[error.start : error.end]
+    return "".join(signs.get(c) or c.encode("ascii", "backslashreplace").decode() for c in part), error.end
+
+
 def table(head: list[str], rows: list[list[str]]) -> None:
+    head, rows = [*map(visible, head)], [[*map(visible, row)] for row in rows]
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
     for row in (head, *rows):
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
@@ -29,7 +62,7 @@ def table(head: list[str], rows: list[list[str]]) -> None:
 def note(line: str, heir: bool = False) -> None:
     """Say it, unless this is one of many processes and neither the first nor its heir."""
     if heir or os.environ.get("RANK", "0") == "0":
-        print(line, file=sys.stderr, flush=True)
+        print(visible(line), file=sys.stderr, flush=True)
 
 
 def launcher() -> str:

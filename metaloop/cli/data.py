@@ -1,11 +1,12 @@
 """The data and the rows that a command is about."""
 
+import os
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ..recipes.data import POOLS
-from .console import note, quoted
+from .console import note, scores
 
 
 def find_pool(recipe, data: str | None, shape=None, split=(0.6, 0.2, 0.2)):
@@ -30,9 +31,8 @@ def pool_of(run, asked: str | None) -> tuple[str | None, Any]:
     recipe, own = find(run.info["recipe"]), run.info.get("data")
     data = own if asked is None else None if asked == recipe.data_name else asked
     shape = tuple(run.info["pool"]["shape"])
-    images = len(shape) == 3
     split = (0.6, 0.2, 0.2) if data == own else None  # of a strange folder no class was trained on
-    pool = find_pool(recipe, data, shape if images else None, split)
+    pool = find_pool(recipe, data, shape if run.plan.pool.pictures else None, split)
     if tuple(pool.shape) != shape or pool.kind != run.info["pool"]["kind"]:
         theirs, ours = "x".join(map(str, pool.shape)), "x".join(map(str, shape))
         raise ValueError(f"{pool.name} has examples of {theirs}, {run.folder} was trained on {ours}.")
@@ -71,14 +71,13 @@ def rows_for(pool, rows, own: bool):
 
 def rows_asked(run, args, like=None):
     """The recipe's rows, or those of the ways and shots asked for, which may be none of the paper's."""
-    from ..recipes.plan import Row, label
+    from ..recipes.plan import Row
 
-    plan = run.plan
+    plan, target = run.plan, run.plan.pool.target
     ways, shots, queries = args.ways, args.shots, args.queries
     if like is not None:
         ways, shots, queries = like.ways, like.shots, like.queries
-    if run.info["pool"]["kind"] == "regression" and args.ways not in (None, 1):
-        raise ValueError(f"--ways {args.ways}: {run.folder} is a regression, which has no classes.")
+    target.check_ways(run.folder, args.ways)
     rows = [
         row for row in plan.rows
         if row.data is None or (like is None and args.data is None)
@@ -86,19 +85,35 @@ def rows_asked(run, args, like=None):
     ]  # fmt: skip
     if rows:
         return rows
-    if ways == 1 and run.info["pool"]["kind"] == "classification":
-        raise ValueError("--ways 1: with a single class there is nothing to tell apart. Take at least 2.")
     first = plan.rows[0]
     ways, shots, queries = ways or first.ways, shots or first.shots, queries or first.queries
-    name = label(ways, shots) if run.info["pool"]["kind"] == "classification" else f"{shots}-shot"
-    return [Row(name, plan.at_test(ways=ways), ways, shots, queries, metric=first.metric)]
+    return [Row(target.label(ways, shots), plan.at_test(ways=ways), ways, shots, queries, metric=first.metric)]
+
+
+def measured(run, rows, pool, folder: Path, **how: Any) -> None:
+    """Measure rows, print their scores and keep them: those that there are, whatever stops it."""
+    from ..report.results import keep, measure
+
+    if not os.access(folder, os.W_OK):
+        note(f"metaloop: {folder} cannot be written to: what is measured is printed, and not kept")
+    entries = []
+    try:
+        for row in rows:
+            note(f"testing {row.label} on {row.tested(how['tasks'])} tasks")
+            entries.append(measure(run, row, pool, **how))
+    finally:
+        if entries:
+            scores(entries)
+            keep(folder, entries)
 
 
 def image_shape(pool: dict[str, Any], source: str) -> tuple[int, ...]:
-    shape = tuple(pool["shape"])
-    if len(shape) != 3 or shape[0] not in (1, 3):
-        raise ValueError(f"{source} was not trained on images, but on examples of {'x'.join(map(str, shape))}.")
-    return shape
+    from ..tasks.pool import Outline
+
+    outline = Outline(**pool)
+    if not outline.pictures or outline.shape[0] not in (1, 3):
+        raise ValueError(f"{source} was not trained on images, but on examples of {'x'.join(map(str, outline.shape))}.")
+    return outline.shape
 
 
 def move(run, device: str) -> None:
@@ -107,15 +122,3 @@ def move(run, device: str) -> None:
 
     where = choose(device)
     run.theta = pytree.tree_map(lambda t: t.to(where), run.theta)
-
-
-def uses(pool: Any, run: str | Path) -> list[str]:
-    """How to use a run on what is one's own, by the kind of tasks it was trained on."""
-    from ..tasks.problems import ProblemPool
-
-    if isinstance(pool, ProblemPool):
-        there = f"metaloop.open_run({str(run)!r})"
-        return [f"optimizer = metaloop.optim.Learned(network.parameters(), {there})    (in Python)"]
-    if pool.kind == "regression":
-        return []
-    return [f"metaloop adapt {quoted(run)} FOLDER -o mine.safetensors    (FOLDER: one sub-folder of images per class)"]

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from .console import note, quoted, scores, suggest
-from .data import move, pool_of, rows_asked, uses
+from .console import quoted, say, suggest
+from .data import measured, move, pool_of, rows_asked
 from .options import DATA, DATA_ROOT, DEVICE, QUERIES, RUN, SEED, SHOTS, TASKS, WAYS, option
 
 OPTIONS = (
@@ -14,24 +14,19 @@ OPTIONS = (
 
 def run(args) -> None:
     from ..recipes.stored import open_run
-    from ..report import write_report
-    from ..report.results import check, keep, kept, measure
+    from ..report import check_readable, write_report
+    from ..report.results import check
 
     run = open_run(args.run)
     folder, own = Path(args.run), run.info.get("data")
-    kept(folder)
+    check_readable(folder)
     data, pool = pool_of(run, args.data)
     move(run, args.device)
-    rows, entries = rows_asked(run, args), []
+    rows = rows_asked(run, args)
     for row in rows:
         check(run, row, pool, args.split)
-    for row in rows:
-        note(f"testing {row.label} on {row.tested(args.tasks)} tasks")
-        entries.append(measure(
-            run, row, pool, tasks=args.tasks, seed=args.seed, split=args.split, data=data, command=args.command
-        ))  # fmt: skip
-    keep(folder, entries)
-    scores(entries)
+    how = {"tasks": args.tasks, "seed": args.seed, "split": args.split, "data": data, "command": args.command}
+    measured(run, rows, pool, folder, **how)
     home = lambda: pool if data == own else pool_of(run, None)[1]
-    print(f"report: {write_report(run, home, tasks=args.tasks)}")
-    suggest(*(uses(pool, args.run) or [f"metaloop compare {quoted(args.run)} RUN"]))
+    say(f"report: {write_report(run, home, tasks=args.tasks)}")
+    suggest(*(pool.uses(args.run) or [f"metaloop compare {quoted(args.run)} RUN"]))

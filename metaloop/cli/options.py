@@ -5,6 +5,8 @@ from typing import Any
 
 from ..recipes.data import POOLS
 
+LARGEST = 2**31 - 1
+
 
 def option(*flags: str, **settings: Any) -> tuple[tuple[str, ...], dict[str, Any]]:
     """The arguments of `add_argument`."""
@@ -13,7 +15,9 @@ def option(*flags: str, **settings: Any) -> tuple[tuple[str, ...], dict[str, Any
 
 def count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a whole number of at least 1")
+    if int(text) > LARGEST:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is more than any machine holds")
     return int(text)
 
 

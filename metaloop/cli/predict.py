@@ -1,7 +1,6 @@
 """Classify images with a predictor."""
 
 import json
-from pathlib import Path
 
 from .console import note, quoted, suggest, table
 from .data import image_shape
@@ -15,26 +14,15 @@ OPTIONS = (
 
 
 def run(args) -> None:
-    import torch
-
     from .. import tasks
     from ..engine.predictor import policies, probabilities
     from ..recipes.stored import load_predictor
+    from ..tasks.reading import unread
 
     f, about = load_predictor(args.file)
-    images, shape = _images(args.images), image_shape(about["pool"], args.file)
-    x, bad = [], {}
-    for path in images:
-        try:
-            x.append(tasks.read_image(path, shape))
-        except Exception as error:  # what Pillow raises for damaged files has no common base
-            bad[path] = f"cannot be read as an image ({str(error).partition(chr(10))[0]})"
-    unread = ValueError(". ".join(f"{path} {reason}" for path, reason in bad.items()) + ".")
-    if not x:
-        raise unread
-    images = [path for path in images if path not in bad]
+    x, images, bad = tasks.read_images(args.images, image_shape(about["pool"], args.file))
     classes = about["classes"]
-    p = probabilities(f, torch.stack(x).float() / 255, ways=len(classes))
+    p = probabilities(f, x.float() / 255, ways=len(classes))
     order = p.sort(descending=True)
     found = [
         [{"class": classes[k], "probability": round(q, 4)} for k, q in zip(ks[:3], qs[:3], strict=True)]
@@ -42,7 +30,7 @@ def run(args) -> None:
     ]
     if args.json:
         rows = [{"image": str(i), **top[0], "top": top} for i, top in zip(images, found, strict=True)]
-        rows += [{"image": str(i), "error": reason} for i, reason in bad.items()]
+        rows += [{"image": str(i), "error": reason} for i, reason in bad]
         print(json.dumps(rows, indent=2))
     else:
         others = [", ".join(f"{t['class']} {t['probability']:.2f}" for t in top[1:]) for top in found]
@@ -52,18 +40,5 @@ def run(args) -> None:
     if "transductive" in policies(f):
         note("note: this predictor normalises the images of one call by each other; give many at once")
     if bad:
-        raise unread
+        raise unread(bad)
     suggest(f"metaloop predict {quoted(args.file)} IMAGE...{'' if args.json else ' --json'}")
-
-
-def _images(paths: list[str]) -> list[Path]:
-    """The files, and those in the folders among them."""
-    from ..tasks.images import SUFFIXES
-
-    found = []
-    for path in map(Path, paths):
-        inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
-        if not inside:
-            raise ValueError(f"{path} holds no image ({' '.join(SUFFIXES)}).")
-        found += inside
-    return found

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from .console import note, quoted, scores, suggest
-from .data import advice, find_pool, rows_for, uses
+from .console import note, quoted, say, suggest
+from .data import advice, find_pool, measured, rows_for
 from .options import DATA, DATA_ROOT, DEVICE, TASKS, count, option
 
 OPTIONS = (
@@ -26,9 +26,8 @@ def run(args) -> None:
     from ..engine.log import has_tensorboard
     from ..engine.ranks import Lost, join
     from ..engine.run import read_info, undo
-    from ..recipes import Outline, find
+    from ..recipes import find
     from ..report import write_report
-    from ..report.results import keep, measure
 
     recipe = find(args.recipe)
     folder = Path(args.out or f"runs/{recipe.name}-seed{args.seed or 0}")
@@ -58,7 +57,7 @@ def run(args) -> None:
             raise ValueError(f"{recipe.name} improves theta in one process: train it without torchrun.")
         with advice(options["data"]):
             rows = rows_for(pool, plan.rows, own=options["data"] is None)
-        info = {**options, "settings": settings, "steps": plan.steps, "pool": vars(Outline.of(pool))}
+        info = {**options, "settings": settings, "steps": plan.steps, "pool": pool.outline()}
         extra = {"checkpoint_every": args.checkpoint_every} if args.checkpoint_every else {}
         if args.memory is not None:
             if plan.outer is not fit:
@@ -78,21 +77,15 @@ def run(args) -> None:
         if ranks.rank > 0:
             return
         run.plan = plan
-        entries = []
-        for row in rows:
-            note(f"testing {row.label} on {row.tested(args.tasks)} tasks")
-            entries.append(measure(
-                run, row, pool, tasks=args.tasks, seed=0, split="test", data=options["data"], command=args.command
-            ))  # fmt: skip
-        keep(folder, entries)
-        scores(entries)
-        print(f"report: {write_report(run, lambda: pool, tasks=args.tasks)}")
+        how = {"tasks": args.tasks, "seed": 0, "split": "test", "data": options["data"], "command": args.command}
+        measured(run, rows, pool, folder, **how)
+        say(f"report: {write_report(run, lambda: pool, tasks=args.tasks)}")
     except (KeyboardInterrupt, Lost) as stop:
         again = args.command + ("" if args.resume else " --resume")
         how = f"; go on with: {again}" if (folder / "run.json").exists() else ""
         stop.args = (f"{stop}{how}",)
         raise
-    to, ways = quoted(folder), rows[0].ways
-    again = f"metaloop evaluate {to}" + (" --shots 10" if pool.kind == "regression" else f" --ways {ways} --shots 5")
+    to = quoted(folder)
+    again = f"metaloop evaluate {to}{pool.target.again(rows[0].ways)}"
     events = [f"tensorboard --logdir {to}"] if has_tensorboard() else []
-    suggest(*uses(pool, folder), again, *events)
+    suggest(*pool.uses(folder), again, *events)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..core import Learner, Task, Theta
 from ..nn.functional import at_meta_test
+from ..targets import Target, target_of, units
 from ..torch_private import pytree
 from .batch import chunk_size, chunks, first_task, predict
 from .device import choose
@@ -49,16 +50,10 @@ class Score:
         return Score.of(self.per_task - other.per_task, self.metric)
 
     def __str__(self) -> str:
-        if self.metric == "accuracy":
-            return f"{100 * self.mean:.2f} ± {100 * self.ci95:.2f} %"
-        return f"{self.mean:.4g} ± {self.ci95:.2g} ({self.metric})"
-
-
-def score_tasks(predicted: Tensor, y: Tensor) -> Tensor:
-    """Each task's score: accuracy where y [tasks, n] are classes, mean squared error where y are numbers."""
-    if y.is_floating_point():
-        return (predicted - y).square().flatten(1).mean(1)
-    return (predicted.argmax(-1) == y).float().mean(1)
+        scale, unit, _ = units(self.metric)
+        if unit.endswith("(%)"):
+            return f"{scale * self.mean:.2f} ± {scale * self.ci95:.2f} %"
+        return f"{scale * self.mean:.4g} ± {scale * self.ci95:.2g} ({unit})"
 
 
 def evaluate(
@@ -80,9 +75,9 @@ def evaluate(
 
     The same seed and episode give the same tasks to every learner, so scores can be compared in pairs.
     A pool of fixed tasks is scored on those it has, if they are fewer.
-    metric: (predictions [tasks, n, ...], y [tasks, n, ...]) -> [tasks]; unless given, accuracy for classes and mean
-    squared error for numbers. chunk: how many tasks are adapted at once; None lets
-        `engine.batch.chunk_size` choose.
+    metric: (predictions [tasks, n, ...], y [tasks, n, ...]) -> [tasks]; unless given, the score of the pool's target
+    (`metaloop.targets`): accuracy for classes, mean squared error for numbers. chunk: how many tasks are adapted at
+        once; None lets `engine.batch.chunk_size` choose.
     Raises ValueError if theta is another learner's, if the pool cannot deal such tasks, or if the predictor does not
     fit their labels.
     """
@@ -107,30 +102,29 @@ def evaluate(
         batch = pytree.tree_map(lambda t: t[: tasks - start].to(where), batch)  # noqa: B023
         if not all(t.isfinite().all() for t in pytree.tree_leaves(batch)):
             raise ValueError(f"evaluate: {source.name} deals tasks with values that are not finite.")
-        check_labels("evaluate", batch, ways)
+        target = target_of(batch.query.y, source)
+        check_labels("evaluate", batch, ways, target)
         if block == 0:
-            check_outputs("evaluate", learner, theta, batch, ways)
+            check_outputs("evaluate", learner, theta, batch, ways, target)
+            name = name or target.metric
         with noise(seed, "test noise", block):
             parts = [*chunks(batch, chunk or chunk_size(batch, cores()))]
             answers = answer(theta, parts, spread=batch.query.y.device.type == "cpu")
             for predicted, y in zip(answers, (part.query.y for part in parts), strict=True):
-                scores.append((metric or score_tasks)(predicted, y).cpu())
-                name = name or ("mse" if y.is_floating_point() else "accuracy")
+                scores.append((metric or target.score)(predicted, y).cpu())
     return Score.of(torch.cat(scores), name)
 
 
-def check_labels(call: str, tasks: Task, ways: int) -> None:
-    """Raise ValueError unless the labels, where y are classes, are 0 .. ways-1."""
+def check_labels(call: str, tasks: Task, ways: int, target: Target | None = None) -> None:
+    """Raise ValueError unless y is what the target wants: of classes, labels 0 .. ways-1."""
     for part, y in (("support", tasks.support.y), ("query", tasks.query.y)):
-        if not y.is_floating_point() and not 0 <= int(y.min()) <= int(y.max()) < ways:
-            raise ValueError(
-                f"{call}: {part}.y has labels from {int(y.min())} to {int(y.max())}, expected 0..{ways - 1}. "
-                f"Relabel per task, or pass ways={int(y.max()) + 1}."
-            )
+        (target or target_of(y)).check(call, part, y, ways)
 
 
-def check_outputs(call: str, learner: Learner, theta: Theta, tasks: Task, ways: int) -> None:
-    """Raise ValueError unless predictors tell `ways` classes apart, or answer numbers shaped like the targets.
+def check_outputs(
+    call: str, learner: Learner, theta: Theta, tasks: Task, ways: int, target: Target | None = None
+) -> None:
+    """Raise ValueError unless predictors answer what the target wants: scores of `ways` classes, numbers shaped like y.
 
     It is asked of the first task with all labels 0, since a label beyond what the learner knows is not an error
     in every operation of torch.
@@ -142,18 +136,4 @@ def check_outputs(call: str, learner: Learner, theta: Theta, tasks: Task, ways: 
     if not isinstance(answer, Tensor):
         wanted = "a tensor, one row for each query"
         raise ValueError(f"{call}: the predictor answers a {type(answer).__name__}, expected {wanted}.")
-    if y.is_floating_point():
-        if answer.shape != query.y.shape:
-            shapes = f"{tuple(answer.shape)} per task, the targets are {tuple(query.y.shape)}"
-            raise ValueError(f"{call}: the predictor answers {shapes}.")
-    elif y.ndim == 1 and (answer.ndim != 2 or len(answer) != len(query.x)):
-        raise ValueError(
-            f"{call}: the predictor answers {tuple(answer.shape)} to {len(query.x)} queries, expected [queries, ways]. "
-            "Let the network answer with flat features [n, dim] (nn.Flatten)."
-        )
-    elif answer.shape[-1] < ways:
-        known = answer.shape[-1]
-        raise ValueError(
-            f"{call}: the learner tells {known} classes apart, the tasks have {ways}. "
-            f"Give it {known} at most, or take a learner made for {ways}."
-        )
+    (target or target_of(y)).check_answer(call, answer, query.y, ways)

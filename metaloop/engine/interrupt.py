@@ -1,20 +1,20 @@
-"""Ctrl-C between steps instead of within one."""
+"""Ctrl-C, and SIGTERM, by which batch systems end a job, between steps instead of within one."""
 
 import signal
 import threading
 
 
 class Interrupt:
-    """While entered, a first Ctrl-C only sets `asked`; a second one is raised where it strikes.
+    """While entered, a first Ctrl-C or SIGTERM only sets `asked`; a second one acts where it strikes.
 
-    many: this is one of many processes, which stop at the same step or not at all. Each has `heard` a Ctrl-C, or the
+    many: this is one of many processes, which stop at the same step or not at all. Each has `heard` one, such as the
     SIGTERM by which torchrun ends them, for itself; `asked` is what they have `agreed` on. None is raised where it
     strikes, not even after an error: torchrun kills whoever does not end in time.
     """
 
     def __init__(self, many: bool = False):
         self.many, self.heard, self.agreed = many, False, False
-        self.signals = (signal.SIGINT, signal.SIGTERM) if many else (signal.SIGINT,)
+        self.signals = (signal.SIGINT, signal.SIGTERM)
 
     @property
     def asked(self) -> bool:

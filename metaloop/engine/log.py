@@ -3,15 +3,19 @@
 import json
 import sys
 import time
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .checkpoint import write_bytes
 from .evaluate import Score
+from .schema import conform, parse, read_bytes
 
 LINE_SECONDS = 10.0  # between lines where there is no terminal
 
@@ -97,11 +101,12 @@ class Log:
         """Drop what a killed run logged after its last checkpoint, then append."""
         path = folder / "metrics.jsonl"
         kept = [line for line in read_metrics(folder) if line["step"] <= self.start]
+        older = bool([*folder.glob("events.out.tfevents.*")])
         write_bytes(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
         try:
             self.file = path.open("ab", buffering=0)  # a line that was logged survives the process
             if has_tensorboard():
-                self.events = Events(folder, self.start)
+                self.events = Events(folder, self.start, older)
             elif self.show:
                 _say_once("No events for TensorBoard, which is not installed: pip install 'metaloop[tensorboard]'.")
         except OSError as error:
@@ -129,16 +134,16 @@ def _say_once(line: str) -> None:
 class Events:
     """TensorBoard's event file: the scalars of each logged step."""
 
-    def __init__(self, folder: Path, start: int):
+    def __init__(self, folder: Path, start: int, older: bool):
         from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # type: ignore[attr-defined]
         from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[attr-defined]
         from tensorboard.summary.writer.record_writer import RecordWriter
 
         self._event, self._summary = Event, Summary
-        self._file = (folder / f"events.out.tfevents.{time.time():.0f}.{start}").open("ab", buffering=0)
+        self._file = (folder / f"events.out.tfevents.{time.time():.6f}.{start}").open("ab", buffering=0)
         self._records = RecordWriter(self._file)
         self._write(file_version="brain.Event:2")
-        if start:  # events of later steps in older files do not count
+        if older:  # whose events of later steps do not count
             self._write(step=start + 1, session_log=SessionLog(status=SessionLog.START))
 
     def add(self, step: int, **scalars: float) -> None:
@@ -152,15 +157,25 @@ class Events:
         self._records.write(self._event(wall_time=time.time(), **content).SerializeToString())
 
 
-def read_metrics(folder: Path) -> list[dict[str, float]]:
-    """The lines of a run's metrics.jsonl, but for one that a kill cut short."""
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a run's metrics.jsonl: tables of numbers, each with its step. What else is there, such as a line
+    that a kill cut short, is passed over. Raises ValueError if the file cannot be read."""
     path, lines = folder / "metrics.jsonl", []
-    for text in path.read_text().splitlines() if path.exists() else []:
-        try:
-            lines.append(json.loads(text))
-        except ValueError:
-            break
+    if not path.exists():
+        return lines
+    for text in read_bytes(path).split(b"\n"):
+        with suppress(ValueError):
+            line = conform(parse(text, "a line"), dict[str, float], "a line")
+            conform(line, Line, "a line")
+            lines.append(line)
     return lines
+
+
+@dataclass
+class Line:
+    """What every line of metrics.jsonl has."""
+
+    step: int
 
 
 def _clock(seconds: float) -> str:

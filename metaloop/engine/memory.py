@@ -28,7 +28,10 @@ def in_bytes(memory: str | int) -> int:
     unit = found and next((size for name, size in UNITS.items() if name.lower() == found[2].lower()), None)
     if not found or not unit or not float(found[1]):
         raise ValueError(f"memory={memory!r}, expected a size such as '4GB' or '512MiB'.")
-    return int(float(found[1]) * unit)
+    size = float(found[1]) * unit
+    if size > 2**62:
+        raise ValueError(f"memory={str(memory)[:40]!r} is more than any machine has.")
+    return int(size)
 
 
 def in_words(size: float) -> str:

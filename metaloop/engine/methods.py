@@ -32,6 +32,12 @@ def route(method: str, recompute: bool, compile: bool, horizon: int, cg_steps: i
     if min(horizon, cg_steps, pairs) < 1 or not sigma > 0:
         given = f"horizon={horizon}, cg_steps={cg_steps}, pairs={pairs}, sigma={sigma}"
         raise ValueError(f"meta_gradient: {given}; expected at least 1, and sigma above 0.")
+    for name, given, default, of in (
+        ("horizon", horizon, 1, "truncated"), ("cg_steps", cg_steps, 5, "implicit"),
+        ("sigma", sigma, 0.1, "evolution"), ("pairs", pairs, 16, "evolution"),
+    ):  # fmt: skip
+        if given != default and method != of:
+            raise ValueError(f"meta_gradient: {name}={given} changes nothing with method={method!r}, but for {of!r}.")
     if compile and (recompute or method == "implicit"):
         asked = "recompute=True" if recompute else "method='implicit'"
         raise ValueError(f"meta_gradient: {asked} cannot be compiled. Leave out compile=True.")
@@ -70,12 +76,18 @@ def evolution(
     return total
 
 
+def estimated(learner: Learner, theta: Theta, task: Task) -> Theta:
+    """What the learner's statistics are on one task: the part of theta that is estimated."""
+    assert learner.statistics is not None
+    return learner.statistics(theta, task if learner.statistics_of_task else task.support)
+
+
 def not_learned(learner: Learner, theta: Theta, task: Task) -> Theta:
     """The part of theta that is estimated or scheduled instead of learned."""
     part: dict[str, Any] = {}
     with torch.no_grad():
         if learner.statistics is not None:
-            part |= learner.statistics(theta, task.support)
+            part |= estimated(learner, theta, task)
         if learner.scheduled is not None:
             part |= learner.scheduled(0)
     return part

@@ -32,10 +32,15 @@ def adapt(learner: Learner, theta: Theta, x: Tensor, y: Tensor, *, ways: int, ca
 
 
 def probabilities(f: Callable, x: Tensor, *, ways: int) -> Tensor:
-    """softmax of f(x), over the first `ways` classes: [n, ways]."""
+    """p(y | x) over the first `ways` classes, [n, ways]: f.probabilities(x) where f offers it, else softmax f(x)."""
     together = "transductive" in policies(f)  # then the examples of a call are normalised by each other
+    own = getattr(f, "probabilities", None)
     with torch.no_grad(), at_meta_test():
-        return torch.cat([f(part)[:, :ways].softmax(-1) for part in x.split(len(x) if together else 200)])
+        parts = x.split(len(x) if together else 200)
+        if own is None:
+            return torch.cat([f(part)[:, :ways].softmax(-1) for part in parts])
+        p = torch.cat([own(part)[:, :ways] for part in parts])
+        return p / p.sum(-1, keepdim=True)
 
 
 def policies(f: Any) -> frozenset[str]:
@@ -44,14 +49,21 @@ def policies(f: Any) -> frozenset[str]:
 
 
 def save(path: str | Path, f: Any, about: dict[str, Any]) -> None:
-    """Keep a predictor's tensors, with what is needed to build its structure anew. Raises ValueError on a full disk."""
-    checkpoint.write(Path(path), checkpoint.flatten(f, "f"), {"predictor": about})
+    """Keep a predictor's tensors, with what is needed to build its structure anew.
+
+    Raises ValueError on a full disk, and if there are numbers in it that are not finite.
+    """
+    tensors = checkpoint.flatten(f, "f")
+    if bad := [name for name, t in tensors.items() if not t.isfinite().all()]:
+        raise ValueError(f"{path}: the predictor's '{bad[0]}' is not finite; nothing is kept. Are the examples?")
+    checkpoint.write(Path(path), tensors, {"predictor": about})
 
 
 def load(path: str | Path, like: Callable[[dict[str, Any]], Any]) -> tuple[Any, dict[str, Any]]:
     """(f, about) as saved; like(about) -> a predictor of the same structure, whose tensors do not matter.
 
-    Raises ValueError if the file is damaged, holds no predictor, or one of another structure.
+    Raises ValueError if the file is damaged, holds no predictor, or one of another structure, or numbers that are not
+    finite.
     """
     tensors, known = _read(path)
     return checkpoint.unflatten(tensors, like(known), "f", str(path)), known
@@ -67,6 +79,6 @@ def _read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if Path(path).is_dir():
         raise ValueError(f"{path} is a folder, not a predictor. {make}.")
     tensors, meta = checkpoint.read(Path(path))
-    if not isinstance(meta, dict) or "predictor" not in meta:
+    if not isinstance(meta, dict) or not isinstance(meta.get("predictor"), dict):
         raise ValueError(f"{path} holds no predictor. {make}.")
     return tensors, meta["predictor"]

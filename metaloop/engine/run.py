@@ -1,14 +1,16 @@
 """A run is a folder; this module finds out what is in one.
 
-    run.json                   what is trained: recipe, options, seed, versions, machine
+    run.json                   what is trained: recipe, options, seed, versions, machine; how, for resuming
     metrics.jsonl              one line per logged step
     checkpoint-*.safetensors   theta, the optimizer and the step (the two newest are kept)
     events.out.tfevents.*      the same metrics for TensorBoard
 """
 
 import json
+import math
 import os
 import platform
+import re
 import sys
 import time
 from contextlib import suppress
@@ -21,6 +23,9 @@ from torch import Tensor
 
 from ..core import Learner, Theta
 from . import checkpoint
+from .identity import differences
+from .lock import Lock
+from .schema import conform, read_json
 from .theta import opened
 
 
@@ -49,75 +54,127 @@ class Run:
         if path is None:
             raise ValueError(f"{folder} has no checkpoint yet. Train on with --resume (resume=True).")
         try:
-            tensors, meta = checkpoint.read(path)
+            tensors, _, kept = read_checkpoint(path)
         except ValueError as error:
             raise ValueError(f"{error} Training with --resume goes on from the checkpoint before it.") from None
-        theta = opened(learner, tensors, str(path))
-        kept = {"seconds": meta["seconds"], "memory": meta["memory"]}
-        return cls(at_test or learner, theta, meta["step"], folder, info, plan, **kept)
+        theta = opened(learner, learner.init(0), tensors, str(path))
+        return cls(at_test or learner, theta, kept.step, folder, info, plan, kept.seconds, kept.memory)
+
+
+@dataclass
+class Machine:
+    """What `machine` says."""
+
+    cpu: str
+    cores: int
+    threads: int
+    gpus: list[str]
+    processes: int = 1
+
+
+@dataclass
+class Told:
+    """What run.json says of any run, as far as it does. training: what decides the weights, which resuming compares."""
+
+    seed: int | None = None
+    versions: dict[str, str] | None = None
+    machine: Machine | None = None
+    training: dict[str, Any] | None = None
+    where: dict[str, Any] | None = None
+
+
+@dataclass
+class Kept:
+    """What every checkpoint says."""
+
+    step: int
+    seconds: float
+    memory: dict[str, int]
+
+    def __post_init__(self):
+        if self.step < 0 or not (math.isfinite(self.seconds) and self.seconds >= 0):
+            raise ValueError(f"it is of step {self.step}, after {self.seconds} seconds")
+        if min(self.memory.values(), default=0) < 0:
+            raise ValueError("its memory is negative")
 
 
 def read_info(folder: Path) -> dict[str, Any]:
-    """What run.json says. Raises ValueError if there is none."""
-    try:
-        return json.loads((folder / "run.json").read_text())
-    except (FileNotFoundError, NotADirectoryError):
-        raise ValueError(f"{folder} holds no run (no run.json).") from None
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{folder / 'run.json'} cannot be read ({error}).") from None
+    """What run.json says. Raises ValueError if there is none, or one of another form."""
+    path = folder / "run.json"
+    if not path.exists():
+        raise ValueError(f"{folder} holds no run (no run.json).")
+    info = conform(read_json(path), dict[str, Any], str(path))
+    conform(info, Told, str(path))
+    return info
+
+
+def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], Kept]:
+    """A checkpoint's tensors, its meta, and what every meta has. Raises ValueError if it is damaged."""
+    tensors, meta = checkpoint.read(path)
+    kept = conform(meta, Kept, str(path))
+    if f"checkpoint-{kept.step:08d}" != path.stem:
+        raise ValueError(f"{path} is damaged: it is of step {kept.step}.")
+    return tensors, meta, kept
+
+
+_made: set[Path] = set()  # the runs that this process began
 
 
 def prepare(folder: Path, resume: bool, info: dict[str, Any], *, longer: bool = False) -> dict[str, Any]:
     """Make the folder of a new run, or check that the one to be resumed was started in the same way.
 
-    longer: whether it may go on to more steps than it was started for: not where a schedule depends on their number.
+    Whoever calls holds the folder's lock. longer: whether the run may go on to more steps than it was started for: not
+    where a schedule depends on their number. What run.json does not say, as it did not before, is not compared;
+    "where", the circumstances that change rounding alone, may differ, which is said.
     """
     if (folder / "run.json").exists() or checkpoints(folder):
         if not resume:
             raise ValueError(f"{folder} holds a run. Resume it (--resume, resume=True) or choose another folder.")
         recorded = read_info(folder)
         given = json.loads(json.dumps(info))
-        for name, value in given.items():
-            was, value = _apart(recorded.get(name, value), value)
-            if was != value and not (name == "steps" and longer and was < value):
-                how = f"{folder} was started with {name}={was!r}, now it is {value!r}."
+        if (recorded.get("versions") or {}).get("metaloop") != versions()["metaloop"]:
+            given.get("training", {}).pop("learner", None)  # which another version may have written otherwise
+        circumstances = differences(recorded.get("where") or {}, given.pop("where", {}))
+        for name, was, now in differences(recorded, given):
+            if not (name == "steps" and longer and isinstance(was, int) and was < now):
+                shown = [text if len(text) <= 80 else f"{text[:77]}..." for text in map(repr, (was, now))]
+                how = f"{folder} was started with {name.removeprefix('training.')}={shown[0]}, now it is {shown[1]}."
                 raise ValueError(f"{how} Resume with the same, or choose another folder.")
+        if circumstances:
+            others = ", ".join(f"{name}={now!r} ({was!r} before)" for name, was, now in circumstances)
+            note = f"{folder} goes on with {others}: its weights are those of an unbroken run but for rounding."
+            print(note, file=sys.stderr)
         if recorded.get("steps") != given.get("steps", recorded.get("steps")):
             recorded["steps"] = given["steps"]
             checkpoint.write_bytes(folder / "run.json", json.dumps(recorded, indent=2).encode())
     else:
         recorded = {**info, "versions": versions(), "machine": machine()}
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ValueError(f"cannot make the run folder {folder}: {error.strerror}.") from None
         checkpoint.write_bytes(folder / "run.json", json.dumps(recorded, indent=2).encode())
+        _made.add(folder.resolve())
     for left in folder.glob(".*.tmp"):  # by a killed process
         left.unlink(missing_ok=True)
     return recorded
 
 
-def _apart(was: Any, now: Any) -> tuple[Any, Any]:
-    """Both, or of two tables the entries that differ: what only one of them knows counts as the same."""
-    if not (isinstance(was, dict) and isinstance(now, dict)):
-        return was, now
-    differ = [name for name in now if was.get(name, now[name]) != now[name]]
-    return {name: was[name] for name in differ}, {name: now[name] for name in differ}
-
-
 def undo(folder: Path) -> None:
-    """Take away a run of which nothing came: one without a checkpoint."""
-    if (folder / "run.json").exists() and not checkpoints(folder):
-        for name in ("run.json", "metrics.jsonl", "events.out.tfevents.*"):
-            for path in folder.glob(name):
-                path.unlink()
-        with suppress(OSError):  # something else is in it
-            folder.rmdir()
+    """Take away a run that this process began, and of which nothing came: one without a checkpoint."""
+    if folder.resolve() not in _made:
+        return
+    with suppress(ValueError), Lock(folder):  # not if another process goes on with it
+        if not checkpoints(folder):
+            _made.discard(folder.resolve())
+            for name in ("run.json", "metrics.jsonl", "events.out.tfevents.*"):
+                for path in folder.glob(name):
+                    path.unlink()
+    with suppress(OSError):  # something else is in it
+        folder.rmdir()
 
 
 def checkpoints(folder: Path) -> list[Path]:
     """The checkpoints of a run folder, oldest first."""
-    return sorted(folder.glob("checkpoint-*.safetensors"))
+    named = re.compile(r"checkpoint-\d{8,}\.safetensors")
+    found = [path for path in folder.glob("checkpoint-*.safetensors") if named.fullmatch(path.name)]
+    return sorted(found, key=lambda path: int(path.stem.partition("-")[2]))
 
 
 def appears(folder: Path, step: int, seconds: float = 3.0) -> bool:
@@ -130,7 +187,10 @@ def appears(folder: Path, step: int, seconds: float = 3.0) -> bool:
     return True
 
 
-def newest_whole(folder: Path) -> tuple[Path, dict[str, Tensor], Any] | None:
+Found = tuple[Path, dict[str, Tensor], dict[str, Any]]
+
+
+def newest_whole(folder: Path) -> Found | None:
     """The newest checkpoint that can be read, with its content; newer ones that are damaged are set aside.
 
     Raises ValueError if there are checkpoints and none is whole.
@@ -138,7 +198,7 @@ def newest_whole(folder: Path) -> tuple[Path, dict[str, Tensor], Any] | None:
     damaged = []
     for path in reversed(checkpoints(folder)):
         try:
-            found = path, *checkpoint.read(path)
+            found = path, *read_checkpoint(path)[:2]
         except ValueError as error:
             damaged.append((path, error))
             continue

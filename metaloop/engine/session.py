@@ -20,6 +20,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,15 +29,20 @@ from torch import Tensor
 from torch.func import vmap
 
 from ..core import Info, Learner, Task, Theta
+from ..nn.functional import pooled
 from ..torch_private import pytree
 from . import checkpoint
 from .batch import MetaGradient, chunks, count, meta_gradient
 from .device import choose, float32
+from .identity import of_training
 from .interrupt import Interrupt
+from .lock import Lock
 from .log import Log
-from .methods import overwrite
+from .methods import estimated, overwrite
 from .ranks import Ranks
-from .run import Run, checkpoints, newest_whole, peak_memory, prepare
+from .restore import restore_optimizer, restore_scheduler
+from .run import Found, Kept, Run, checkpoints, machine, newest_whole, peak_memory, prepare
+from .schema import conform
 from .seeds import generator, noise
 from .steady import point, total
 from .theta import fixed_leaves, not_finite, opened
@@ -81,14 +87,26 @@ class Session:
     kept: dict[str, Any]
     log: Log
     interrupt: Interrupt
+    lock: Lock | None
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Within this the log is open, Ctrl-C waits for the end of a step, and a GPU's convolutions are in float32."""
-        with self.log, self.interrupt, float32(self.device):
-            yield
-            if self.interrupt.heard:  # too late for `stop`
-                raise KeyboardInterrupt
+        """Within this the log is open, Ctrl-C waits for the end of a step, and a GPU's convolutions are in float32.
+
+        After it the folder may be written to by others.
+        """
+        try:
+            with self.log, self.interrupt, float32(self.device):
+                yield
+                if self.interrupt.heard:  # too late for `stop`
+                    raise KeyboardInterrupt
+        finally:
+            self.release()
+
+    def release(self) -> None:
+        """Let others write to the folder."""
+        if self.lock is not None:
+            self.lock.release()
 
     def meta_step(
         self, tasks: Task, i: int, *, weight: float = 1.0, of_all: Callable[[], Task] | None = None
@@ -171,22 +189,22 @@ def begin(
     info: dict[str, Any] | None = None,
     longer: bool = False,
     ranks: Ranks | None = None,
+    decides: dict[str, Any] | None = None,
+    first: Task | None = None,
     **options: Any,
 ) -> Session:
     """A training about to take its first step, or the one after the newest whole checkpoint in `out`.
 
     tasks: of a step, for the speed that is shown. longer: whether a run may go on to more steps than it was begun for.
-    ranks: this process among those that train together; alone unless given. options: how the meta-gradient is taken,
-    as `meta_gradient` has it. The others are those of `fit`, which says what is raised.
+    ranks: this process among those that train together; alone unless given. decides: what else than the arguments here
+    decides the weights, by name; first: a task of the pool: both are kept, and compared when the run is resumed.
+    options: how the meta-gradient is taken, as `meta_gradient` has it. The others are those of `fit`, which says what
+    is raised. Until the session has been `running`, or is let go by `release`, no other process can write to the folder.
     """
     ranks, where = ranks or Ranks(), choose(device)
     plain = meta_gradient(learner, **options)
     gradient = meta_gradient(learner, compile=True, **options) if compile else plain
     folder = Path(out) if out is not None else None
-    given = info = {**(info or {}), "seed": seed}
-    if folder is not None:
-        info = ranks.from_first(lambda: prepare(folder, resume, given, longer=longer))
-    pool = pool.to(where)
     theta = pytree.tree_map(lambda t: t.to(where), ranks.from_first(lambda: learner.init(seed)))
     leaves, fixed = pytree.tree_leaves(theta), fixed_leaves(learner, theta)
     if all(fixed):
@@ -195,16 +213,42 @@ def begin(
     scheduler = schedule(descent) if schedule else None
     _steps_alone("the optimizer", descent, "torch.optim.Adam")
     _steps_alone("the schedule", scheduler, "torch.optim.lr_scheduler.StepLR")
-    run, kept = Run(at_test or learner, theta, folder=folder, info=info), {}
-    if folder is not None and resume and (found := ranks.from_first(lambda: newest_whole(folder))) is not None:
-        kept = _restore(run, learner, found, descent, scheduler)
-    first = ranks.rank == 0
-    files, show = folder if first else None, progress and first
+    info, lock = {"steps": steps, **(info or {}), "seed": seed}, None
+
+    def enter(folder: Path) -> tuple[dict[str, Any], Found | None]:
+        """What run.json says, and the checkpoint to go on from, of a folder that is this process's alone."""
+        nonlocal lock
+        how = {name: p.default for name, p in inspect.signature(meta_gradient).parameters.items() if name != "learner"}
+        how |= {**options, "compile": compile}
+        rounding = {name: how.pop(name) for name in ("chunk", "memory", "recompute", "compile")}
+        decided = {"tasks": tasks, "clip": clip, **how, **(decides or {})}
+        training = of_training(learner, pool, descent, scheduler, first, **decided)
+        here = {"device": where.type, **{name: machine()[name] for name in ("threads", "processes")}, **rounding}
+        lock = Lock(folder)
+        found = newest_whole(folder) if resume else None
+        if found is not None:
+            opened(learner, theta, found[1], str(found[0]))
+        return prepare(folder, resume, {**info, "training": training, "where": here}, longer=longer), found
+
+    try:
+        found, kept = None, {}
+        if folder is not None:
+            info, found = ranks.from_first(lambda: enter(folder))
+        pool = pool.to(where)
+        run = Run(at_test or learner, theta, folder=folder, info=info)
+        if found is not None:
+            kept = _restore(run, learner, fixed, found, descent, scheduler)
+    except BaseException:
+        if lock is not None:
+            lock.release()
+        raise
+    alone = ranks.rank == 0
+    files, show = folder if alone else None, progress and alone
     return Session(
         learner, pool, run, leaves, fixed, gradient, plain, descent, scheduler, clip, steps,
         checkpoint_every or max(1, min(1000, steps // 10)), seed, where, ranks, files, kept,
         Log(files, steps=steps, start=run.step, seconds=run.seconds, tasks=tasks, show=show),
-        Interrupt(many=ranks.size > 1),
+        Interrupt(many=ranks.size > 1), lock,
     )  # fmt: skip
 
 
@@ -219,15 +263,18 @@ def _steps_alone(what: str, given: Any, instead: str) -> None:
         raise ValueError(f"fit: {what}: {step}, which a meta-step does not have. Take another, such as {instead}.")
 
 
-def _restore(run: Run, learner: Learner, found, descent: torch.optim.Optimizer, scheduler) -> dict[str, Any]:
+def _restore(
+    run: Run, learner: Learner, fixed: list[bool], found: Found, descent: torch.optim.Optimizer, scheduler
+) -> dict[str, Any]:  # fmt: skip
     """Put a checkpoint, as `newest_whole` found it, into the run and its optimizer; what else was kept with it."""
     path, tensors, meta = found
-    saved = opened(learner, tensors, str(path))
+    saved = opened(learner, run.theta, tensors, str(path))
+    still = [leaf for leaf, stays in zip(pytree.tree_leaves(run.theta), fixed, strict=True) if stays]
+    restore_optimizer(descent, tensors, meta.get("optimizer"), str(path), scheduled=scheduler is not None, still=still)
+    restore_scheduler(scheduler, descent, meta.get("scheduler"), str(path))
     pytree.tree_map(lambda ours, theirs: ours.copy_(theirs), run.theta, saved)
-    checkpoint.restore_optimizer(descent, tensors, meta["optimizer"])
-    if scheduler is not None:
-        scheduler.load_state_dict(meta["scheduler"])
-    run.step, run.seconds, run.memory = meta["step"], meta["seconds"], meta["memory"]
+    known = conform(meta, Kept, str(path))
+    run.step, run.seconds, run.memory = known.step, known.seconds, known.memory
     ours = ("step", "seconds", "memory", "optimizer", "scheduler")
     return {name: value for name, value in meta.items() if name not in ours}
 
@@ -235,7 +282,8 @@ def _restore(run: Run, learner: Learner, found, descent: torch.optim.Optimizer, 
 def calibrate(learner: Learner, theta: Theta, pool: "Pool", *, seed: int = 0, tasks=CALIBRATION_TASKS, **episode):
     """Put into theta, in place, what is estimated over meta-training tasks rather than learned by gradient.
 
-    The mean over tasks of `learner.statistics(theta, support)`; nothing for learners that have none.
+    `learner.statistics` of many tasks, dealt as in meta-training, made into the population's by `nn.functional.pooled`:
+    the mean over tasks; of norms the mean and the unbiased variance. Nothing for learners that have none.
     """
     if learner.statistics is not None:
         batch = pool.train.sample(tasks=tasks, **episode, generator=generator(seed, "statistics", 0))
@@ -244,11 +292,11 @@ def calibrate(learner: Learner, theta: Theta, pool: "Pool", *, seed: int = 0, ta
 
 def estimate(learner: Learner, theta: Theta, tasks: Task, *, seed: int = 0) -> None:
     """The same, over these tasks; the learner has something to estimate."""
-    parts, statistics = [], vmap(learner.statistics, in_dims=(None, 0), randomness="different")  # type: ignore[arg-type]
+    parts, statistics = [], vmap(partial(estimated, learner), in_dims=(None, 0), randomness="different")
     with torch.no_grad(), noise(seed, "statistics", 1):
         for part in chunks(tasks, 8):
-            parts.append(statistics(theta, part.support))
-    overwrite(theta, pytree.tree_map(lambda *values: torch.cat(values).mean(0), *parts))
+            parts.append(statistics(theta, part))
+    overwrite(theta, pooled(pytree.tree_map(lambda *values: torch.cat(values), *parts)))
 
 
 def finite(grads: Theta, loss: Tensor) -> bool:

@@ -52,12 +52,11 @@ def not_finite(learner: Learner, theta: Theta) -> list[str]:
     return [n for (n, t), still in zip(named.items(), fixed, strict=True) if not (still or t.isfinite().all())]
 
 
-def opened(learner: Learner, tensors: dict[str, Tensor], source: str) -> Theta:
-    """theta from the tensors of a checkpoint. Older ones do not hold buffers of whole numbers: these are the module's.
+def opened(learner: Learner, like: Theta, tensors: dict[str, Tensor], source: str) -> Theta:
+    """A theta like `like` from the tensors of a checkpoint. Older ones lack buffers of whole numbers: these are like's.
 
     Raises ValueError if it is another learner's.
     """
-    like = learner.init(0)
     named = flatten(like, "theta")
     lacking = {n: named[n] for n, kind in outline(learner).items() if kind == "whole" and n not in tensors}
     return unflatten({**tensors, **lacking}, like, "theta", source)

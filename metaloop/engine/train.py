@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..core import Info, Learner
+from ..targets import target_of
 from .batch import chunks, meta_gradient
 from .deal import Deal
 from .evaluate import check_labels, check_outputs, evaluate
@@ -77,9 +78,9 @@ def fit(
     Under torchrun the processes share the tasks of each step and end in the same weights as one process, but for
     rounding, and for the noise of learners that draw any: each process draws its own. Only the first writes files.
 
-    Returns a Run. Raises ValueError on bad arguments, on an existing run folder, or if a checkpoint does not fit the
-    learner; NonFinite (a ValueError) on a loss, gradient or theta that is not finite, leaving the last checkpoint.
-    Ctrl-C lets the step end, writes a checkpoint, then raises KeyboardInterrupt. If another process dies, the last
+    Returns a Run. Raises ValueError on bad arguments; on an existing run folder, or one that another process writes to;
+    if the run was started with other arguments, as far as can be told, or a checkpoint does not fit; NonFinite (a ValueError) on a loss, gradient or theta that is not finite, leaving the last checkpoint.
+    Ctrl-C, or SIGTERM, lets the step end, writes a checkpoint, then raises KeyboardInterrupt. If another process dies, the last
     whole step is kept and `ranks.Lost` (a ValueError) raised; any number of processes can resume.
     """
     _check_arguments(
@@ -89,21 +90,27 @@ def fit(
     ranks, where = join(device)
     if tasks < ranks.size and ranks.rank == 0:
         warnings.warn(f"{tasks} tasks a step cannot keep {ranks.size} processes busy.", stacklevel=3)
+    episode = {"ways": ways, "shots": shots, "queries": queries}
+    first = None if out is None else pool.train.sample(tasks=1, **episode, generator=generator(seed, "check", 0))
     session = begin(
         learner, pool, steps=steps, tasks=tasks, optimizer=optimizer, schedule=schedule, clip=clip, at_test=at_test,
         checkpoint_every=checkpoint_every, chunk=chunk, compile=compile, seed=seed, device=where, out=out,
-        resume=resume, progress=progress, info=info, longer=schedule is None, ranks=ranks, **options,
+        resume=resume, progress=progress, info=info, longer=schedule is None, ranks=ranks, decides=episode, first=first,
+        **options,
     )  # fmt: skip
     run, theta, pool, log = session.run, session.run.theta, session.pool, session.log
-    episode = {"ways": ways, "shots": shots, "queries": queries}
     judged = {"tasks": 100, **episode, **(validation or {})}
     deal, steady = Deal(pool.train, tasks, seed, where, **episode), None
-    if run.step < steps:
-        how = {"together": tasks > 1 and chunk != 1, "apart": tasks > 3 or chunk == 1 or tasks == 1}
-        how |= {**options, "seed": seed}
-        _check_first(learner, run.learner, theta, pool, episode, judged if validate_every else None, how)
-    if steps == 0:
-        session.save()
+    try:
+        if run.step < steps:
+            how = {"together": tasks > 1 and chunk != 1, "apart": tasks > 3 or chunk == 1 or tasks == 1}
+            how |= {**options, "seed": seed}
+            _check_first(learner, run.learner, theta, pool, episode, judged if validate_every else None, how)
+        if steps == 0:
+            session.save()
+    except BaseException:
+        session.release()
+        raise
 
     def meta_step(step: int) -> Info:
         if steady is not None:
@@ -180,11 +187,18 @@ def _check_first(learner, at_test, theta, pool, episode, judged, how) -> None:
     g, ways = generator(how["seed"], "check", 0), episode["ways"]
     tasks = pool.train.sample(tasks=1 + how["together"], **episode, generator=g)
     task = next(chunks(tasks, 1))
-    y = task.support.y
-    if y.is_floating_point() or not ways <= int(y.max()) < (pool.train.classes or 0):  # not labels over all classes
-        check_labels("fit", task, ways)
-        check_outputs("fit", learner, theta, task, ways)
+    if getattr(pool.train, "labels", "task") == "task":  # f is for these, not for the labels of a whole pool
+        if learner.classes is not None:
+            raise ValueError(
+                f"fit: the learner's loss is over {learner.classes} classes, the same in every task; {pool.name} deals "
+                f"episodes, which number theirs 0..{ways - 1} anew each time. Train on pool.flat(), or on a pool of your "
+                'own that says labels = "pool".'
+            )
+        target = target_of(task.query.y, pool.train)
+        check_labels("fit", task, ways, target)
+        check_outputs("fit", learner, theta, task, ways, target)
     trial(learner, theta, tasks, **how)
     if judged is not None:
         task = pool.val.sample(**{**judged, "tasks": 1}, generator=g)
-        check_outputs("fit: validation", at_test, theta, task, judged["ways"])
+        target = target_of(task.query.y, pool.val)
+        check_outputs("fit: validation", at_test, theta, task, judged["ways"], target)

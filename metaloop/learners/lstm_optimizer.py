@@ -17,13 +17,12 @@ too, which truncates back-propagation through time.
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 from torch.func import grad_and_value
 
 from ..core import Data, Learner, Params, Problem, Task, Theta
-from ..nn import Recurrent, fixed, functional, learned
+from ..nn import Recurrent, cross_entropy, fixed, functional, learned
 from ..nn.sequence import State
 from ..objectives.query import scalars
 from ..torch_private import pytree
@@ -65,7 +64,7 @@ def lstm_optimizer(
     layers: int = 2,
     scale: float = 0.1,
     preprocessed: bool = True,
-    loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
+    loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy,
 ) -> Learner:
     """A learned optimizer: theta is m's weights, f is net after inner_steps of m's steps on the support loss.
 

@@ -23,12 +23,11 @@ Departs: L is the mean cross-entropy; the authors' sums over classes, so their 0
 from collections.abc import Callable, Sequence
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from ..core import Data, Learner, Params, Task, predictor, static
-from ..nn import Descent, condition, descend, learned, population
+from ..nn import Descent, condition, cross_entropy, descend, learned, population
 from ..objectives.query import query_loss, scalars
 
 
@@ -55,7 +54,7 @@ def maml(
     step_weights: Sequence[float] | None = None,
     optimizer: Descent | None = None,
     proximal: float = 0.0,
-    loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
+    loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy,
 ) -> Learner:
     """MAML: theta is net's initialisation, f is net after inner_steps steps of descent on the support loss.
 

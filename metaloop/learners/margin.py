@@ -16,12 +16,11 @@ examples of each class in a batch: ordinary tasks. Either way B is a task's supp
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..core import Data, Learner, Params, Task, predictor, static
-from ..nn import condition, membership, population
+from ..nn import condition, labels, membership, population, unit
 from ..objectives.embedding import EmbeddingLoss
 
 
@@ -37,7 +36,7 @@ class NearestNeighbour:
     temperature: float = static()
 
     def __call__(self, x: Float[Tensor, "n ..."]) -> Float[Tensor, "n ways"]:
-        cosine = F.normalize(self.embed(self.theta, x), dim=-1) @ self.z.mT               # (1)
+        cosine = unit(self.embed(self.theta, x)) @ self.z.mT                              # (1)
         member = membership(self.y, self.ways)
         nearest = torch.where(member.mT, cosine[:, None], -torch.inf).amax(-1)            # (2)
         return nearest * self.temperature  # a class without examples is never chosen
@@ -50,7 +49,7 @@ def margin(
     ways: int,
     loss: EmbeddingLoss,
     temperature: float = 10.0,
-) -> Learner:
+) -> Learner[dict[str, Params]]:
     """A metric by class identities: theta = {"net", "loss"}, an embedding and what the loss learns of each class.
 
     loss: one of `metaloop.objectives`, e.g. cosface(classes=pool.train.classes, dim=...). f's cosines are multiplied by
@@ -61,9 +60,9 @@ def margin(
         return {"net": init(seed), "loss": loss.init(seed)}
 
     def adapt(theta, S: Data) -> NearestNeighbour:
-        z = F.normalize(embed(theta["net"], S.x), dim=-1)                                 # (1)
+        z = unit(embed(theta["net"], S.x))                                                # (1)
         query_embed, params = condition(embed, theta["net"], S.x)
-        return NearestNeighbour(params, z, S.y, query_embed, ways, temperature)
+        return NearestNeighbour(params, z, labels(S.y, ways), query_embed, ways, temperature)
 
     def objective(adapt, theta, task: Task):
         B = Data(*(torch.cat(part) for part in zip(*task, strict=True)))
@@ -72,5 +71,5 @@ def margin(
     scheduled = loss.scheduled
     return Learner(
         start, adapt, objective, differentiates=False, statistics=population(embed, "net"),
-        scheduled=(lambda step: {"loss": scheduled(step)}) if scheduled else None,
+        scheduled=(lambda step: {"loss": scheduled(step)}) if scheduled else None, classes=loss.classes,
     )

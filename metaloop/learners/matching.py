@@ -18,12 +18,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..core import Data, Learner, Params, predictor, static
-from ..nn import condition, functional, membership, population
+from ..nn import condition, cosines, cross_entropy, functional, labels, membership, population
 from ..nn.context import QueryContext, SupportContext
 from ..objectives.query import query_loss
 
@@ -47,7 +46,7 @@ class Matches:
         if self.temperature is None:
             c = -(f[:, None] - self.g).square().sum(-1)
         else:
-            c = F.normalize(f, dim=-1) @ F.normalize(self.g, dim=-1).mT * self.temperature
+            c = cosines(f, self.g) * self.temperature
         member = membership(self.y, self.ways)
         log_a = c.log_softmax(-1)                                                          # (2)
         return torch.where(member, log_a[..., None], -torch.inf).logsumexp(-2)             # (1)
@@ -62,7 +61,7 @@ def matching(
     temperature: float = 10.0,
     context: int | None = None,
     steps: int = 5,
-) -> Learner:
+) -> Learner[dict[str, Params]]:
     """Matching networks: theta["embed"] is an embedding, f answers the log of the attention drawn by each class.
 
     metric: "cosine", multiplied by temperature, or "euclidean" (minus the squared distance).
@@ -84,9 +83,9 @@ def matching(
         if context:
             g = read["g"](theta["g"], g)                                                   # (4)
         query_embed, params = condition(embed, theta["embed"], S.x)
-        return Matches({**theta, "embed": params}, g, S.y, query_embed, read.get("f"), ways, scale)
+        return Matches({**theta, "embed": params}, g, labels(S.y, ways), query_embed, read.get("f"), ways, scale)
 
     return Learner(
-        start, adapt, query_loss(F.cross_entropy),                                         # (3)
+        start, adapt, query_loss(cross_entropy),                                           # (3)
         differentiates=False, statistics=population(embed, "embed"),
     )

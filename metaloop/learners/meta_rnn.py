@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ..core import Data, Learner, Params, Task, predictor, static
 from ..nn.sequence import State
+from ..targets import rows_of_numbers
 from ..torch_private import pytree
 
 Recurrence = Callable[..., tuple[Tensor, State]]  # net(theta, [T, ..., input], state) -> ([T, ..., output], state)
@@ -53,7 +54,7 @@ def meta_rnn(
     init: Callable[[int], Params],
     *,
     loss: Callable[[Tensor, Tensor], Tensor] = F.mse_loss,
-) -> Learner:
+) -> Learner[Params]:
     """A recurrent network that learns by its state: theta is its weights, f the network after reading the support set.
 
     net: (theta, [T, ..., size of x + size of y], state or None) -> ([T, ..., size of y], state), such as
@@ -62,9 +63,7 @@ def meta_rnn(
     """
 
     def checked(S: Data) -> Data:
-        if not S.y.is_floating_point() or S.y.dim() != 2:
-            said = f"{S.y.dtype} of shape {tuple(S.y.shape)}"
-            raise ValueError(f"meta_rnn: support.y is {said}, expected floats [n, out]; classes as one-hot rows.")
+        rows_of_numbers("meta_rnn: support.y", S.y)
         return S
 
     def adapt(theta: Params, S: Data) -> Continued:

@@ -78,7 +78,7 @@ class SetDensities:
 def neural_statistician(
     encoder: Part, statistic: Part, posterior: Part, prior: Part, decoder: Part, *,
     ways: int, likelihood: type = Bernoulli, by_density: bool = False, sample_dropout: bool = True,
-) -> Learner:  # fmt: skip
+) -> Learner[dict[str, Params]]:  # fmt: skip
     """The Neural Statistician: theta holds five networks, f is a density for each class, and a classifier by them.
 
     For d features, statistics of size c, latents of size z: encoder x -> d, statistic d + 1 -> 2 c, posterior

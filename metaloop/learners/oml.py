@@ -16,13 +16,12 @@ Departs: rows of the PLN that are to be learned anew start at zero, where the au
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 from torch.func import grad
 
 from ..core import Data, Learner, Params, fold, predictor, static
-from ..nn import Descent, learned, membership, sgd
+from ..nn import Descent, cross_entropy, learned, membership, sgd
 from ..objectives.query import query_loss
 
 
@@ -49,8 +48,8 @@ def oml(
     batch: int = 1,
     optimizer: Descent | None = None,
     anew: str | int | None = None,
-    loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
-) -> Learner:
+    loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy,
+) -> Learner[dict[str, Params]]:
     """OML: theta = {"representation": of embed, "prediction": of head}; a stream moves the head alone.
 
     The support set is a stream: its order counts. batch: consecutive examples per update (2).

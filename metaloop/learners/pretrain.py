@@ -14,13 +14,12 @@ Meta-train it on `pool.flat()`, whose labels run over all classes; W and b are d
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 from torch.func import grad
 
 from ..core import Data, Learner, Params, Task, predictor, static
-from ..nn import adam, class_mean, condition, population
+from ..nn import adam, class_mean, condition, cross_entropy, population
 from ..objectives.query import scalars
 from .protonet import NearestPrototype
 
@@ -70,13 +69,15 @@ def pretrain(
         phi = {"V": z.new_zeros(ways, dim), "v": z.new_zeros(ways)}
         state = method.init(phi)
         for _ in range(inner_steps):
-            g = grad(lambda phi: F.cross_entropy(z @ phi["V"].mT + phi["v"], S.y))(phi)
+            g = grad(lambda phi: cross_entropy(z @ phi["V"].mT + phi["v"], S.y))(phi)
             phi, state = method.update(inner_lr, g, phi, state)
         return LinearHead(params, phi["V"], phi["v"], query_embed)                         # (3)
 
     def objective(adapt, theta, task: Task):
         x, y = task.query
         logits = embed(theta["embed"], x) @ theta["W"].mT + theta["b"]
-        return F.cross_entropy(logits, y), scalars(logits, y)                              # (1)
+        return cross_entropy(logits, y), scalars(logits, y)                                # (1)
 
-    return Learner(start, adapt, objective, differentiates=head == "linear", statistics=population(embed, "embed"))
+    return Learner(
+        start, adapt, objective, differentiates=head == "linear", statistics=population(embed, "embed"), classes=classes
+    )

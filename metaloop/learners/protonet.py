@@ -15,12 +15,11 @@ authors' code passes them together, so their batch norm sees both at once.
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..core import Data, Learner, Params, predictor, static
-from ..nn import class_mean, condition, population
+from ..nn import class_mean, condition, cosines, cross_entropy, population
 from ..objectives.query import query_loss
 
 
@@ -38,7 +37,7 @@ class NearestPrototype:
         z = self.embed(self.theta, x)
         score = -(z[:, None] - self.c).square().sum(-1)                                   # (2)
         if self.temperature is not None:
-            score = F.normalize(z, dim=-1) @ F.normalize(self.c, dim=-1).mT * self.temperature
+            score = cosines(z, self.c) * self.temperature
         return torch.where(self.present, score, -torch.inf)
 
 
@@ -49,7 +48,7 @@ def protonet(
     ways: int,
     metric: str = "euclidean",
     temperature: float = 10.0,
-) -> Learner:
+) -> Learner[Params]:
     """Prototypical networks: theta is an embedding, f scores by distance to the classes' mean embeddings.
 
     metric: "euclidean" (squared distance) or "cosine", whose scores are multiplied by temperature.
@@ -64,6 +63,6 @@ def protonet(
         return NearestPrototype(theta, c, present, query_embed, scale)
 
     return Learner(
-        init, adapt, query_loss(F.cross_entropy),                                         # (3, 4)
+        init, adapt, query_loss(cross_entropy),                                           # (3, 4)
         differentiates=False, statistics=population(embed),
     )

@@ -18,12 +18,11 @@ random order); with several tasks per meta-step, the moments are averaged over t
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.func import grad
 
 from ..core import Data, Learner, Params, Task
-from ..nn import Descent, adam, condition, learned, population
+from ..nn import Descent, adam, condition, cross_entropy, learned, population
 from ..torch_private import pytree
 from .maml import FineTuned
 
@@ -37,7 +36,7 @@ def reptile(
     batch: int | None = 10,
     optimizer: Descent | None = None,
     carry_moments: bool = False,
-    loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
+    loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy,
 ) -> Learner:
     """Reptile: theta is net's initialisation, f is net after inner_steps minibatch steps on the support set.
 

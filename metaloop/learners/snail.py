@@ -18,12 +18,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from ..core import Data, Learner, Params, predictor, static
-from ..nn import condition, functional, membership, population
+from ..nn import condition, cross_entropy, functional, membership, population
 from ..nn.causal import Reader
 from ..objectives.query import query_loss
 
@@ -52,7 +51,7 @@ def snail(
     dim: int,
     shots: int = 5,
     **widths,
-) -> Learner:
+) -> Learner[dict[str, Params]]:
     """SNAIL: theta = {"embed", "reader"}, features of size dim; f answers what comes next in the sequence S, x.
 
     shots: the most examples per class that the TC blocks reach back over; with more, attention alone does.
@@ -71,6 +70,6 @@ def snail(
         return Continuation({**theta, "embed": params}, memory, query_embed, reader, ways)
 
     return Learner(
-        start, adapt, query_loss(F.cross_entropy),                                         # (4)
+        start, adapt, query_loss(cross_entropy),                                           # (4)
         differentiates=False, statistics=population(embed, "embed"),
     )

@@ -2,17 +2,18 @@
 
 from .autoencoder import Shaped, conv_decoder, conv_encoder
 from .backbones import Backbone, Mean, conv4, mlp, resnet12
-from .classes import class_mean, class_sum, membership
+from .classes import class_mean, class_sum, cross_entropy, labels, membership
 from .descent import Descent, adam, rmsprop, sgd
 from .distributions import Bernoulli, Gaussian
 from .functional import Net, condition, fixed, functional, learned, population
 from .norms import POLICIES, BatchNorm, norm
 from .sequence import LSTM, Recurrent, attend
+from .unit import cosines, unit
 from .unroll import descend, unroll
 
 __all__ = [
     "LSTM", "POLICIES", "Backbone", "BatchNorm", "Bernoulli", "Descent", "Gaussian", "Mean", "Net", "Recurrent",
     "Shaped", "adam", "attend", "class_mean", "class_sum", "condition", "conv4", "conv_decoder", "conv_encoder",
-    "descend", "fixed", "functional", "learned", "membership", "mlp", "norm", "population", "resnet12", "rmsprop",
-    "sgd", "unroll",
+    "cosines", "cross_entropy", "descend", "fixed", "functional", "labels", "learned", "membership", "mlp", "norm",
+    "population", "resnet12", "rmsprop", "sgd", "unit", "unroll",
 ]

@@ -1,12 +1,39 @@
 """Examples gathered by their classes: each class k of y has the rows of z where y is k."""
 
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, arange
 
+from ..torch_private import values
+
 
 def membership(y: Int[Tensor, " n"], ways: int) -> Bool[Tensor, "n ways"]:
-    """Whether example i is of class k. (torch's one_hot cannot be batched under a gradient.)"""
-    return y[:, None] == arange(ways, device=y.device)
+    """Whether example i is of class k. (torch's one_hot cannot be batched under a gradient.) Raises as `labels`."""
+    return labels(y, ways)[:, None] == arange(ways, device=y.device)
+
+
+def labels(y: Int[Tensor, " n"], ways: int) -> Int[Tensor, " n"]:
+    """y itself. Raises ValueError unless it is of 0 .. ways-1.
+
+    It looks on a CPU only, and not into what torch.compile traces; `evaluate` and the first step of `fit` always do.
+
+    >>> from torch import tensor
+    >>> labels(tensor([0, 2]), 3)
+    tensor([0, 2])
+    """
+    if not y.is_floating_point() and (seen := values(y)):
+        least, most = min(seen), max(seen)
+        if not 0 <= least <= most < ways:
+            raise ValueError(
+                f"labels: y is from {least} to {most}, expected 0..{ways - 1}. Relabel the classes of each task, "
+                "from 0, or make the learner for more of them."
+            )
+    return y
+
+
+def cross_entropy(scores: Float[Tensor, "n ways"], y: Int[Tensor, " n"]) -> Float[Tensor, ""]:
+    """The mean over examples of -log softmax(scores)_y. Raises as `labels`; torch's own leaves out labels of -100."""
+    return F.cross_entropy(scores, labels(y, scores.shape[min(1, scores.dim() - 1)]))
 
 
 def class_sum(z: Float[Tensor, "n ..."], y: Int[Tensor, " n"], ways: int) -> Float[Tensor, "ways ..."]:

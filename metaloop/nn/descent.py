@@ -4,7 +4,8 @@
     phi', state'     = update(lr, g, phi, state)
 
 phi and g are dicts of tensors; lr is a number or a dict with a rate for each entry of phi (a scalar, or a
-tensor of the entry's shape). All are differentiable to any order and finite where the gradient is zero.
+tensor of the entry's shape). All are differentiable to any order, and finite where the gradient is zero. Where it has
+always been zero Adam's and RMSprop's steps count as constant: their slope there is 1 / eps, on a stretch of about eps.
 """
 
 from collections.abc import Callable
@@ -32,15 +33,17 @@ def _rate(lr: Rate, name: str) -> float | Tensor:
 def sgd(*, momentum: float = 0.0, nesterov: bool = False) -> Descent:
     """m' = momentum m + g,   phi' = phi - lr m'   (m_0 = 0, as torch.optim.SGD).
 
-    nesterov: phi' = phi - lr (g + momentum m').
+    nesterov: phi' = phi - lr (g + momentum m'). Raises ValueError for nesterov without momentum, which is nothing.
     """
+    if nesterov and not momentum:
+        raise ValueError("sgd: nesterov=True changes nothing without momentum. Give one, e.g. momentum=0.9.")
 
     def init(phi):
         return {n: torch.zeros_like(p) for n, p in phi.items()} if momentum else {}
 
     def update(lr, g, phi, m):
         m = {n: momentum * m[n] + g[n] for n in phi} if momentum else {}
-        step = {n: g[n] + momentum * m[n] for n in phi} if nesterov and momentum else m or g
+        step = {n: g[n] + momentum * m[n] for n in phi} if nesterov else m or g
         return {n: phi[n] - _rate(lr, n) * step[n] for n in phi}, m
 
     return Descent(init, update)
@@ -66,7 +69,7 @@ def adam(*, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8, weight_
         m = {n: beta1 * m[n] + (1 - beta1) * g[n] for n in phi} if beta1 else {}
         v = {n: beta2 * v[n] + (1 - beta2) * g[n] ** 2 for n in phi}
         m_scale, v_scale = beta1 * m_scale + (1 - beta1), beta2 * v_scale + (1 - beta2)
-        step = {n: ((m or g)[n] / m_scale) / (_root(v[n] / v_scale) + eps) for n in phi}
+        step = {n: _scaled((m or g)[n] / m_scale, v[n] / v_scale, eps) for n in phi}
         decayed = {n: phi[n] - _rate(lr, n) * weight_decay * phi[n] for n in phi} if weight_decay else phi
         return {n: decayed[n] - _rate(lr, n) * step[n] for n in phi}, (m, v, m_scale, v_scale)
 
@@ -83,13 +86,15 @@ def rmsprop(*, alpha: float = 0.99, eps: float = 1e-8, momentum: float = 0.0) ->
     def update(lr, g, phi, state):
         v, m = state
         v = {n: alpha * v[n] + (1 - alpha) * g[n] ** 2 for n in phi}
-        m = {n: momentum * m[n] + g[n] / (_root(v[n]) + eps) for n in phi}
+        m = {n: momentum * m[n] + _scaled(g[n], v[n], eps) for n in phi}
         return {n: phi[n] - _rate(lr, n) * m[n] for n in phi}, (v, m)
 
     return Descent(init, update)
 
 
-def _root(v: Tensor) -> Tensor:
-    """sqrt(v) whose derivative is zero, instead of infinite, where v is zero: at a gradient that was always zero."""
+def _scaled(m: Tensor, v: Tensor, eps: float) -> Tensor:
+    """m / (sqrt(v) + eps), whose derivative is zero where v is zero: at a gradient that was always zero."""
     tiny = torch.finfo(v.dtype).tiny
-    return torch.where(v > tiny, v.clamp_min(tiny).sqrt(), torch.zeros_like(v))
+    met = v > tiny
+    root = torch.where(met, v.clamp_min(tiny).sqrt(), torch.zeros_like(v))  # the root's own slope is infinite at zero
+    return torch.where(met, m, m.detach()) / (root + eps)

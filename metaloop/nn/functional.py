@@ -16,9 +16,15 @@ from torch.nn.utils.spectral_norm import SpectralNorm as OldSpectralNorm
 
 from ..core import Params, Theta
 from ..torch_private import SpectralNorm, pytree
-from .norms import BatchNorm
+from .norms import BatchNorm, of_several
 
-STATISTICS = ("running_mean", "running_var")
+STATISTICS = MEAN, VAR = ("running_mean", "running_var")
+
+# Torch's norms, which may be given one number to take the mean of.
+NORMS = (
+    nn.GroupNorm, nn.LayerNorm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d,
+    nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d,
+)  # fmt: skip
 
 # Layers that torch.func cannot batch over tasks, or differentiate twice, and what to use instead.
 UNSAFE: dict[type[nn.Module], str] = {
@@ -255,7 +261,7 @@ def learned(params: Params, net: Callable | None = None) -> Params:
 
 def population(net: Callable, key: str | None = None) -> Callable | None:
     """`Learner.statistics` of a learner on net: what its `running` norms see of the support inputs, or None if it
-    has no such norms. theta is net's parameters, or holds them at `key`."""
+    has no such norms. theta is net's parameters, or holds them at `key`. `pooled` makes the population's of it."""
     if not isinstance(net, Net) or not set(net._statistics("running")) - net.fixed:
         return None
     if key is None:
@@ -263,10 +269,29 @@ def population(net: Callable, key: str | None = None) -> Callable | None:
     return lambda theta, S: {key: net.statistics(theta[key], S.x)}
 
 
+def pooled(seen: Any) -> Any:
+    """The population's statistics from those of many tasks, `Learner.statistics` stacked: [tasks, ...] -> [...].
+
+    The mean over tasks; but a norm's variances, which are of each task by itself, v_t around means m_t, give
+
+        sigma^2 = mean v_t + 1 / (T - 1) sum (m_t - mean m)^2
+
+    which has no bias: what v_t, over n numbers, falls short of the variance within a task is what m_t vary for being
+    over n numbers. One task alone shows nothing of how means vary.
+    """
+    if not isinstance(seen, dict):
+        return pytree.tree_map(lambda t: t.mean(0), seen)
+    means = {n: pooled(s) for n, s in seen.items()}
+    of_norms = {n: seen.get(f"{n.removesuffix(VAR)}{MEAN}") for n in seen if isinstance(n, str) and n.endswith(VAR)}
+    return means | {n: means[n] + m.var(0) for n, m in of_norms.items() if m is not None and len(m) > 1}
+
+
 def _skeleton(module: nn.Module) -> nn.Module:
     """A copy of the module that shares its tensors, which a call replaces by those it is given."""
     skeleton = copy.deepcopy(module, {id(t): t for t in (*module.parameters(), *module.buffers())})
     for layer in skeleton.modules():
+        if isinstance(layer, NORMS) and of_several not in layer._forward_pre_hooks.values():
+            layer.register_forward_pre_hook(of_several)
         layer.of_functional = True  # type: ignore[assignment]
     return skeleton
 

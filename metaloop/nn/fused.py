@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..torch_private import in_vmap
-from .norms import BatchNorm, moments
+from .norms import BatchNorm, moments, refuse_one
 
 
 class Block(nn.Sequential):
@@ -57,6 +57,7 @@ def _by_patches(conv: Any, norm: BatchNorm, x: Tensor) -> Tensor:
 
     def of_product() -> tuple[Tensor, Tensor]:
         rows, w = patches.flatten(0, 2).double(), weight.double()  # a variance may be far smaller than its terms
+        refuse_one(len(rows), "BatchNorm", patches)
         mean = rows.mean(0)
         rows = rows - mean
         cov = rows.mT @ rows / len(rows)

@@ -11,8 +11,11 @@ Which mean and variance is the norm policy:
     group          of groups of channels of one example (Wu & He 2018, arXiv:1803.08494)
     layer          of one example (Ba et al. 2016, arXiv:1607.06450)
     instance       of one channel of one example (Ulyanov et al. 2016, arXiv:1607.08022)
+
+A mean of one number leaves y = bias whatever x is: each refuses to take one.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -24,17 +27,43 @@ POLICIES = ("transductive", "support", "running", "group", "layer", "instance")
 
 
 def norm(channels: int, policy: str = "transductive", *, groups: int = 8, eps: float = 1e-5) -> nn.Module:
-    """The norm layer of a policy, for inputs [n, channels, ...]. `groups` counts for "group" alone."""
+    """The norm layer of a policy, for inputs [n, channels, ...]. `groups` counts for "group" alone.
+
+    The layer raises ValueError where each of its means is of one number.
+    """
     if policy in ("transductive", "support", "running"):
         return BatchNorm(channels, policy, eps=eps)
-    if policy == "group":
-        groups = next(g for g in range(min(groups, channels), 0, -1) if channels % g == 0)
-        return nn.GroupNorm(groups, channels, eps=eps)
-    if policy == "layer":
-        return nn.GroupNorm(1, channels, eps=eps)
-    if policy == "instance":
-        return nn.GroupNorm(channels, channels, eps=eps)
-    raise ValueError(f"norm: policy is {policy!r}, expected one of {', '.join(POLICIES)}.")
+    if policy not in POLICIES:
+        raise ValueError(f"norm: policy is {policy!r}, expected one of {', '.join(POLICIES)}.")
+    most = {"group": min(groups, channels), "layer": 1, "instance": channels}[policy]
+    groups = next(g for g in range(most, 0, -1) if channels % g == 0)
+    layer = nn.GroupNorm(groups, channels, eps=eps)
+    layer.register_forward_pre_hook(of_several)
+    return layer
+
+
+def of_several(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    """Raise ValueError if a norm layer's means of these inputs are each of a single number: torch calls it before the
+    forward of a layer that it is registered with."""
+    x = inputs[0]
+    if isinstance(layer, nn.GroupNorm):
+        numbers = x.numel() // (len(x) * layer.num_groups)
+    elif isinstance(layer, nn.LayerNorm):
+        numbers = math.prod(layer.normalized_shape)
+    elif isinstance(layer, nn.InstanceNorm1d | nn.InstanceNorm2d | nn.InstanceNorm3d):
+        numbers = math.prod(x.shape[2:])
+    else:
+        numbers = x.numel() // x.shape[1]
+    refuse_one(numbers, type(layer).__name__, x)
+
+
+def refuse_one(numbers: int, kind: str, x: Tensor) -> None:
+    """Raise ValueError if a layer of that kind has one number to take each mean of, for inputs x."""
+    if numbers == 1:
+        raise ValueError(
+            f"norm: {kind} on inputs of shape {tuple(x.shape)} takes each mean of one number, which leaves zeros. "
+            "Take fewer groups, larger maps or more examples, or no norm there."
+        )
 
 
 class BatchNorm(nn.Module):
@@ -67,6 +96,7 @@ class BatchNorm(nn.Module):
         if self.stored and self.policy != "support":
             return F.batch_norm(x, *self._kept(), self.weight, self.bias, eps=self.eps)
         if not (self.stored or self.record):
+            refuse_one(x.numel() // x.shape[1], "BatchNorm", x)
             return F.batch_norm(x, None, None, self.weight, self.bias, training=True, eps=self.eps)
         scale, shift = self.affine(lambda: moments(x))  # torch's kernel takes no statistics but x's, or constant ones
         shape = (-1, *[1] * (x.ndim - 2))
@@ -91,5 +121,6 @@ class BatchNorm(nn.Module):
 
 def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     """The mean and the biased variance of each channel of [n, channels, ...]."""
+    refuse_one(x.numel() // x.shape[1], "BatchNorm", x)
     over = [d for d in range(x.ndim) if d != 1]
     return x.mean(over), x.var(over, correction=0)

@@ -142,15 +142,22 @@ def descend(
         return [phi for phi, _ in unroll(step, state, everything, steps, every=every)]
     if not proximal > 0:
         raise ValueError("descend: method='implicit' needs a pull to the start, e.g. maml(..., proximal=2.0).")
+    if any(isinstance(rate, Tensor) for rate in pytree.tree_leaves(rates)):
+        raise ValueError(
+            "descend: method='implicit' gives inner rates no gradient: what they lead to does not depend on them. Take "
+            "numbers (learn_lr=None), or another method."
+        )
+    if first_order:
+        raise ValueError("descend: method='implicit' takes no gradient through the steps. Leave out first_order=True.")
     if every:
         raise ValueError("descend: method='implicit' gives the gradient of the last step alone, not of every one.")
     _meet(route, "descend")
 
-    def solve(phi: Params, given, rates) -> Params:
+    def solve(phi: Params, given) -> Params:
         with backward(Route()):
             return unroll(step, (phi, method.init(phi)), (given, phi, rates), steps)[-1][0]
 
-    return [_implicit(solve, slope, phi, tuple(given), rates, proximal, route.cg_steps)]
+    return [_implicit(solve, slope, phi, tuple(given), proximal, route.cg_steps)]
 
 
 def _segments(steps: int, window: int, route: Route, every: bool) -> Iterator[range]:
@@ -331,27 +338,26 @@ class _Noise:
 # The implicit gradient
 
 
-def _implicit(solve, slope, phi: Params, given: Any, rates: Any, strength: float, cg_steps: int) -> Params:
-    """solve(phi, given, rates), a minimum, with the derivative of (1) - (3). The rates do not move it."""
+def _implicit(solve, slope, phi: Params, given: Any, strength: float, cg_steps: int) -> Params:
+    """solve(phi, given), a minimum, with the derivative of (1) - (3)."""
     first, build = _take_apart(phi)
     fixed, build_given = _take_apart(given)
-    paces, build_rates = _take_apart(rates)
-    n, m = len(first), len(first) + len(fixed)
+    n = len(first)
 
     def forward(tensors: Tensors) -> Tensors:
-        return tuple(_take_apart(solve(build(tensors[:n]), build_given(tensors[n:m]), build_rates(tensors[m:])))[0])
+        return tuple(_take_apart(solve(build(tensors[:n]), build_given(tensors[n:])))[0])
 
     def pull(inputs: Tensors, solution: Tensors, v: Tensors, needed: Sequence[bool]):
-        given = build_given(inputs[n:m])
+        given = build_given(inputs[n:])
         times_H: Any = vjp(lambda *phi: tuple(_take_apart(slope(build(phi), given))[0]), *solution)[1]
         damped = lambda u: tuple(a + h / strength for a, h in zip(u, times_H(u), strict=True))
         u = conjugate_gradients(damped, v, steps=cg_steps)                                           # (1), (2)
         times_H = None  # its graph is not needed any more
         down = tuple(-a / strength for a in u)
         of_given = lambda t: slope(build(solution), build_given(t))
-        return [*u, *_pullback(of_given, inputs[n:m], needed[n:m], down), *[None] * len(paces)]      # (3)
+        return [*u, *_pullback(of_given, inputs[n:], needed[n:], down)]                              # (3)
 
-    return build(_Written.apply(forward, pull, True, *first, *fixed, *paces))
+    return build(_Written.apply(forward, pull, True, *first, *fixed))
 
 
 def conjugate_gradients(A: Callable[[Tensors], Tensors], b: Tensors, *, steps: int) -> Tensors:

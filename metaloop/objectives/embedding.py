@@ -22,12 +22,12 @@ from dataclasses import dataclass
 from math import cos, pi, sin
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..core import Params, Scalar
-from ..nn import membership
+from ..nn import cosines, cross_entropy, membership
+from ..nn.unit import length
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,13 @@ class EmbeddingLoss:
     """A loss of labelled embeddings z [n, dim], y [n], with parameters of its own.
 
     init: (seed) -> params. value: (params, z, y) -> scalar. scheduled: (step) -> part of params, as a Learner's.
+    classes: how many y are numbered over, the same ones in every batch; None if only which are equal counts.
     """
 
     init: Callable[[int], Params]
     value: Callable[[Params, Tensor, Tensor], Tensor]
     scheduled: Callable[[int], Params] | None = None
+    classes: int | None = None
 
 
 def softmax(*, classes: int, dim: int) -> EmbeddingLoss:
@@ -48,7 +50,7 @@ def softmax(*, classes: int, dim: int) -> EmbeddingLoss:
     def init(seed: int) -> Params:
         return {**_weights(classes, dim, seed), "b": torch.zeros(classes)}
 
-    return EmbeddingLoss(init, lambda p, z, y: F.cross_entropy(z @ p["W"].mT + p["b"], y))
+    return EmbeddingLoss(init, lambda p, z, y: cross_entropy(z @ p["W"].mT + p["b"], y), classes=classes)
 
 
 def normface(*, classes: int, dim: int, scale: float = 16.0) -> EmbeddingLoss:
@@ -60,9 +62,11 @@ def sphereface(
     *, classes: int, dim: int, margin: int = 4, anneal: tuple[float, float, float] = (1500.0, 0.1, 5.0)
 ) -> EmbeddingLoss:
     """(4). anneal: lambda_0, gamma, lambda_min; from plain softmax, nearly, to the margin. (0, 0, 0) does without."""
-    if margin < 1:
+    if margin < 1 or margin != int(margin):
         raise ValueError(f"sphereface: margin={margin!r}, expected a whole number, at least 1.")
-    first, gamma, least = anneal
+    if len(anneal) != 3 or not min(anneal) >= 0:
+        raise ValueError(f"sphereface: anneal={anneal!r}, expected lambda_0, gamma and lambda_min, none below 0.")
+    first, gamma, least = map(float, anneal)
 
     def target(params: Params, c: Tensor) -> Tensor:
         return (params["lambda"] * c + psi(c, margin)) / (1 + params["lambda"])
@@ -110,11 +114,11 @@ def _angular(
         return {**_weights(classes, dim, seed), **(scheduled(0) if scheduled else {})}
 
     def value(params: Params, z: Float[Tensor, "n dim"], y: Int[Tensor, " n"]) -> Scalar:
-        c = F.normalize(z, dim=-1) @ F.normalize(params["W"], dim=-1).mT
+        c = cosines(z, params["W"])
         logits = torch.where(membership(y, classes), target(params, c.gather(-1, y[:, None])), c)
-        return F.cross_entropy(logits * (z.norm(dim=-1, keepdim=True) if scale is None else scale), y)      # (1)
+        return cross_entropy(logits * (length(z) if scale is None else scale), y)      # (1)
 
-    return EmbeddingLoss(init, value, scheduled)
+    return EmbeddingLoss(init, value, scheduled, classes)
 
 
 def _weights(classes: int, dim: int, seed: int) -> Params:

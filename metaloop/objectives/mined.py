@@ -8,12 +8,12 @@ FaceNet (Schroff, Kalenichenko & Philbin, CVPR 2015, arXiv:1503.03832) takes the
     |a - p|^2 < |a - n|^2 < |a - p|^2 + m                                                                       (2)
 
 Which triplets these are depends on the data, so they cannot be indexed under vmap, nor traced by torch.compile.
-`from_pml` computes such a loss task by task, outside of torch.func, and hands back its value and first derivative; it
-has no second one.
+`from_pml` computes such a loss task by task, outside of torch.func, and hands back its value and first derivative; to
+ask for a second one is an error.
 Departs: FaceNet sums over triplets, from batches of 1800 with one negative for each pair.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +45,8 @@ def from_pml(make: Callable[[], nn.Module], miner: Callable[[Tensor, Tensor], tu
     """Any loss of pytorch-metric-learning, and any of its miners, of which neither remembers earlier batches.
 
     make: () -> the loss, whose parameters are drawn anew for each seed, e.g. partial(ProxyAnchorLoss, classes, dim).
+    `value` raises ValueError where finite embeddings have a loss or a gradient that is not finite, as ArcFaceLoss at an
+    embedding in the direction of its class; and where its gradient is differentiated, as by MAML's inner steps.
 
     >>> from pytorch_metric_learning.losses import ProxyAnchorLoss
     >>> loss = from_pml(lambda: ProxyAnchorLoss(num_classes=10, embedding_size=4))
@@ -65,36 +67,52 @@ def from_pml(make: Callable[[], nn.Module], miner: Callable[[Tensor, Tensor], tu
         return functional_call(module, dict(zip(names, params, strict=True)), (z, y, *mined))
 
     def value(params: Params, z: Tensor, y: Tensor) -> Tensor:
-        return _Alone.apply(loss, y, z, *(params[name] for name in names))[0]
+        return _Alone.apply(type(module).__name__, loss, y, z, *(params[name] for name in names))[0]
 
-    return EmbeddingLoss(init, value)
+    return EmbeddingLoss(init, value, classes=getattr(module, "num_classes", None))
 
 
 class _Alone(torch.autograd.Function):
     """loss(y, *at) and its gradients at each of `at`, by ordinary autograd; many tasks are computed one by one."""
 
     @staticmethod
-    def forward(loss, y, *at):
+    def forward(name, loss, y, *at):
         with torch.enable_grad():
             at = [t.detach().clone().requires_grad_() for t in at]
             value = loss(y, *at)
             grads = torch.autograd.grad(value, at, allow_unused=True, materialize_grads=True)
+        if _finite(at) and not _finite([value, *grads]):
+            raise ValueError(
+                f"from_pml: {name} has a loss of {value.item():.4g} and a gradient that is "
+                f"{'' if _finite(grads) else 'not '}finite, at embeddings that are. Take another loss, or keep away "
+                "from where it has none (a scale, a norm, some noise)."
+            )
         return value.detach(), *grads
 
     @staticmethod
     def setup_context(ctx, inputs, output):
+        ctx.name = inputs[0]
+        ctx.set_materialize_grads(False)
         ctx.save_for_backward(*output[1:])
-        ctx.mark_non_differentiable(*output[1:])
 
     @staticmethod
-    def backward(ctx, g, *_):
-        return None, None, *(g * saved for saved in ctx.saved_tensors)
+    def backward(ctx, g, *of_grads):
+        if any(h is not None for h in of_grads):  # the gradients below have been differentiated
+            raise ValueError(
+                f"from_pml: {ctx.name} has a first derivative only, and its second is asked for. Take a loss of "
+                "metaloop.objectives.embedding, or hold inner gradients constant (first_order=True)."
+            )
+        return None, None, None, *(None if g is None else g * saved for saved in ctx.saved_tensors)
 
     @staticmethod
-    def vmap(info, in_dims, loss, *tensors):
+    def vmap(info, in_dims, name, loss, *tensors):
         def of(i: int) -> list[Tensor]:
-            pairs = zip(tensors, in_dims[1:], strict=True)
+            pairs = zip(tensors, in_dims[2:], strict=True)
             return [t if axis is None else t.select(axis, i) for t, axis in pairs]
 
-        outputs = [_Alone.apply(loss, *of(i)) for i in range(info.batch_size)]
+        outputs = [_Alone.apply(name, loss, *of(i)) for i in range(info.batch_size)]
         return tuple(torch.stack(each) for each in zip(*outputs, strict=True)), (0,) * len(outputs[0])
+
+
+def _finite(tensors: Sequence[Tensor]) -> bool:
+    return all(t.isfinite().all() for t in tensors)

@@ -5,20 +5,15 @@
 
 from collections.abc import Callable
 
-from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..core import Info, Scalar, Task
-
-
-def accuracy(scores: Float[Tensor, "n ways"], y: Int[Tensor, " n"]) -> Scalar:
-    """The share of rows of scores whose largest entry is at y."""
-    return (scores.argmax(-1) == y).to(scores.dtype).mean()
+from ..targets import target_of
 
 
 def scalars(predicted: Tensor, y: Tensor) -> Info:
     """What is worth logging of a prediction: accuracy where y are classes."""
-    return {} if y.is_floating_point() else {"accuracy": accuracy(predicted.detach(), y)}
+    return target_of(y).scalars(predicted, y)
 
 
 def query_loss(criterion: Callable[[Tensor, Tensor], Scalar]):

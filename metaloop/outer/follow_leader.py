@@ -21,16 +21,16 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..core import Data, Learner, Task, Theta
 from ..engine.checkpoint import write_bytes
-from ..engine.evaluate import Score, score_tasks
+from ..engine.evaluate import Score
 from ..engine.run import Run
 from ..engine.seeds import generator, noise
 from ..engine.session import CALIBRATION_TASKS, begin, estimate
 from ..nn.functional import at_meta_test
+from ..targets import target_of
 from ..torch_private import pytree
 
 if TYPE_CHECKING:
@@ -77,7 +77,8 @@ def follow_leader(
         )
     session = begin(
         learner, pool, steps=total if steps is None else min(steps, total), tasks=tasks * max(1, updates),
-        checkpoint_every=checkpoint_every or len(arrivals), seed=seed, **training,
+        checkpoint_every=checkpoint_every or len(arrivals), seed=seed, longer=training.get("schedule") is None,
+        decides={"updates": updates, "arrivals": arrivals, "goal": goal, "shots": shots, "queries": queries}, **training,
     )  # fmt: skip
     run, theta, pool = session.run, session.run.theta, session.pool  # type: ignore[assignment]
     order = torch.randperm(pool.rounds, generator=generator(seed, "order", 0))
@@ -102,7 +103,8 @@ def follow_leader(
                 logs.append(session.meta_step(batch, i))
             if learner.statistics is not None:
                 g = generator(seed, "statistics", run.step)
-                batch = remember(pool, order[: t + 1], seen, CALIBRATION_TASKS, min(shots, now), 0, g)
+                asked = queries if learner.statistics_of_task else 0
+                batch = remember(pool, order[: t + 1], seen, CALIBRATION_TASKS, min(shots, now), asked, g)
                 estimate(learner, theta, batch, seed=seed)
             with noise(seed, "test noise", run.step):
                 score, loss = judge(run.learner, theta, pool, current, now)
@@ -110,7 +112,7 @@ def follow_leader(
                 told.append({"round": current, "look": pool.look(current), "score": [], "loss": [], "points": None})
             told[-1]["score"].append(score.mean)
             told[-1]["loss"].append(loss)
-            reached = score.mean >= goal if score.metric == "accuracy" else score.mean <= goal
+            reached = score.mean >= goal if pool.target.higher else score.mean <= goal
             if reached and told[-1]["points"] is None:
                 told[-1]["points"] = now
             saving = session.count()
@@ -140,8 +142,8 @@ def judge(learner: Learner, theta: Theta, pool: "Rounds", k: int, points: int) -
     """How well F_theta, given the first `points` points of round k, does on what is held out: the score, whose interval
     is over examples, and the mean loss."""
     D, Q = pool.deal(torch.tensor([k]), torch.arange(points)[None]), pool.held_out(k)
+    target = target_of(Q.y, pool)
     with torch.no_grad(), at_meta_test():
         predicted = learner.adapt(theta, Data(D.x[0], D.y[0]))(Q.x)
-        numbers = Q.y.is_floating_point()
-        loss = F.mse_loss(predicted, Q.y) if numbers else F.cross_entropy(predicted, Q.y)
-    return Score.of(score_tasks(predicted[:, None], Q.y[:, None]).cpu(), "mse" if numbers else "accuracy"), loss.item()
+        loss = target.loss(predicted, Q.y)
+    return Score.of(target.score(predicted[:, None], Q.y[:, None]).cpu(), target.metric), loss.item()

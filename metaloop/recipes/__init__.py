@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 from .plan import Figure, Plan, Recipe, Row
 
 if TYPE_CHECKING:
-    from .outline import Outline
+    from ..tasks.pool import Outline
 
 __all__ = ["RECIPES", "Figure", "Outline", "Plan", "Recipe", "Row", "find"]
 
-HELPERS = {"data", "optim", "outline", "plan", "stored"}  # what recipes share; every other module is a system's
+HELPERS = {"data", "optim", "plan", "stored"}  # what recipes share; every other module is a system's
 SYSTEMS = sorted(module.name for module in iter_modules(__path__) if module.name not in HELPERS)
 
 RECIPES: dict[str, Recipe] = {
@@ -34,6 +34,6 @@ def find(name: str) -> Recipe:
 def __getattr__(name: str):
     if name != "Outline":  # it is a pool, which needs torch
         raise AttributeError(f"module 'metaloop.recipes' has no attribute '{name}'")
-    from .outline import Outline
+    from ..tasks.pool import Outline
 
     return Outline

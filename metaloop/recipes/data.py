@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 import metaloop as ml
 
 if TYPE_CHECKING:
-    from ..tasks.pool import Pool
-    from .outline import Outline
+    from ..tasks.pool import Outline, Pool
 
 OMNIGLOT, PHOTOGRAPH = (1, 28, 28), (3, 84, 84)
 
@@ -36,7 +35,7 @@ class Protocol:
 
     def outline(self) -> Outline:
         """The pool without its examples: no file is read."""
-        from .outline import Outline
+        from ..tasks.pool import Outline
 
         return Outline(self.shape, self.classes, self.kind, self.name)
 

@@ -44,7 +44,7 @@ def sinusoid_plan(
     """Few-shot regression with MAML's meta-batch (curves: arXiv:1707.09835). A 40-40 ReLU network, one inner step on
     the mean squared error of `shots` points, 10 query points, Adam 1e-3; scored by the mean squared error on 100 query
     points after that one step."""
-    if pool.kind != "regression" or tuple(pool.shape) != (1,):
+    if not pool.target.numbers or tuple(pool.shape) != (1,):
         raise ValueError(f"this recipe regresses a number on a number; {pool.name} is for {pool.kind}.")
     from torch.nn.functional import mse_loss
 

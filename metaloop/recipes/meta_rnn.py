@@ -20,7 +20,7 @@ def meta_rnn_plan(
     """One LSTM layer on sequences of shots + 1 examples, every prediction scored; Adam whose rate rises to lr in the
     first tenth and then falls to nothing; gradients clipped at norm 1. Each row is the mean squared error on the
     example after so many."""
-    if pool.kind != "regression" or len(pool.shape) != 1:
+    if not pool.target.numbers or len(pool.shape) != 1:
         raise ValueError(f"this recipe regresses a number on a few; {pool.name} is for {pool.kind} of {pool.shape}.")
     learner = ml.meta_rnn(*ml.functional(ml.nn.Recurrent(pool.shape[0] + 1, hidden, 1)))
     rows = tuple(Row(f"after {n} examples", learner, 1, n, 20) for n in test_shots)

@@ -12,8 +12,6 @@ from . import data, optim
 from .plan import Plan, Row, label, recipe
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from ..tasks.pool import Pool
 
 PAPER = "Edwards & Storkey 2017"
@@ -32,7 +30,7 @@ def drawings_plan(
     tests: (ways, shots) of each row. transfer: shots of the rows on all ten digits of MNIST, which no training has
     seen.
     """
-    if len(pool.shape) != 3:
+    if not pool.pictures:
         raise ValueError(f"this recipe is for images; {pool.name} deals examples of shape {tuple(pool.shape)}.")
     from torch import nn
 
@@ -68,18 +66,15 @@ def drawings_plan(
     )  # fmt: skip
 
 
-def excess_nats(predicted: Tensor, y: Tensor) -> Tensor:
-    """The mean over points of the true log-density less the predicted one: an estimate of KL(true | predicted)."""
-    return (y - predicted).flatten(1).mean(1)
-
-
 def distributions_plan(
     pool: Pool, *, steps: int, tasks: int = 16, shots: int = 200, c: int = 3, z: int = 32, hidden: int = 128
 ) -> Plan:
     """The Neural Statistician as published on synthetic distributions: sets of 200 points, statistics of size 3, Adam
     1e-3, 16 sets a step; scored by how far the density it infers from 200 points is from the true one."""
-    if pool.kind != "regression" or tuple(pool.shape) != (1,):
+    if not pool.target.numbers or tuple(pool.shape) != (1,):
         raise ValueError(f"this recipe is for densities of the line; {pool.name} is for {pool.kind}.")
+    from ..targets import excess_nats
+
     inner = [hidden] * 3
     sizes = (
         (1, *inner), (hidden + 1, *inner, 2 * c), (hidden + c, *inner, 2 * z), (c, *inner, 2 * z), (z + c, *inner, 2)

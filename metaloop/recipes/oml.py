@@ -28,7 +28,7 @@ def sines_plan(
 ) -> Plan:  # fmt: skip
     """Ten sine waves in turn, a linear head on `depth` layers of `width`. shots: points of each wave in meta-training,
     eight to an update; at test 40 updates per wave. Scored by the squared error on all ten waves after the last."""
-    if pool.kind != "regression":
+    if not pool.target.numbers:
         raise ValueError(f"this recipe regresses waves that come one after another; {pool.name} is for {pool.kind}.")
     from torch import nn
     from torch.nn.functional import mse_loss

@@ -1,5 +1,6 @@
 """Runs and predictors that recipes made, read back from their files."""
 
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +9,72 @@ from torch import Tensor
 
 from ..core import Data
 from ..engine import predictor
-from ..engine.run import Run, read_info, versions
+from ..engine.run import Machine, Run, read_info, versions
+from ..engine.schema import conform
+from ..tasks.pool import Outline
 from ..torch_private import pytree
 from . import find
-from .outline import Outline
 from .plan import Plan
+
+LARGEST = 2**31 - 1  # number of anything
+
+
+@dataclass
+class Shape:
+    """A pool's outline, as a file tells it."""
+
+    shape: list[int]
+    classes: int | None
+    kind: str
+    name: str
+
+    def __post_init__(self):
+        if not self.shape or not all(0 < n <= LARGEST for n in self.shape):
+            raise ValueError(f"'pool.shape' is {self.shape}, expected numbers of at least 1")
+        if self.classes is not None and not 0 < self.classes <= LARGEST:
+            raise ValueError(f"'pool.classes' is {self.classes}")
+
+
+@dataclass(kw_only=True)
+class Made:
+    """What the file of a run or a predictor says of the recipe that made it; before settings were kept, its budget."""
+
+    recipe: str
+    pool: Shape
+    steps: int
+    seed: int
+    settings: dict[str, Any] | None = None
+    budget: str | None = None
+
+    def __post_init__(self):
+        if self.settings is None and self.budget is None:
+            raise ValueError("it does not say 'settings'")
+        if not 0 <= self.steps <= LARGEST:
+            raise ValueError(f"'steps' is {self.steps}")
+
+
+@dataclass(kw_only=True)
+class Trained(Made):
+    """What run.json says beside."""
+
+    versions: dict[str, str]
+    machine: Machine
+    data: str | None = None
+
+
+@dataclass(kw_only=True)
+class Adapted(Made):
+    """What a predictor's file says beside."""
+
+    classes: list[str]
+    support: int
+
+    def __post_init__(self):
+        super().__post_init__()
+        if len({*self.classes}) < max(2, len(self.classes)):
+            raise ValueError(f"'classes' names {len({*self.classes})} classes, {len(self.classes)} times")
+        if not 0 < self.support <= LARGEST:
+            raise ValueError(f"'support' is {self.support}, expected a number of examples")
 
 
 def open_run(folder: str | Path) -> Run:
@@ -24,7 +86,7 @@ def open_run(folder: str | Path) -> Run:
     info = read_info(Path(folder))
     if "recipe" not in info:
         raise ValueError(f"{folder} was not trained by a recipe. Open it with metaloop.Run.open(folder, learner).")
-    plan = _plan(info, str(Path(folder) / "run.json"))
+    plan = _plan(conform(info, Trained, str(Path(folder) / "run.json")))
     return Run.open(folder, plan.learner, at_test=plan.rows[0].learner, plan=plan)
 
 
@@ -43,28 +105,25 @@ def load_predictor(path: str | Path) -> tuple[Any, dict[str, Any]]:
 
     Raises ValueError if the file is damaged or holds something else.
     """
-    return predictor.load(path, _structure)
+    return predictor.load(path, lambda about: _structure(conform(about, Adapted, str(path)), str(path)))
 
 
-def _structure(about: dict[str, Any]) -> Any:
+def _structure(made: Adapted, source: str) -> Any:
     """A predictor without numbers: the learner adapts on the meta device, to as many examples as it was given."""
-    plan = _plan(about, "the predictor's file")
-    learner = plan.at_test(ways=len(about["classes"]))
+    plan, ways = _plan(made), len(made.classes)
+    learner = plan.at_test(ways=ways)
     theta = pytree.tree_map(lambda t: t.to("meta"), plan.learner.init(0))
-    n, shape = about["support"], about["pool"]["shape"]
-    x, y = torch.zeros(n, *shape, device="meta"), torch.zeros(n, dtype=torch.long, device="meta")
+    x = torch.zeros(made.support, *made.pool.shape, device="meta")
+    y = torch.zeros(made.support, dtype=torch.long, device="meta")
     with torch.no_grad():
-        return learner.adapt(theta, Data(x, y))
+        f = learner.adapt(theta, Data(x, y))
+        known = f(x[:1]).shape[-1]
+    if known < ways:
+        raise ValueError(f"{source} is damaged: it names {ways} classes, the predictor knows {known}.")
+    return f
 
 
-def _plan(info: dict[str, Any], source: str) -> Plan:
+def _plan(made: Made) -> Plan:
     """The plan as it was: by the settings that were kept, or, where none were yet, by those of its budget."""
-    how = {"settings": dict} if "settings" in info else {"budget": str}
-    known = {"recipe": str, "pool": dict, "steps": int, **how}
-    if wrong := [name for name, kind in known.items() if not isinstance(info.get(name), kind)]:
-        raise ValueError(f"{source} is damaged: it does not say '{wrong[0]}'.")
-    try:
-        outline = Outline(**info["pool"])
-    except TypeError:
-        raise ValueError(f"{source} is damaged: what it says of the pool is not whole.") from None
-    return find(info["recipe"]).plan(outline, steps=info["steps"], **{name: info[name] for name in how})
+    how = {"settings": made.settings} if made.settings is not None else {"budget": made.budget}
+    return find(made.recipe).plan(Outline(**asdict(made.pool)), steps=made.steps, **how)

@@ -10,16 +10,24 @@ from ..engine.checkpoint import write_bytes
 from ..engine.log import read_metrics
 from ..engine.run import read_info
 from ..recipes import find
+from ..targets import Target, units
 from ..tasks.pool import Pool
 from ..torch_private import pytree
-from .findings import find_out
-from .page import page, queries
+from .findings import find_out, known
+from .page import page
 from .results import Entry, kept, text
 from .svg import Line, chart
 
 BINS = 100  # points of a training curve
 
-__all__ = ["write_report"]
+__all__ = ["check_readable", "write_report"]
+
+
+def check_readable(folder: Path) -> None:
+    """Raise ValueError, before anything takes long, if a file that a report is made of cannot be read."""
+    kept(folder)
+    known(folder)
+    read_metrics(folder)
 
 
 def write_report(run: Run, pool: Callable[[], Pool], *, tasks: int) -> Path:
@@ -29,27 +37,25 @@ def write_report(run: Run, pool: Callable[[], Pool], *, tasks: int) -> Path:
     """
     assert run.folder is not None
     entries, findings, recipe = kept(run.folder), find_out(run, pool, tasks), find(run.info["recipe"])
-    usual = "accuracy (%)" if run.info["pool"]["kind"] == "classification" else "mean squared error"
-    own = run.plan.rows[0].metric
-    metric = own.__name__.replace("_", " ") if own else usual
+    target, own = run.plan.pool.target, run.plan.rows[0].metric
+    metric = units(own.__name__)[2] if own else target.words
     html = page(
         recipe.name, f"{recipe.summary[0].upper()}{recipe.summary[1:]}: {recipe.paper}.",
-        scores=[_score(e) for e in entries], facts=_facts(run, entries), curves=_curves(run, usual),
-        findings=findings, published=_published(run, entries), metric=metric, costs=_costs(run),
+        scores=[_score(target, e) for e in entries], facts=_facts(run, entries), curves=_curves(run),
+        findings=findings, each=target.queries(findings["queries"]), published=_published(run, entries),
+        metric=metric, costs=_costs(run),
     )  # fmt: skip
     path = run.folder / "report.html"
     write_bytes(path, html.encode())
     return path
 
 
-def _score(e: Entry) -> list[str]:
+def _score(target: Target, e: Entry) -> list[str]:
     published, gap = "–", "–"
     if e.published is not None:
         published = text(e.published, e.published_ci95, e.metric)
         gap = f"{e.mean - e.published:+.2f}"
-    where = f"{e.tasks} {e.split} tasks of {e.data}, {queries(e.queries)}, norm: {e.norm}"
-    if e.metric == "mse":
-        where = where.replace(" per class", "")
+    where = f"{e.tasks} {e.split} tasks of {e.data}, {target.queries(e.queries)}, norm: {e.norm}"
     return [e.label, text(e.mean, e.ci95, e.metric), published, gap, where]
 
 
@@ -69,35 +75,33 @@ def _facts(run: Run, entries: list[Entry]) -> list[tuple[str, str]]:
     plan, info = run.plan, run.info
     recipe, pool = find(info["recipe"]), info["pool"]
     parameters = sum(t.numel() for t in pytree.tree_leaves(run.theta))
-    data, episode = info.get("data") or pool["name"], f"{plan.shots} support and {plan.queries} query"
-    if pool["kind"] == "classification":
-        classes = f", {pool['classes']} training classes" if pool["classes"] else ""
-        data = f"{data}: examples of {'x'.join(map(str, pool['shape']))}{classes}"
-        episode = f"{plan.ways} ways, {episode} examples per class"
-    else:
-        episode = f"{episode} points"
+    target = plan.pool.target
+    data = (info.get("data") or pool["name"]) + target.examples(pool["shape"], pool["classes"])
     return [
         ("recipe", f"{recipe.name} ({recipe.paper})"),
         ("learner", recipe.summary),
         ("data", data),
         ("norm at meta-test", ", ".join(dict.fromkeys(e.norm for e in entries)) or "–"),
-        ("training tasks", episode),
+        ("training tasks", target.episode(plan.ways, plan.shots, plan.queries)),
         ("meta-steps", f"{run.step:,} of {plan.steps:,}, {plan.tasks} {'task' if plan.tasks == 1 else 'tasks'} each"),
         ("parameters", f"{parameters:,}"),
         ("seed", str(info["seed"])),
     ]
 
 
-def _curves(run: Run, metric: str) -> list[str]:
+def _curves(run: Run) -> list[str]:
     assert run.folder is not None
     lines = read_metrics(run.folder)
     row = run.plan.rows[0]
     loss = [[e["step"], e["loss"]] for e in lines if "loss" in e]
     curves = [chart([Line("training", _thin(loss))], x="meta-step", y="loss")] if loss else []
-    name, scale = ("accuracy", 100) if metric.startswith("accuracy") else ("mse", 1)
+    judged = [key.removeprefix("val_") for e in lines for key in e if key.startswith("val_") and key != "val_ci95"]
+    name = judged[-1] if judged else run.plan.pool.target.metric
+    scale, _, metric = units(name)
     train = [[e["step"], scale * e[name]] for e in lines if name in e]
+    wide = lambda e: e.get("val_ci95", math.nan)
     held = [
-        [e["step"], scale * e[f"val_{name}"], scale * e["val_ci95"] if math.isfinite(e["val_ci95"]) else 0]
+        [e["step"], scale * e[f"val_{name}"], scale * wide(e) if math.isfinite(wide(e)) else 0]
         for e in lines if f"val_{name}" in e
     ]  # fmt: skip
     shown = [Line("training", _thin(train))] if train else []

@@ -2,6 +2,7 @@
 
 import base64
 from collections.abc import Sequence
+from html import escape
 from io import BytesIO
 from pathlib import Path
 
@@ -40,12 +41,14 @@ def write_plot(
     left.set_yticks(range(len(names)), names)
     left.set_ylim(len(names) - 0.5, -0.5)
     left.set_title(title, fontsize=10, loc="left")
+    for written in figure.findobj(lambda part: hasattr(part, "set_parse_math")):
+        written.set_parse_math(False)  # names are names, dollars or not
     buffer = BytesIO()
     figure.savefig(buffer, format="png", dpi=150)
     image = buffer.getvalue()
     if path.suffix == ".html":
         picture = f'<img alt="scores and differences" style="width:100%" src="data:image/png;base64,{_text(image)}">'
-        image = shell(title, f"<h1>{title}</h1>{table(head, rows)}{picture}").encode()
+        image = shell(title, f"<h1>{escape(title)}</h1>{table(head, rows)}{picture}").encode()
     write_bytes(path, image)
 
 

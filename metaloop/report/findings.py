@@ -3,17 +3,21 @@ predictors that are densities draw."""
 
 import base64
 import json
+import re
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..core import Learner, Task
+from ..core import Learner
 from ..engine import Run, evaluate
 from ..engine.batch import first_task, predict
 from ..engine.checkpoint import write_bytes
+from ..engine.schema import conform, read_json
 from ..engine.seeds import generator, noise
 from ..recipes.plan import Row
 from ..tasks.pool import Pool
@@ -21,20 +25,96 @@ from ..torch_private import pytree
 from .results import in_units
 
 TASKS = 200  # at most, for each point of a curve
-SHOWN = 3  # tasks, and queries of a class
+SHOWN = 3  # tasks
 GIVEN, DRAWN = 5, 10  # pictures that a density is given, and that it draws
+
+
+@dataclass
+class _OfClass:
+    support: list[str]
+    queries: list[list[str | int]]
+
+    def __post_init__(self):
+        pairs = [[type(part) for part in pair] for pair in self.queries]
+        if not all(pair == [str, int] for pair in pairs):
+            raise ValueError("a query is no picture with a class")
+        _check_pictures([*self.support, *(str(pair[0]) for pair in self.queries)])
+
+
+@dataclass
+class _Pictures:
+    classes: list[_OfClass]
+    right: int
+    of: int
+
+
+@dataclass
+class _Points:
+    support: list[list[float]]
+    query: list[list[float]]
+
+    def __post_init__(self):
+        _check_points(self.support, 2)
+        _check_points(self.query, 3)
+
+
+@dataclass
+class _Drawn:
+    given: list[str]
+    drawn: list[str]
+
+    def __post_init__(self):
+        _check_pictures([*self.given, *self.drawn])
+
+
+@dataclass
+class Findings:
+    """What report.json says."""
+
+    step: int
+    label: str
+    queries: int
+    tasks: int
+    shots: list[list[float]]
+    inner_steps: list[list[float]]
+    examples: list[_Pictures] | list[_Points]
+    drawn: list[_Drawn] = field(default_factory=list)
+
+    def __post_init__(self):
+        _check_points([*self.shots, *self.inner_steps], 3)
+
+
+def _check_points(points: list[list[float]], numbers: int) -> None:
+    if any(len(point) != numbers for point in points):
+        raise ValueError(f"a point has not {numbers} numbers")
+
+
+def _check_pictures(addresses: list[str]) -> None:
+    if not all(re.fullmatch(r"data:image/(png|jpeg);base64,[A-Za-z0-9+/=]*", address) for address in addresses):
+        raise ValueError("a picture is none")
+
+
+def known(folder: Path) -> dict[str, Any] | None:
+    """What report.json says, if there is one. Raises ValueError if it is damaged."""
+    path = folder / "report.json"
+    if not path.exists():
+        return None
+    try:
+        found = read_json(path)
+        conform(found, Findings, str(path))
+    except ValueError as error:
+        raise ValueError(f"{error} Delete it: it is made anew.") from None
+    return found
 
 
 def find_out(run: Run, own: Callable[[], Pool], tasks: int) -> dict[str, Any]:
     """The findings on test tasks of a run's own pool, kept in RUN/report.json as long as the weights stay."""
-    path = run.folder / "report.json" if run.folder else None
-    if path is not None and path.exists():
-        kept = json.loads(path.read_text())
-        if kept["step"] == run.step:
-            return kept
+    kept = known(run.folder) if run.folder else None
+    if kept is not None and kept["step"] == run.step:
+        return kept
     row, at_test, pool = run.plan.rows[0], run.plan.at_test, own()
     tasks = row.tested(min(tasks, TASKS))
-    queries = min(row.queries, 5) if pool.kind == "classification" else row.queries
+    queries = pool.target.enough(row.queries)
     each = sorted({*run.plan.more_shots, row.shots}) if run.plan.more_shots else []
     shots = [_point(run, at_test(ways=row.ways), row, pool, tasks, k, queries) for k in each]
     steps = [
@@ -46,8 +126,8 @@ def find_out(run: Run, own: Callable[[], Pool], tasks: int) -> dict[str, Any]:
         "shots": [p for p in shots if p], "inner_steps": [p for p in steps if p],
         "examples": _examples(run, row, pool), "drawn": _drawn(run, row, pool),
     }  # fmt: skip
-    if path is not None:
-        write_bytes(path, json.dumps(found).encode())
+    if run.folder is not None:
+        write_bytes(run.folder / "report.json", json.dumps(found).encode())
     return found
 
 
@@ -63,8 +143,8 @@ def _point(run: Run, learner: Learner, row: Row, pool: Pool, tasks: int, shots: 
 
 
 def _examples(run: Run, row: Row, pool: Pool) -> list[dict[str, Any]]:
-    """Tasks that a page can show: of images, or of one number on one number."""
-    if pool.kind == "regression" and tuple(pool.shape) != (1,):
+    """Tasks, where a page can show them; pictures as data addresses."""
+    if not pool.target.shows(pool.shape):
         return []
     where = pytree.tree_leaves(run.theta)[0].device
     episode = {"ways": row.ways, "shots": row.shots, "queries": row.queries}
@@ -72,13 +152,13 @@ def _examples(run: Run, row: Row, pool: Pool) -> list[dict[str, Any]]:
     tasks = pytree.tree_map(lambda t: t.to(where), tasks)
     answers = predict(row.learner, run.theta, tasks).cpu()
     each = [pytree.tree_map(lambda t: t[i].cpu(), tasks) for i in range(SHOWN)]  # noqa: B023
-    show = _curve if pool.kind == "regression" else _classes
-    return [show(task, answer, row.ways) for task, answer in zip(each, answers, strict=True)]
+    shown = [pool.target.show(task, answer, row.ways) for task, answer in zip(each, answers, strict=True)]
+    return pytree.tree_map(lambda part: _image(part) if isinstance(part, Tensor) else part, shown)
 
 
 def _drawn(run: Run, row: Row, pool: Pool) -> list[dict[str, Any]]:
     """Pictures of each class of a test task, and what f draws for it, if f has `sample`: (n) -> [n, ways, C, H, W]."""
-    if len(pool.shape) != 3:
+    if not pool.pictures:
         return []
     try:
         task = pool.test.sample(tasks=1, ways=row.ways, shots=GIVEN, queries=1, generator=generator(0, "drawn", 0))
@@ -95,26 +175,6 @@ def _drawn(run: Run, row: Row, pool: Pool) -> list[dict[str, Any]]:
         {"given": [_image(x) for x in S.x[S.y == k].cpu()], "drawn": [_image(x) for x in drawn[:, k]]}
         for k in range(row.ways)
     ]
-
-
-def _curve(task: Task, answer: Tensor, ways: int) -> dict[str, Any]:
-    (x, y), query = task.support[:2], task.query
-    rows = zip(query.x[:, 0].tolist(), query.y[:, 0].tolist(), answer[:, 0].tolist(), strict=True)
-    return {"support": [list(p) for p in zip(x[:, 0].tolist(), y[:, 0].tolist(), strict=True)], "query": sorted(rows)}
-
-
-def _classes(task: Task, answer: Tensor, ways: int) -> dict[str, Any]:
-    """For each class its support images, and its first queries with the class that was predicted."""
-    (x, y), query = task.support[:2], task.query
-    guess = answer.argmax(-1)
-    classes = []
-    for k in range(ways):
-        queries = (query.y == k).nonzero()[:SHOWN, 0]
-        classes.append({
-            "support": [_image(image) for image in x[y == k][:5]],
-            "queries": [[_image(query.x[q]), int(guess[q])] for q in queries],
-        })
-    return {"classes": classes, "right": int((guess == query.y).sum()), "of": len(guess)}
 
 
 def _image(x: Tensor) -> str:

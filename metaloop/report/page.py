@@ -51,10 +51,6 @@ figcaption b { color: var(--ink); font-weight: 600 } svg { display: block; width
 """
 
 
-def queries(n: int) -> str:
-    return f"{n} {'query' if n == 1 else 'queries'} per class"
-
-
 def page(
     title: str,
     summary: str,
@@ -63,6 +59,7 @@ def page(
     facts: Sequence[tuple[str, str]],
     curves: Sequence[str],
     findings: Findings,
+    each: str,
     published: Sequence[Sequence[float]],
     metric: str,
     costs: Sequence[tuple[str, str]],
@@ -75,7 +72,6 @@ def page(
         steps = Line("", findings["inner_steps"], dots=True)
         more.append(chart([steps], x="inner steps", y=f"{metric} by inner steps", even=True))
     points = f"Each point: {findings['tasks']} test tasks, band: 95 % interval over tasks"
-    each = f", {queries(findings['queries'])}." if "classes" in next(iter(findings["examples"]), {}) else "."
     return shell(title, f"""
 <h1>{escape(title)}</h1>
 <p class="soft">{escape(summary)}</p>
@@ -86,7 +82,7 @@ def page(
 <h2>Learning curve</h2>
 <div class="charts">{"".join(curves)}</div>
 <h2>{escape(metric[0].upper() + metric[1:])} at meta-test</h2>
-<p class="soft">{points}{each} {escape(findings["label"])} unless the axis says otherwise.</p>
+<p class="soft">{points}, {escape(each)}. {escape(findings["label"])} unless the axis says otherwise.</p>
 <div class="charts">{"".join(more)}</div>
 {_examples(findings["examples"])}
 {_drawn(findings.get("drawn", []))}
@@ -137,11 +133,12 @@ def _curve(task: dict[str, Any]) -> str:
 def _classes(number: int, task: dict[str, Any]) -> str:
     cards = []
     for k, content in enumerate(task["classes"]):
-        support = "".join(f'<img src="{image}" alt="support of class {k + 1}">' for image in content["support"])
+        support = "".join(_picture(image, f"support of class {k + 1}") for image in content["support"])
         queries = "".join(_query(image, k, guess) for image, guess in content["queries"])
         rows = f'<div class="row">{support}</div><div class="row">{queries}</div>'
         cards.append(f'<div class="class"><h3>class {k + 1}</h3>{rows}</div>')
-    photo = " photo" if task["classes"][0]["support"][0].startswith("data:image/jpeg") else ""
+    pictures = [image for content in task["classes"] for image in content["support"]]
+    photo = " photo" if pictures and pictures[0].startswith("data:image/jpeg") else ""
     share = f"{task['right']} of {task['of']} queries right"
     return f'<div class="task{photo}"><b>Task {number}</b> <span class="soft">{share}</span>' + (
         f'<div class="classes">{"".join(cards)}</div></div>'
@@ -155,7 +152,7 @@ def _drawn(sets: Sequence[dict[str, Any]]) -> str:
     cards = []
     for k, content in enumerate(sets, 1):
         rows = (("given", f"of class {k}, given"), ("drawn", f"drawn for class {k}"))
-        images = ["".join(f'<img src="{image}" alt="{told}">' for image in content[name]) for name, told in rows]
+        images = ["".join(_picture(image, told) for image in content[name]) for name, told in rows]
         cards.append(f'<div class="class">{"".join(f"""<div class="row">{row}</div>""" for row in images)}</div>')
     given = len(sets[0]["given"])
     return f"""<h2>What f draws</h2>
@@ -168,4 +165,8 @@ def _query(image: str, k: int, guess: int) -> str:
     right = guess == k
     mark = "✓" if right else f"✗ {guess + 1}"
     told = f"query of class {k + 1}, predicted {guess + 1}"
-    return f'<div class="query{"" if right else " wrong"}"><img src="{image}" alt="{told}"><span>{mark}</span></div>'
+    return f'<div class="query{"" if right else " wrong"}">{_picture(image, told)}<span>{mark}</span></div>'
+
+
+def _picture(address: str, told: str) -> str:
+    return f'<img src="{escape(address)}" alt="{escape(told)}">'

@@ -11,10 +11,13 @@ from ..engine import Run, Score, evaluate
 from ..engine.batch import first_task
 from ..engine.checkpoint import write_bytes
 from ..engine.evaluate import check_outputs
+from ..engine.lock import Lock
 from ..engine.predictor import policies
 from ..engine.run import machine, versions
+from ..engine.schema import conform, read_json
 from ..engine.seeds import generator
 from ..recipes.plan import Row
+from ..targets import units
 from ..tasks.pool import Pool
 from ..torch_private import pytree
 
@@ -102,8 +105,8 @@ def check(run: Run, row: Row, pool: Pool, split: str = "test") -> None:
 
 def in_units(score: Score) -> tuple[float, float | None, str]:
     """Mean, half-width of the interval (None for a single task) and metric, accuracies in per cent."""
-    scale, metric = (100, "accuracy (%)") if score.metric == "accuracy" else (1, score.metric)
-    return scale * score.mean, scale * score.ci95 if math.isfinite(score.ci95) else None, metric
+    scale, unit, _ = units(score.metric)
+    return scale * score.mean, scale * score.ci95 if math.isfinite(score.ci95) else None, unit
 
 
 def norm(run: Run, row: Row, pool: Pool) -> str:
@@ -119,19 +122,25 @@ def rate(count: int, seconds: float) -> float | None:
 
 
 def kept(folder: Path) -> list[Entry]:
-    """The entries of a run's evaluation.json."""
-    path = folder / "evaluation.json"
+    """The entries of a run's evaluation.json. Raises ValueError if it is damaged."""
+    path, known = folder / "evaluation.json", {field.name for field in fields(Entry)}
+    if not path.exists():
+        return []
     try:
-        return [Entry(**entry) for entry in json.loads(path.read_text())] if path.exists() else []
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{path} cannot be read ({error}). Delete it and evaluate again.") from None
+        told = conform(read_json(path), list[dict[str, Any]], str(path))
+        if unknown := sorted({name for entry in told for name in entry} - known):
+            raise ValueError(f"{path} is damaged or of a later version: it says {unknown[0]!r}.")
+        return conform(told, list[Entry], str(path))
+    except ValueError as error:
+        raise ValueError(f"{error} Delete it and evaluate again.") from None
 
 
 def keep(folder: Path, entries: list[Entry]) -> None:
     """Add entries to a run's evaluation.json; one measured before under the same protocol is replaced."""
-    new, old = ({entry.protocol: entry for entry in some} for some in (entries, kept(folder)))
-    told = [entry.to_json() for entry in (old | new).values()]
-    write_bytes(folder / "evaluation.json", json.dumps(told, indent=2).encode())
+    with Lock(folder, ".evaluation.lock", wait=True):
+        new, old = ({entry.protocol: entry for entry in some} for some in (entries, kept(folder)))
+        told = [entry.to_json() for entry in (old | new).values()]
+        write_bytes(folder / "evaluation.json", json.dumps(told, indent=2).encode())
 
 
 def text(mean: float, ci95: float | None, metric: str) -> str:

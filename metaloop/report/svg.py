@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 
 W, H = 420, 260
@@ -21,7 +21,10 @@ class Line:
 
 
 def chart(lines: Sequence[Line], *, x: str, y: str, even: bool = False) -> str:
-    """Lines over x. even: x values are labels, equally spaced."""
+    """Lines over x. even: x values are labels, equally spaced. Points that no axis holds are left out."""
+    lines = [replace(line, points=[p for p in line.points if all(map(_fits, p))]) for line in lines]
+    if not any(line.points for line in lines):
+        return f"<figure><figcaption><b>{escape(y)}</b><span>nothing to show</span></figcaption></figure>"
     values = sorted({p[0] for line in lines for p in line.points})
     place = {v: i for i, v in enumerate(values)} if even else {v: v for v in values}
     low_x, high_x = min(place.values()), max(place.values())
@@ -62,6 +65,10 @@ def chart(lines: Sequence[Line], *, x: str, y: str, even: bool = False) -> str:
         for line in lines if line.name
     )  # fmt: skip
     return f'<figure><figcaption><b>{escape(y)}</b>{keys}</figcaption>{picture}</figure>'
+
+
+def _fits(v: float) -> bool:
+    return math.isfinite(v) and abs(v) < 1e100
 
 
 def _spread(point: Sequence[float]) -> float:

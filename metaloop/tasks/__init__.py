@@ -2,7 +2,7 @@
 
 # drawings and photographs
 from .glyphs import glyphs  # rendered characters, embedded
-from .images import folder, mini_imagenet, read_folder, read_image  # your own; mini-ImageNet
+from .images import folder, mini_imagenet  # your own; mini-ImageNet
 from .mnist import mnist  # handwritten digits, downloaded
 from .omniglot import lake_runs, omniglot  # handwritten characters, downloaded; Lake's 20 fixed tasks
 
@@ -21,10 +21,12 @@ from .streams import class_stream, omniglot_stream, sine_stream  # isort: skip
 
 # what they are, and how to change them
 from .pool import ClassPool, FixedPool, Pool  # isort: skip
+from .reading import read_folder, read_image, read_images  # isort: skip
 from .varied import Varied, strokes  # isort: skip
 
 __all__ = [
     "ClassPool", "FixedPool", "Pool", "Varied", "boolean", "class_stream", "distributions", "folder", "gaussians",
     "glyphs", "lake_runs", "least_squares", "mini_imagenet", "mnist", "omniglot", "omniglot_stream", "problems",
-    "quadratic", "rainbow_mnist", "read_folder", "read_image", "semilinear", "sine_stream", "sinusoid", "strokes",
+    "quadratic", "rainbow_mnist", "read_folder", "read_image", "read_images", "semilinear", "sine_stream", "sinusoid",
+    "strokes",
 ]

@@ -4,6 +4,7 @@ import math
 
 import torch
 
+from ..targets import DENSITIES
 from .functions import _Drawn
 from .pool import Pool
 
@@ -41,4 +42,4 @@ def distributions(
             e, log_p = (torch.cat(column, -1).gather(-1, family.expand(-1, n, 1)) for column in zip(*each, strict=True))
             yield m + s * e, log_p - s.log()
 
-    return _Drawn("distributions", "regression", (1,), deal)
+    return _Drawn("distributions", DENSITIES, (1,), deal)

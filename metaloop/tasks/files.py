@@ -7,9 +7,8 @@ import time
 import urllib.request
 import warnings
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.client import HTTPException
 from pathlib import Path
 from urllib.error import HTTPError
@@ -60,6 +59,7 @@ def cached(name: str, sources: list[Path], settings: str, make: Callable[[], Arr
 
 def _write(path: Path, arrays: Arrays) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(path.parent)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         with open(part, "wb") as file:
@@ -69,13 +69,23 @@ def _write(path: Path, arrays: Arrays) -> None:
         part.unlink(missing_ok=True)
 
 
+def _sweep(folder: Path) -> None:
+    """Take away what processes that are no more left half written."""
+    for part in folder.glob("*.npz.*.part") if os.name == "posix" else ():
+        with suppress(ValueError, PermissionError):
+            try:
+                os.kill(int(part.name.split(".")[-2]), 0)
+            except ProcessLookupError:
+                part.unlink(missing_ok=True)
+
+
 @contextmanager
 def reading(name: str, path: Path, fix: str) -> Iterator[zipfile.ZipFile]:
     """An open archive; whatever is wrong with it becomes one line that ends with the fix."""
     try:
         with zipfile.ZipFile(path) as archive:
             yield archive
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, KeyError, ValueError) as error:
+    except Exception as error:  # what zipfile, csv and Pillow raise for damaged files has no common base
         reason = str(error).partition("\n")[0]
         raise ValueError(f"{name}: {path} is damaged ({reason}). {fix}") from None
 

@@ -5,14 +5,15 @@ import math
 import torch
 
 from ..core import Data, Task
+from ..targets import CLASSES, NUMBERS, Target
 from .pool import Pool
 
 
 class _Drawn(Pool):
     """A pool without stored examples: `deal(tasks, ways, shots, queries, rand, randn)` makes them."""
 
-    def __init__(self, name, kind, shape, deal, device: torch.device | str = "cpu"):
-        self.name, self.kind, self.shape, self.deal = name, kind, shape, deal
+    def __init__(self, name, target: Target, shape, deal, device: torch.device | str = "cpu"):
+        self.name, self.target, self.shape, self.deal = name, target, shape, deal
         self.device = torch.device(device)
 
     def sample(self, tasks=1, ways=5, shots=1, queries=15, generator=None) -> Task:
@@ -23,7 +24,7 @@ class _Drawn(Pool):
         return Task(*(Data(x.to(self.device), y.to(self.device)) for x, y in (support, query)))
 
     def to(self, device) -> "_Drawn":
-        return _Drawn(self.name, self.kind, self.shape, self.deal, device)
+        return _Drawn(self.name, self.target, self.shape, self.deal, device)
 
 
 def sinusoid(
@@ -54,7 +55,7 @@ def sinusoid(
         A, b, w = draw(amplitude, 1), draw(phase, 1), draw(frequency, 1)
         return [(s, A * torch.sin(w * s - b)) for s in (draw(x, shots), draw(x, queries))]
 
-    return _Drawn("sinusoid", "regression", (1,), deal)
+    return _Drawn("sinusoid", NUMBERS, (1,), deal)
 
 
 def gaussians(*, dim: int = 2, spread: float = 2.0, noise: float = 0.5) -> Pool:
@@ -76,7 +77,7 @@ def gaussians(*, dim: int = 2, spread: float = 2.0, noise: float = 0.5) -> Pool:
             x = mean.gather(1, y[..., None].expand(-1, -1, dim)) + noise * randn(tasks, ways * n, dim)
             yield x, y
 
-    return _Drawn("gaussians", "classification", (dim,), deal)
+    return _Drawn("gaussians", CLASSES, (dim,), deal)
 
 
 def boolean(*, xor: bool = True) -> Pool:
@@ -97,7 +98,7 @@ def boolean(*, xor: bool = True) -> Pool:
             row = (2 * x[..., 0] + x[..., 1]).long()
             yield x, (k[:, None] >> row & 1).float()[..., None]
 
-    return _Drawn("boolean", "regression", (2,), deal)
+    return _Drawn("boolean", NUMBERS, (2,), deal)
 
 
 def semilinear(*, weights: float = 1.0) -> Pool:
@@ -116,7 +117,7 @@ def semilinear(*, weights: float = 1.0) -> Pool:
             x = 2 * rand(tasks, n, 2) - 1
             yield x, (1 + torch.tanh(x @ w[:, :2] + w[:, 2:])) / 2
 
-    return _Drawn("semilinear", "regression", (2,), deal)
+    return _Drawn("semilinear", NUMBERS, (2,), deal)
 
 
 def quadratic() -> Pool:
@@ -154,4 +155,4 @@ def quadratic() -> Pool:
             x = 2 * rand(tasks, n, 2) - 1
             yield x, 0.2 + 0.6 * (value(k, x) - low) / (high - low)
 
-    return _Drawn("quadratic", "regression", (2,), deal)
+    return _Drawn("quadratic", NUMBERS, (2,), deal)

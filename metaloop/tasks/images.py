@@ -9,15 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
-from torch import Tensor
 
 from .files import Arrays, cached, data_folders, reading
 from .pool import ClassPool, Pool, Splits
+from .reading import class_files, has_colour, read_folder, read_image
 
-SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
 PARTS = ("train", "val", "test")
-Skipped = list[tuple[Path, str]]
 
 
 def folder(
@@ -49,12 +46,12 @@ def folder(
         )
     if split is not None and (len(split) != 3 or min(split) < 0 or split[0] == 0 or abs(sum(split) - 1) > 1e-6):
         raise ValueError(f"{call}: got {split=}, expected three fractions, the first above 0, of sum 1; or None.")
-    classes = _classes(path)
+    classes = class_files(path)
     files = [file for name in classes for file in classes[name]]
     bounds = _bounds(call, len(classes), split) if split else None
 
     def decode() -> Arrays:
-        c = channels or (3 if any(map(_has_colour, files)) else 1)
+        c = channels or (3 if any(map(has_colour, files)) else 1)
         side = size or {1: 28, 3: 84}[c]
         x, y, _, skipped = read_folder(path, (c, side, side), invert=invert)
         return {"x": x.numpy(), "y": y.numpy(), "skipped": np.array(skipped, dtype=str).reshape(-1, 2)}
@@ -80,73 +77,6 @@ def folder(
     return pool
 
 
-def read_image(path: str | os.PathLike | BytesIO, shape: tuple[int, ...], *, invert: bool | str = "auto") -> Tensor:
-    """One image file as uint8 [C, H, W], for shape = (C, H, W) with C = 1 or 3.
-
-    It is turned upright as its EXIF data say, laid on white where transparent, stretched to H x W by Lanczos.
-    invert: in grey (C = 1), True inverts an image and "auto" one whose border is mostly light, so that dark
-        ink on light paper becomes ink = 255 on paper = 0 as in Omniglot; False leaves it.
-    Raises what Pillow raises for a file it cannot read.
-    """
-    c, h, w = shape
-    with Image.open(path) as file:
-        image = ImageOps.exif_transpose(file)
-    if image.mode.startswith("I"):  # 16 bits
-        image = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
-    elif "A" in image.getbands() or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    image = image.convert("L" if c == 1 else "RGB").resize((w, h), Image.Resampling.LANCZOS)
-    x = torch.from_numpy(np.array(image)).view(h, w, c).permute(2, 0, 1).contiguous()
-    if c == 1 and (invert is True or (invert == "auto" and _border(x[0]).float().mean() > 127)):
-        x = 255 - x
-    return x
-
-
-def read_folder(
-    path: str | os.PathLike, shape: tuple[int, ...], *, invert: bool | str = "auto"
-) -> tuple[Tensor, Tensor, list[str], Skipped]:
-    """Labelled images: x uint8 [n, C, H, W], y int64 [n], the class names, and the files skipped: [(path, reason)].
-
-    One class per sub-folder, in order of name. `invert`: see `read_image`.
-    Raises ValueError for a missing folder, fewer than two classes, or a class without a readable image.
-    """
-    images, y, skipped = [], [], []
-    classes = _classes(Path(path))
-    for label, (name, files) in enumerate(classes.items()):
-        for file in files:
-            try:
-                images.append(read_image(file, shape, invert=invert))
-                y.append(label)
-            except Exception as error:  # what Pillow raises for damaged files has no common base
-                reason = "is empty" if file.stat().st_size == 0 else str(error).partition("\n")[0]
-                skipped.append((file, reason))
-        if label not in y[-1:]:
-            why = f"{len(files)} files, the last: {skipped[-1][1]}" if files else f"no {' '.join(SUFFIXES)} file"
-            raise ValueError(
-                f"folder({str(path)!r}): class {name!r} has no readable image ({why}). Add images or remove it."
-            )
-    return torch.stack(images), torch.tensor(y), list(classes), skipped
-
-
-def _classes(path: Path) -> dict[str, list[Path]]:
-    """The image files of each class, sorted."""
-    call = f"folder({str(path)!r})"
-    if not path.is_dir():
-        raise ValueError(f"{call}: {'not a folder' if path.exists() else 'no such folder'}.")
-    names = sorted(p.name for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
-    if len(names) < 2:
-        found = f"one class, {names[0]!r}" if names else "no sub-folders"
-        raise ValueError(f"{call}: {found}. Make one sub-folder of images per class, at least two.")
-    return {
-        name: sorted(
-            p for p in (path / name).iterdir()
-            if p.suffix.lower() in SUFFIXES and p.is_file() and not p.name.startswith(".")
-        )
-        for name in names
-    }
-
-
 def _bounds(call: str, classes: int, split: tuple[float, float, float]) -> list[tuple[int, int]]:
     """Where each part begins and ends among the classes."""
     val, test = (max(2, round(classes * share)) if share else 0 for share in split[1:])
@@ -157,21 +87,6 @@ def _bounds(call: str, classes: int, split: tuple[float, float, float]) -> list[
             f"Add classes, or use all for everything with split=None."
         )
     return [(0, train), (train, train + val), (train + val, classes)]
-
-
-def _has_colour(path: Path) -> bool:
-    try:
-        with Image.open(path) as image:
-            if image.mode in ("1", "L", "LA") or image.mode.startswith("I"):
-                return False
-            x = np.asarray(image.convert("RGB")).astype(np.int16)
-        return bool((x.max(-1) - x.min(-1)).max() > 32)  # more than the tints of compression
-    except Exception:  # an unreadable file, skipped in due time
-        return False
-
-
-def _border(x: Tensor) -> Tensor:
-    return torch.cat([x[0], x[-1], x[:, 0], x[:, -1]])
 
 
 def mini_imagenet(root: str | os.PathLike | None = None) -> Splits:
@@ -206,7 +121,7 @@ def _find_mini_imagenet(root: str | os.PathLike | None) -> Path:
         try:
             with zipfile.ZipFile(path) as archive:
                 names = set(archive.namelist())
-        except (zipfile.BadZipFile, OSError):
+        except Exception:  # what zipfile raises for odd archives has no common base
             damaged = damaged or f" ({path} is damaged)"
             continue
         if names >= {f"{part}.csv" for part in PARTS} and any(name.startswith("images/") for name in names):

@@ -7,12 +7,13 @@ draws shots + queries distinct examples of each. The whole batch is drawn by ind
 from collections.abc import Callable, Sequence
 from numbers import Integral
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Generator, Tensor
 
 from ..core import Data, Task
+from ..targets import CLASSES, Target, of_kind
 from ..torch_private import pytree
 
 
@@ -20,7 +21,9 @@ class Pool:
     """What every pool answers. One without splits is its own train, val and test.
 
     name: the data's name. split: "train", "val", "test", or "" where there is only one.
-    kind: "classification" (y int64 [tasks, n]) or "regression" (y float32 [tasks, n, ...]).
+    target: what y is (`metaloop.targets`): classes, y int64 [tasks, n], unless said; or numbers, y float32
+        [tasks, n, ...]; or log-densities. kind: its kind, "classification" or "regression".
+    labels: what classes are numbered over: "task", 0 .. ways-1 in each; or "pool", 0 .. classes-1 throughout.
     tasks: how many there are, where they are fixed; None where they are drawn.
     shape: of one example. classes, names: how many and what they are called, None where there is no end of them.
     skipped: files that were left out, and why.
@@ -28,13 +31,23 @@ class Pool:
 
     name: str
     split: str = ""
-    kind: str = "classification"
+    target: Target = CLASSES
+    labels: str = "task"
     tasks: int | None = None
     shape: tuple[int, ...]
     classes: int | None = None
     names: list[str] | None = None
     device: torch.device
     skipped: Sequence[tuple[Path, str]] = ()
+
+    @property
+    def kind(self) -> str:
+        return self.target.kind
+
+    @property
+    def pictures(self) -> bool:
+        """Whether its examples are images, [C, H, W]."""
+        return len(self.shape) == 3
 
     @property
     def train(self) -> "Pool":
@@ -75,6 +88,14 @@ class Pool:
         """The same pool on another device."""
         raise NotImplementedError
 
+    def outline(self) -> dict[str, Any]:
+        """What run.json keeps of it; `Outline(**...)` is a pool of that."""
+        return {"shape": tuple(self.shape), "classes": self.train.classes, "kind": self.kind, "name": self.name}
+
+    def uses(self, run: str | Path) -> list[str]:
+        """Commands by which a run that was trained on it serves on one's own data."""
+        return self.target.uses(run)
+
     def _call(self, **arguments: int) -> str:
         """The call as it is quoted in errors: `omniglot.sample(ways=5000): the train split`."""
         quoted = ", ".join(f"{k}={v!r}" for k, v in arguments.items())
@@ -86,13 +107,60 @@ class Pool:
                 raise ValueError(f"{self.name}.sample({key}={value!r}): expected a whole number, at least 1.")
 
 
-class Splits(Pool):
+class Outline(Pool):
+    """A pool without its examples, of what `outline` says of one: enough to rebuild the networks of a run."""
+
+    kind: str = CLASSES.kind
+
+    def __init__(self, shape: tuple[int, ...], classes: int | None, kind: str = CLASSES.kind, name: str = ""):
+        self.shape, self.classes, self.kind, self.name = tuple(shape), classes, kind, name
+
+    target: Any = property(lambda self: of_kind(self.kind))
+
+    @classmethod
+    def of(cls, pool: Pool) -> "Outline":
+        return cls(**pool.outline())
+
+    def flat(self, batch: int = 64) -> "Outline":
+        return self
+
+    def any_shots(self) -> "Outline":
+        return self
+
+
+def _said(name: str) -> Any:
+    """What the pool below says."""
+    return property(lambda self: getattr(self.pool, name))
+
+
+class Over(Pool):
+    """A pool over another one, `pool`: what it does not say itself, that one says.
+
+    over(pool): the same change of another pool, by which it has splits where the other has, and goes to a device.
+    """
+
+    pool: Pool
+    name, split, target, labels, tasks = map(_said, ("name", "split", "target", "labels", "tasks"))
+    shape, classes, names, device, skipped = map(_said, ("shape", "classes", "names", "device", "skipped"))
+
+    train = property(lambda self: self.over(self.pool.train))
+    val = property(lambda self: self.over(self.pool.val))
+    test = property(lambda self: self.over(self.pool.test))
+
+    def over(self, pool: Any) -> Self:
+        raise NotImplementedError
+
+    def to(self, device) -> Self:
+        return self.over(self.pool.to(device))
+
+
+class Splits(Over):
     """Three pools with disjoint classes under one name. Asked for tasks itself, it deals from `train`."""
 
+    split, skipped = "", ()
+
     def __init__(self, train: Pool, val: Pool, test: Pool):
-        self.parts = (train, val, test)
-        self.name, self.kind, self.shape = train.name, train.kind, train.shape
-        self.classes, self.names, self.device = train.classes, train.names, train.device
+        self.parts, self.pool = (train, val, test), train
 
     train = property(lambda self: self.parts[0])
     val = property(lambda self: self.parts[1])
@@ -204,18 +272,19 @@ class ClassPool(Pool):
         return f"{self.name}({self.split or 'all'}: {self.classes} classes of shape {self.shape})"
 
 
-class FlatPool(Pool):
+class FlatPool(Over):
     """Ordinary supervised batches from a ClassPool: examples drawn evenly from all, labelled 0 .. classes-1.
 
     `sample` gives support and query sets of `batch` examples each, and ignores ways, shots and queries.
     """
 
+    pool: ClassPool
+    labels = "pool"
+
     def __init__(self, pool: ClassPool, batch: int = 64):
         if batch < 1:
             raise ValueError(f"{pool.name}.flat(batch={batch}): expected at least 1.")
         self.pool, self.batch = pool, batch
-        self.name, self.split, self.shape = pool.name, pool.split, pool.shape
-        self.classes, self.names, self.device = pool.classes, pool.names, pool.device
 
     def sample(self, tasks=1, ways=5, shots=1, queries=15, generator=None) -> Task:
         self._check_positive(tasks=tasks)
@@ -226,8 +295,8 @@ class FlatPool(Pool):
         y = labels[index % len(labels)]
         return Task(*(self.pool._data(*half) for half in zip(index.chunk(2, 1), y.chunk(2, 1), strict=True)))
 
-    def to(self, device) -> "FlatPool":
-        return FlatPool(self.pool.to(device), self.batch)
+    def over(self, pool: ClassPool) -> "FlatPool":
+        return FlatPool(pool, self.batch)
 
 
 class FixedPool(Pool):
@@ -257,13 +326,11 @@ class FixedPool(Pool):
         return f"{self.name}({self.tasks} fixed tasks, examples of shape {self.shape})"
 
 
-class AnyShots(Pool):
+class AnyShots(Over):
     """The tasks of another pool, their number of shots drawn evenly from 1 .. shots, one for a whole batch."""
 
     def __init__(self, pool: Pool):
         self.pool = pool
-        self.name, self.split, self.kind, self.shape = pool.name, pool.split, pool.kind, pool.shape
-        self.classes, self.names, self.device = pool.classes, pool.names, pool.device
 
     def sample(self, tasks=1, ways=5, shots=1, queries=15, generator=None) -> Task:
         self._check_positive(shots=shots)
@@ -271,5 +338,5 @@ class AnyShots(Pool):
         drawn = int(torch.randint(1, shots + 1, (), generator=generator, device=where))
         return self.pool.sample(tasks, ways, drawn, queries, generator)
 
-    def to(self, device) -> "AnyShots":
-        return AnyShots(self.pool.to(device))
+    def over(self, pool: Pool) -> "AnyShots":
+        return AnyShots(pool)

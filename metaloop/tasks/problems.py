@@ -1,26 +1,22 @@
 """Optimisation problems as tasks: the support set brings along where descent starts."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
 from ..core import Data, Params, Problem, Task
+from ..targets import NUMBERS
 from .functions import _Drawn
-from .pool import Pool
+from .pool import Over, Pool
 
 
-class ProblemPool(Pool):
+class ProblemPool(Over):
     """A pool's tasks, each with a start of its own for the parameters of one network: see `problems`."""
 
     def __init__(self, pool: Pool, init: Callable[[int], Params], spread: float | None):
         self.pool, self.init, self.spread, self.like = pool, init, spread, init(0)
         self.fixed = getattr(init, "fixed", ())  # what the network does not learn: no start is drawn for it
-        self.name, self.split, self.kind, self.shape = pool.name, pool.split, pool.kind, pool.shape
-        self.classes, self.names, self.device = pool.classes, pool.names, pool.device
-
-    train = property(lambda self: ProblemPool(self.pool.train, self.init, self.spread))
-    val = property(lambda self: ProblemPool(self.pool.val, self.init, self.spread))
-    test = property(lambda self: ProblemPool(self.pool.test, self.init, self.spread))
 
     def sample(self, tasks=1, ways=5, shots=1, queries=15, generator=None) -> Task:
         (x, y), query = self.pool.sample(tasks, ways, shots, queries, generator)
@@ -43,8 +39,12 @@ class ProblemPool(Pool):
         """The same tasks for another network."""
         return ProblemPool(self.pool, init, self.spread)
 
-    def to(self, device) -> "ProblemPool":
-        return ProblemPool(self.pool.to(device), self.init, self.spread)
+    def over(self, pool: Pool) -> "ProblemPool":
+        return ProblemPool(pool, self.init, self.spread)
+
+    def uses(self, run: str | Path) -> list[str]:
+        there = f"metaloop.open_run({str(run)!r})"
+        return [f"optimizer = metaloop.optim.Learned(network.parameters(), {there})    (in Python)"]
 
 
 def problems(pool: Pool, init: Callable[[int], Params], *, spread: float | None = None) -> Pool:
@@ -80,4 +80,4 @@ def least_squares(*, dim: int = 10, law: str = "gaussian") -> Pool:
         rows = Data(numbers(tasks, dim, dim), numbers(tasks, dim, 1))
         return rows, rows
 
-    return _Drawn("least_squares", "regression", (dim,), deal)
+    return _Drawn("least_squares", NUMBERS, (dim,), deal)

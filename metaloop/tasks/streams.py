@@ -6,9 +6,10 @@ import os
 import torch
 
 from ..core import Task
+from ..targets import NUMBERS
 from .functions import _Drawn
 from .omniglot import omniglot
-from .pool import ClassPool, Pool, Splits
+from .pool import ClassPool, Over, Pool, Splits
 
 
 def sine_stream(*, slots: int = 10) -> Pool:
@@ -32,10 +33,10 @@ def sine_stream(*, slots: int = 10) -> Pool:
             code = torch.eye(slots, device=x.device)[:ways, None].expand(tasks, ways, n, slots)
             yield torch.cat([x[..., None], code], -1).flatten(1, 2), (A * torch.sin(x + b)).flatten(1, 2)[..., None]
 
-    return _Drawn("sine_stream", "regression", (1 + slots,), deal)
+    return _Drawn("sine_stream", NUMBERS, (1 + slots,), deal)
 
 
-class ClassStream(Pool):
+class ClassStream(Over):
     """Classes one after another: the support set is `ways` classes of a ClassPool in turn, shots examples of each.
 
     remember: examples of all classes that are added to the queries, or None. With a number, labels are those of the
@@ -44,10 +45,12 @@ class ClassStream(Pool):
     again: the queries are the stream's own examples: has it been forgotten?
     """
 
+    pool: ClassPool
+    name = property(lambda self: f"{self.pool.name}_stream")
+    labels = property(lambda self: "task" if self.remember is None else "pool")
+
     def __init__(self, pool: ClassPool, remember: int | None = None, again: bool = False):
         self.pool, self.remember, self.again = pool, remember, again
-        self.name, self.split, self.shape = f"{pool.name}_stream", pool.split, pool.shape
-        self.classes, self.names, self.device = pool.classes, pool.names, pool.device
 
     def sample(self, tasks=1, ways=5, shots=1, queries=15, generator=None) -> Task:
         self._check_positive(tasks=tasks, ways=ways, shots=shots, queries=queries)
@@ -65,8 +68,8 @@ class ClassStream(Pool):
             y = [labels[part % len(labels)] for part in (support, query)]
         return Task(self.pool._data(support, y[0]), self.pool._data(query, y[1]))
 
-    def to(self, device) -> "ClassStream":
-        return ClassStream(self.pool.to(device), self.remember, self.again)
+    def over(self, pool: ClassPool) -> "ClassStream":
+        return ClassStream(pool, self.remember, self.again)
 
     def __repr__(self) -> str:
         return f"{self.name}({self.split or 'all'}: {self.classes} classes of shape {self.shape})"

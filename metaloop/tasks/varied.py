@@ -7,12 +7,12 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from ..core import Data, Task
-from .pool import Pool
+from .pool import Over, Pool
 
 Change = Callable[[Task, Generator | None], Task]
 
 
-class Varied(Pool):
+class Varied(Over):
     """A pool whose training tasks go through `change(tasks, generator)`; `val` and `test` are the pool's own.
 
     tasks: a batch, with a leading task axis. Random numbers are drawn on the generator's device, as pools do.
@@ -20,9 +20,6 @@ class Varied(Pool):
 
     def __init__(self, pool: Pool, change: Change):
         self.pool, self.change = pool, change
-        self.name, self.split, self.kind, self.shape = pool.name, pool.split, pool.kind, pool.shape
-        self.classes, self.names = pool.classes, pool.names
-        self.device = getattr(pool, "device", torch.device("cpu"))  # an outline of a pool is nowhere
 
     val = property(lambda self: self.pool.val)
     test = property(lambda self: self.pool.test)
@@ -30,8 +27,8 @@ class Varied(Pool):
     def sample(self, tasks=1, ways=5, shots=1, queries=15, generator=None) -> Task:
         return self.change(self.pool.train.sample(tasks, ways, shots, queries, generator), generator)
 
-    def to(self, device) -> "Varied":
-        return Varied(self.pool.to(device), self.change)
+    def over(self, pool: Pool) -> "Varied":
+        return Varied(pool, self.change)
 
 
 def strokes(tasks: Task, generator: Generator | None) -> Task:

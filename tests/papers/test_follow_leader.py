@@ -19,6 +19,7 @@ from metaloop.engine.log import read_metrics
 from metaloop.engine.run import checkpoints
 from metaloop.engine.seeds import generator
 from metaloop.outer.follow_leader import judge, remember
+from metaloop.targets import CLASSES, NUMBERS
 from metaloop.tasks.rainbow_mnist import Rounds
 
 ROUNDS, POINTS = 5, 30
@@ -39,7 +40,7 @@ class Turns(Rounds):
         self.y = torch.randint(3, (ROUNDS, 2 * POINTS), generator=g)
         noise = torch.randn(ROUNDS, 2 * POINTS, 2, generator=g)
         self.x = self.means[torch.arange(ROUNDS)[:, None], self.y] + 0.3 * noise
-        self.kind = "regression" if numbers else "classification"
+        self.target = NUMBERS if numbers else CLASSES
         if numbers:
             self.y = self.x[..., :1].tanh().expand(-1, -1, 3)
 

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from mutations import Bug
 from torch import nn
 from torch.testing import assert_close
-from zoo import DERIVATIVE, ORDER, WAYS, Smooth, batched, blobs, one, started, waves
+from zoo import DERIVATIVE, LEARNS, ORDER, WAYS, Smooth, batched, blobs, one, started, waves
 
 from metaloop import Data, Task, functional, lstm_optimizer, meta_gradient
 from metaloop.learners.lstm_optimizer import preprocess
@@ -142,17 +142,20 @@ def test_a_support_set_without_a_start_is_refused(task):
         learner.objective(learner.adapt, learner.init(0), Task(Data(*task.support[:2]), task.query))
 
 
-CONSTANT = "gradients of the network that is trained are held constant"
+CONSTANT = {
+    DERIVATIVE: "gradients of the network that is trained are held constant",
+    LEARNS: "the scale of m's output is a constant that theta keeps",
+}
 smooth, start = functional(Smooth())
 curve, curve_start = functional(mlp((1, 16, 16, 1)))
 
 CASES = {
     "lstm_optimizer": lambda: Case(
-        lstm_optimizer(smooth, inner_steps=6, unroll=4, hidden=4), started(blobs, start), {DERIVATIVE: CONSTANT}
+        lstm_optimizer(smooth, inner_steps=6, unroll=4, hidden=4), started(blobs, start), CONSTANT
     ),
     "lstm_optimizer-raw-minibatches": lambda: Case(
         lstm_optimizer(curve, inner_steps=3, batch=2, preprocessed=False, hidden=4, layers=1, loss=F.mse_loss),
-        started(waves, curve_start, 0.2), {DERIVATIVE: CONSTANT, ORDER: "steps take consecutive minibatches of S"},
+        started(waves, curve_start, 0.2), {**CONSTANT, ORDER: "steps take consecutive minibatches of S"},
     ),
 }  # fmt: skip
 

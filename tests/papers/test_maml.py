@@ -204,8 +204,9 @@ def test_the_last_learned_rate_serves_further_steps():
 CURVE = functional(mlp((1, 16, 16, 1)))
 
 
-def images(policy: str) -> Case:
-    return Case(maml(*functional(image_net(policy, out=WAYS)), inner_lr=0.5), pictures, waived(policy))
+def images(policy: str, blocks: int = 4) -> Case:
+    net = functional(image_net(policy, blocks=blocks, out=WAYS))
+    return Case(maml(*net, inner_lr=0.5), pictures, waived(policy))
 
 
 CASES = {

@@ -9,9 +9,9 @@ from mutations import Bug, law
 from pytorch_metric_learning import losses
 from torch.func import functional_call
 from torch.testing import assert_close
-from zoo import WAYS, batched, blobs, features, known_blobs
+from zoo import READS, WAYS, batched, blobs, features, known_blobs
 
-from metaloop import Data, Task, functional, margin, meta_gradient
+from metaloop import Data, Task, functional, maml, margin, meta_gradient
 from metaloop import objectives as O
 from metaloop.nn import mlp
 from metaloop.objectives.embedding import psi
@@ -227,6 +227,69 @@ def test_any_loss_of_pytorch_metric_learning_in_a_batch_of_tasks(task):
     assert torch.equal(loss.init(0)["proxies"], loss.init(0)["proxies"])
 
 
+def test_a_loss_of_pytorch_metric_learning_has_no_second_derivative_and_says_so(task):
+    """Held constant, its gradient serves: first-order MAML is a loop with `detach`."""
+    loss = O.triplet(margin=2.0)
+    value = lambda z, y: loss.value({}, z, y)
+    inner = lambda **options: maml(embed, init, inner_lr=0.1, inner_steps=2, loss=value, **options)
+    theta, many = {n: p.double() for n, p in init(0).items()}, batched(task)
+    with pytest.raises(ValueError, match="from_pml: TripletMarginLoss has a first derivative only, and its second is"):
+        meta_gradient(inner())(theta, many)
+    with pytest.raises(ValueError, match="first derivative only"):
+        meta_gradient(inner())(theta, Task(*(Data(x.expand(2, *x.shape), y.expand(2, -1)) for x, y in task)))
+    grads = meta_gradient(inner(first_order=True))(theta, many)[0]
+    leaves = {n: p.clone().requires_grad_() for n, p in theta.items()}
+    phi = leaves
+    for _ in range(2):
+        held = {n: p.detach().requires_grad_() for n, p in phi.items()}
+        g = torch.autograd.grad(value(embed(held, task.support.x), task.support.y), list(held.values()))
+        phi = {n: p - 0.1 * g_n for (n, p), g_n in zip(phi.items(), g, strict=True)}
+    want = torch.autograd.grad(value(embed(phi, task.query.x), task.query.y), list(leaves.values()))
+    assert_close(list(grads.values()), list(want))
+
+
+def test_a_loss_of_pytorch_metric_learning_hands_no_nan_on():
+    loss = O.from_pml(partial(losses.ArcFaceLoss, num_classes=CLASSES, embedding_size=DIM))
+    theta, y = loss.init(0), torch.tensor([1])
+    at = theta["W"].mT[1:2] * 2  # where the angle has no derivative
+    with pytest.raises(ValueError, match=r"from_pml: ArcFaceLoss has a loss of .* and a gradient that is not finite"):
+        torch.func.grad(lambda z: loss.value(theta, z, y))(at)
+    assert loss.value(theta, at * torch.nan, y).isnan()  # what came in is not its doing
+
+
+def test_losses_over_classes_say_so():
+    assert {made(name).classes for name in ANGULAR} == {CLASSES}
+    assert O.triplet().classes is None
+    assert O.from_pml(partial(losses.ProxyAnchorLoss, CLASSES, DIM)).classes == CLASSES
+    assert learner(made("cosface")).classes == CLASSES
+
+
+@pytest.mark.parametrize("name", ANGULAR)
+def test_an_embedding_of_zero_has_a_loss_and_no_steep_slope(name):
+    loss, y = made(name), torch.tensor([0, 1])
+    theta, z = loss.init(0), torch.zeros(2, DIM)
+    z[1] = theta["W"][1] + 0.1
+    slope = lambda z: torch.func.grad(lambda z: loss.value(theta, z, y))(z)
+    for found in (slope(z), torch.func.grad(lambda z: slope(z).square().sum())(z)):
+        assert found.isfinite().all()
+        assert found.abs().max() < 1e4
+
+
+def test_sphereface_without_annealing():
+    """lambda = 0: the true class's logit is |z| psi alone."""
+    loss = made("sphereface", anneal=(0, 0, 0))
+    theta, y = loss.init(0), torch.tensor([2, 0])
+    z = torch.randn(2, DIM, generator=torch.Generator().manual_seed(1))
+    logits = torch.stack([torch.stack([dot(z_i, w) / length(w) for w in theta["W"]]) for z_i in z])
+    for i, k in enumerate(y):
+        cosine = logits[i, k] / length(z[i])
+        logits[i, k] = length(z[i]) * psi(cosine, 4)
+    assert_close(loss.value(theta, z, y), torch.nn.functional.cross_entropy(logits, y))
+    grads = torch.func.grad(loss.value)(theta, z, y)
+    assert grads["W"].any()
+    assert loss.scheduled(7)["lambda"] == 0
+
+
 def test_the_nearest_example_decides(task):
     loss = made("softmax")
     S, Q = task
@@ -255,6 +318,8 @@ def test_what_is_not_known_is_refused():
         O.triplet(mining="hard")
     with pytest.raises(ValueError, match="sphereface: margin=0, expected a whole number, at least 1"):
         made("sphereface", margin=0)
+    with pytest.raises(ValueError, match=r"sphereface: anneal=\(1, 0, -2\), expected lambda_0, gamma and"):
+        made("sphereface", anneal=(1, 0, -2))
 
 
 def angular(name: str) -> Case:
@@ -262,7 +327,7 @@ def angular(name: str) -> Case:
 
 
 def mined(mining: str) -> Case:
-    by_the_data = {"compiles_whole_and_once": "which triplets are mined depends on the data"}
+    by_the_data = dict.fromkeys(("compiles_whole_and_once", READS), "which triplets are mined depends on the data")
     return Case(margin(*features, ways=WAYS, loss=O.triplet(mining=mining)), blobs, by_the_data)
 
 
@@ -276,19 +341,19 @@ BUGS = [
         ("torch.where(member.mT, cosine[:, None], -torch.inf).amax(-1)",
         "torch.where(member.mT, cosine[:, None], torch.inf).amin(-1)"), "test_the_nearest_example_decides"),
     Bug("support embeddings stay off the sphere", "learners/margin.py",
-        ('z = F.normalize(embed(theta["net"], S.x), dim=-1)', 'z = embed(theta["net"], S.x)'),
+        ('z = unit(embed(theta["net"], S.x))', 'z = embed(theta["net"], S.x)'),
         "test_the_nearest_example_decides"),
     Bug("the metric is trained on queries alone", "learners/margin.py",
         ("Data(*(torch.cat(part) for part in zip(*task, strict=True)))", "task.query"), "test_loss_and_gradient"),
     Bug("the margin is asked of every class", "objectives/embedding.py",
-        ("torch.where(own, target(params, c.gather(-1, y[:, None])), c)", "target(params, c)"),
+        ("torch.where(membership(y, classes), target(params, c.gather(-1, y[:, None])), c)", "target(params, c)"),
         "test_loss_and_gradient"),
     Bug("sphereface's cosine is not drawn out", "objectives/embedding.py",
         ("* cos_mt - 2 * k", "* cos_mt"), "test_the_margin_of_sphereface_draws_the_cosine_out"),
     Bug("sphereface starts where it should end", "objectives/embedding.py",
         ("max(least, first", "min(least, first"), "test_the_annealing_of_sphereface"),
     Bug("sphereface forgets the length of embeddings", "objectives/embedding.py",
-        ("(z.norm(dim=-1, keepdim=True) if scale is None else scale)", "(scale or 16.0)"), "test_loss_and_gradient"),
+        ("(length(z) if scale is None else scale)", "(scale or 16.0)"), "test_loss_and_gradient"),
     Bug("arcface turns back past pi", "objectives/embedding.py",
         ("c - margin * sin(margin))", "c * cos(margin) - sine * sin(margin))"),
         "test_it_is_the_loss_of_pytorch_metric_learning"),
@@ -302,6 +367,17 @@ BUGS = [
         ("t.select(axis, i)", "t.select(axis, 0)"), law("many_tasks_are_each_task", "margin-triplet-semihard")),
     Bug("the upstream gradient is dropped", "objectives/mined.py",
         ("(g * saved for", "(1 * saved for"), "test_any_loss_of_pytorch_metric_learning_in_a_batch_of_tasks"),
+    Bug("the second derivative is silently zero", "objectives/mined.py",
+        ("ctx.set_materialize_grads(False)", "ctx.mark_non_differentiable(*output[1:])"),
+        "test_a_loss_of_pytorch_metric_learning_has_no_second_derivative_and_says_so"),
+    Bug("the loss hands NaN on", "objectives/mined.py",
+        ("if _finite(at) and not _finite([value, *grads]):", "if False:"),
+        "test_a_loss_of_pytorch_metric_learning_hands_no_nan_on"),
+    Bug("the lambda of whole numbers is one", "objectives/embedding.py",
+        ("map(float, anneal)", "anneal"), "test_sphereface_without_annealing"),
+    Bug("an embedding of zero has a direction", "nn/unit.py",
+        ("amax(-1, keepdim=True) <= SHORTEST", "amax(-1, keepdim=True) < 0"),
+        "test_an_embedding_of_zero_has_a_loss_and_no_steep_slope[cosface]"),
     Bug("weights are drawn once for all seeds", "objectives/mined.py",
         ("torch.manual_seed(seed)", "torch.manual_seed(0)"),
         "test_any_loss_of_pytorch_metric_learning_in_a_batch_of_tasks"),

@@ -11,7 +11,7 @@ from zoo import HELPS, WAYS, batched, blobs, drawings
 
 from metaloop import Data, Task, evaluate, fit, functional, meta_gradient, neural_statistician, nn
 from metaloop.learners.neural_statistician import thinned
-from metaloop.recipes.neural_statistician import excess_nats
+from metaloop.targets import excess_nats
 from metaloop.tasks import distributions
 from metaloop.testing import Case
 from metaloop.torch_private import pytree
@@ -268,7 +268,7 @@ CASES = {
     ),
     "neural_statistician-pixels": lambda: Case(
         statistician(
-            nn.conv_encoder((1, 16, 16), 6, widths=(3, 4), depth=2, norm_policy="group"),
+            nn.conv_encoder((1, 16, 16), 6, widths=(3, 4), depth=2, norm_policy="layer"),
             nn.conv_decoder(5, (1, 16, 16), widths=(3, 4), depth=2), nn.Bernoulli, sample_dropout=False,
         ), drawings, {HELPS: "forty steps teach the mean drawing, and no statistic yet"},
     ),

@@ -7,7 +7,7 @@ from mutations import Bug, law
 from torch import nn
 from torch.func import functional_call
 from torch.testing import assert_close
-from zoo import ORDER, WAYS, blobs, features, one, waves
+from zoo import LEARNS, ORDER, WAYS, blobs, features, one, waves
 
 from metaloop import Data, Task, functional, meta_gradient, oml
 from metaloop.nn import adam, mlp
@@ -136,7 +136,8 @@ CASES = {
     "oml": lambda: Case(oml(*features, *functional(nn.Linear(6, WAYS)), inner_lr=0.1), blobs, STREAM),
     "oml-classes": lambda: Case(oml(*features, *head, inner_lr=0.1, anew="classes"), blobs, STREAM),
     "oml-new-head": lambda: Case(
-        oml(*features, *functional(nn.Linear(6, WAYS)), inner_lr=0.1, batch=2, anew=WAYS), blobs, STREAM
+        oml(*features, *functional(nn.Linear(6, WAYS)), inner_lr=0.1, batch=2, anew=WAYS), blobs,
+        {**STREAM, LEARNS: "the whole head starts anew, whatever theta holds for it"},
     ),
     "oml-regression": lambda: Case(
         oml(*functional(mlp((1, 16, 16))), *functional(nn.Linear(16, 1)), inner_lr=0.05, loss=F.mse_loss), waves, STREAM

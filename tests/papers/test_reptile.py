@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from mutations import Bug
+from mutations import Bug, law
 from torch.testing import assert_close
 from zoo import DERIVATIVE, HELPS, ORDER, Smooth, blobs, one
 
@@ -158,5 +158,5 @@ BUGS = [
         ("beta2 * v_scale + (1 - beta2)", "v_scale + 1"), "test_carried_moments_make_one_run_of_adam_over_the_tasks"),
     Bug("reptile brings its indices from the host", "learners/reptile.py",
         ("device=S.x.device) % n", "device=S.x.device) % n\n                B = [i % n for i in range(batch)]"),
-        "tests/test_steady.py::test_no_learner_waits_for_a_number[reptile]"),
+        law("reads_no_values", "reptile")),
 ]  # fmt: skip
