@@ -54,7 +54,8 @@ def save(path: str | Path, f: Any, about: dict[str, Any]) -> None:
     Raises ValueError on a full disk, and if there are numbers in it that are not finite.
     """
     tensors = checkpoint.flatten(f, "f")
-    if bad := [name for name, t in tensors.items() if not t.isfinite().all()]:
+    fixed = {n for part in vars(f).values() for n in getattr(part, "fixed", ())}  # may hold what they like: masks
+    if bad := [n for n, t in tensors.items() if n.rpartition("/")[2] not in fixed and not t.isfinite().all()]:
         raise ValueError(f"{path}: the predictor's '{bad[0]}' is not finite; nothing is kept. Are the examples?")
     checkpoint.write(Path(path), tensors, {"predictor": about})
 

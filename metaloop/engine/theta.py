@@ -17,8 +17,12 @@ from .checkpoint import flatten, unflatten
 
 @lru_cache(maxsize=32)
 def _outline(init: Any) -> dict[str, str]:
-    kinds: Any = flatten(stays(init), "theta")
-    return {} if None in kinds.values() else kinds
+    named = lambda theta: flatten(theta, "theta") if _of_tensors(theta) else {}
+    return stays(init, named)
+
+
+def _of_tensors(theta: Any) -> bool:
+    return all(isinstance(t, Tensor) for t in pytree.tree_leaves(theta))
 
 
 def outline(learner: Learner) -> dict[str, str]:
@@ -37,7 +41,7 @@ def fixed_leaves(learner: Learner, theta: Theta) -> list[bool]:
 
 def check(call: str, learner: Learner, theta: Theta) -> None:
     """Raise ValueError unless theta is a pytree of tensors under the names that the learner's own has."""
-    if not all(isinstance(t, Tensor) for t in pytree.tree_leaves(theta)):
+    if not _of_tensors(theta):
         raise ValueError(f"{call}: theta is {type(theta).__name__}, expected a pytree of tensors such as run.theta.")
     ours, theirs = outline(learner), flatten(theta, "theta")
     found = [f"holds no {n!r}" for n in ours if n not in theirs] + [f"holds {n!r}" for n in theirs if n not in ours]

@@ -234,15 +234,16 @@ def fixed(t: Tensor, *, whole: bool = False) -> Tensor:
     return t.as_subclass(_Whole if whole else _Fixed) if getattr(_mode, "looking", False) else t
 
 
-def stays(init: Callable[[int], Theta]) -> Any:
-    """A pytree like init's theta: for each tensor "fixed", "whole" if it is fixed whole numbers, or "" if learned."""
+def stays(init: Callable[[int], Theta], named: Callable[[Theta], dict[str, Tensor]]) -> dict[str, str]:
+    """For each tensor of init's theta, by the names that `named` gives them: "fixed", "whole" if it is fixed whole
+    numbers, or "" if it is learned."""
     _mode.looking = True
     try:
-        theta = init(0)
+        tensors = named(init(0))
     finally:
         _mode.looking = False
-    kinds = ((_Whole, "whole"), (_Fixed, "fixed"), (Tensor, ""))
-    return pytree.tree_map(lambda t: next((name for kind, name in kinds if isinstance(t, kind)), None), theta)
+    kind = lambda t: "whole" if isinstance(t, _Whole) else "fixed" if isinstance(t, _Fixed) else ""
+    return {n: kind(t) for n, t in tensors.items()}
 
 
 def condition(net: Callable, params: Params, x: Tensor) -> tuple[Callable, Params]:
@@ -351,7 +352,7 @@ def _reset_layer(layer: Any) -> None:
     if not parametrize.is_parametrized(layer):
         return layer.reset_parameters()
     names, base = list(layer.parametrizations), type(layer).__bases__[0]
-    plain = base.__new__(base)
+    plain: Any = object.__new__(base)
     plain.__dict__ = {**layer.__dict__, "_parameters": {**layer._parameters}, "_modules": {}}
     for name in names:
         plain._parameters[name] = nn.Parameter(getattr(layer, name).detach().clone())
