@@ -162,7 +162,8 @@ def test_a_theta_of_several_networks_and_a_learner_of_ones_own():
     assert [n for n, kind in outline(learner).items() if not kind] == ["theta/net/head.weight", "theta/net/head.bias"]
     before = learner.init(0)
     run = ml.fit(learner, POOL, **QUICK, optimizer=decayed)
-    assert moved(before["net"], run.theta["net"]) == {"head.weight", "head.bias"} and run.theta["scale"] == 2
+    assert moved(before["net"], run.theta["net"]) == {"head.weight", "head.bias"}
+    assert run.theta["scale"] == 2
     grads, *_ = ml.meta_gradient(learner)(before, POOL.sample(4, **SMALL))
     assert not grads["scale"].any()
 
@@ -207,7 +208,9 @@ def test_evolution_draws_the_same_for_the_rest():
     all_of_it = evolution(loss, theta, {}, lambda e: e, pairs=3, sigma=0.1)
     torch.manual_seed(0)
     held = evolution(loss, theta, {}, lambda e: {**e, "b": torch.zeros(3)}, pairs=3, sigma=0.1)
-    assert not held["b"].any() and all_of_it["b"].any() and held["a"].any()
+    assert not held["b"].any()
+    assert all_of_it["b"].any()
+    assert held["a"].any()
 
 
 def test_a_frozen_network_is_refused():
@@ -369,9 +372,11 @@ def test_what_a_module_writes_into_a_buffer_never_reaches_theta(rebinds):
     before = dict(theta)
     with writes() as written:
         ml.protonet(net, init, ways=3).adapt(theta, support())(torch.randn(2, 4))
-    assert not theta["average"].any() and theta.keys() == before.keys() and theta["average"] is before["average"]
+    assert not theta["average"].any()
+    assert theta.keys() == before.keys()
+    assert theta["average"] is before["average"]
     assert written == {"average"}
-    with pytest.raises(ValueError, match="writes into its buffer 'average'|writes into a tensor in place"):
+    with pytest.raises(ValueError, match=r"writes into its buffer 'average'|writes into a tensor in place"):
         ml.fit(ml.protonet(net, init, ways=3), POOL, **QUICK)
 
 
