@@ -16,6 +16,7 @@ from metaloop.engine import predictor
 from metaloop.engine.methods import evolution
 from metaloop.engine.simple import simple_fit
 from metaloop.engine.theta import fixed_leaves, outline
+from metaloop.learners.maml import FineTuned
 from metaloop.nn import adam, fixed, learned
 from metaloop.nn.functional import at_meta_test, writes
 from metaloop.testing import Case, check
@@ -155,7 +156,7 @@ def test_a_theta_of_several_networks_and_a_learner_of_ones_own():
 
     def adapt(theta, S):
         g = torch.func.grad(lambda w: F.cross_entropy(theta["scale"] * net(w, S.x), S.y))(theta["net"])
-        return ml.learners.maml.FineTuned({n: p - g[n] for n, p in theta["net"].items()}, net)
+        return FineTuned({n: p - g[n] for n, p in theta["net"].items()}, net)
 
     start = lambda seed: {"net": {n: p.float() for n, p in init(seed).items()}, "scale": fixed(torch.tensor(2.0))}
     learner = ml.Learner(start, adapt, ml.objectives.query_loss(F.cross_entropy))
