@@ -1,5 +1,6 @@
 # make demo       meta-train on embedded data, evaluate, write a report        (under two minutes after installing)
 # make test       the whole test suite                                         (under ten minutes on two cores)
+# make fuzz       ten thousand command lines, damaged files and arrays, others each time (the suite tries a thousand)
 # make learner    what is about one learner, as its laws and planted bugs: make learner NAME=protonet
 # make check      ruff, pyright, the wheel and the source distribution
 # make versions   the core on another Python and torch: make versions PYTHON=python3.13 TORCH=2.13.0
@@ -10,7 +11,7 @@ BIN := .venv/bin
 TORCH ?= 2.13.0
 OTHER := .venv-versions
 
-.PHONY: demo test learner check package versions bench bench-gpu clean
+.PHONY: demo test fuzz learner check package versions bench bench-gpu clean
 
 demo: .venv/installed
 	rm -rf runs/demo
@@ -20,6 +21,9 @@ test: .venv/installed-test
 	$(BIN)/python -m pytest -n 2 --durations=20
 	$(BIN)/ruff check .
 	$(BIN)/pyright
+
+fuzz: .venv/installed-test
+	FUZZ=10000 $(BIN)/python -m pytest -n 2 tests/test_fuzz.py
 
 learner: .venv/installed-test
 	$(BIN)/python -m pytest -n 2 --durations=5 --learner $(NAME)

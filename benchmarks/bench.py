@@ -1,4 +1,5 @@
 """Time the meta-gradient of MAML, and ProtoNet's, beside other libraries: same weights, same tasks, same arithmetic.
+And Relation Network's beside plain loops, whose relation modules convolve whole pairs, or halves as ours does.
 
     python benchmarks/bench.py [--quick] [--device cpu|cuda] [--out results/bench-cpu.json]
     python benchmarks/bench.py --queries 1 2 5 ... [--out results/bench-queries-cpu.json]    MAML alone
@@ -284,6 +285,64 @@ def protonet_case(device: str, repeats: int, compile: bool) -> dict:
     return {"case": "ProtoNet 5-way 5-shot, 15 queries per class", **race(steps, exact, repeats, device, left_out)}
 
 
+class WholePairs(ml.nn.Relation):
+    """The relation module with each pair made before its first convolution."""
+
+    def forward(self, c: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
+        of_c, of_q = c.expand(len(q), *c.shape), q[:, None].expand(-1, len(c), *q.shape[1:])
+        x = self.norm(self.conv(torch.cat([of_c, of_q], 2).flatten(0, 1)))
+        return self.score(self.block(F.max_pool2d(x.relu(), 2))).view(len(q), len(c))
+
+
+def relation_case(device: str, repeats: int, compile: bool) -> dict:
+    """Relation Network, 4 tasks of 20-way 1-shot with 10 queries, mean squared error."""
+    ways = 20
+    torch.manual_seed(0)
+    encoder = ml.nn.conv4((1, 28, 28), downsample="twice", features="map").to(device)
+    pairs, whole = (kind(encoder.shape).to(device) for kind in (ml.nn.Relation, WholePairs))
+    whole.load_state_dict(pairs.state_dict())
+    theta = {part: {n: p.detach().clone() for n, p in module.named_parameters()}
+             for part, module in (("embed", encoder), ("relate", pairs))}  # fmt: skip
+    tasks = deal(4, ways, 1, 10, device)
+
+    def of(modules, theta, tasks, compile: bool) -> Step:
+        encoder, pairs = modules
+        learner = ml.relation(*ml.functional(encoder), *ml.functional(pairs), ways=ways)
+        gradient = ml.meta_gradient(learner, compile=compile)
+        return lambda: [g for part in gradient(theta, tasks)[0].values() for g in part.values()]
+
+    def loop(modules, theta, tasks) -> Step:
+        embed, relate = modules
+
+        def step():
+            leaves = {part: {n: p.detach().requires_grad_() for n, p in of_it.items()} for part, of_it in theta.items()}
+            for i in range(len(tasks.support.x)):
+                s, q = (ml.Data(d.x[i], d.y[i]) for d in tasks)
+                z, zq = (torch.func.functional_call(embed, leaves["embed"], d.x) for d in (s, q))
+                c = torch.stack([z[s.y == k].sum(0) for k in range(ways)])
+                r = torch.func.functional_call(relate, leaves["relate"], (c, zq)).sigmoid()
+                loss = F.mse_loss(r, F.one_hot(q.y, ways).to(r))
+                (loss / len(tasks.support.x)).backward()
+            return [p.grad for part in leaves.values() for p in part.values()]
+
+        return step
+
+    double = pytree.tree_map(torch.Tensor.double, theta), in_double({}, tasks)[1]
+    wide = [copy.deepcopy(m).double() for m in (encoder, pairs)]
+    loops = {"plain loop over episodes, whole pairs": whole, "plain loop over episodes, halves": pairs}
+    exact, steps = {"metaloop": of(wide, *double, False)()}, {"metaloop": of((encoder, pairs), theta, tasks, False)}
+    for name, relate in loops.items():
+        modules = [of_torchs_layers(m).to(device) for m in (encoder, relate)]
+        exact[name] = loop([copy.deepcopy(m).double() for m in modules], *double)()
+        steps[name] = loop(modules, theta, tasks)
+    if compile:
+        steps["metaloop, compiled"] = of((encoder, pairs), theta, tasks, True)
+    graphs, left_out = as_graphs(steps, device)
+    steps |= graphs
+    case = "Relation Network 20-way 1-shot, 10 queries per class"
+    return {"case": case, **race(steps, exact, repeats, device, left_out)}
+
+
 def race(steps: dict[str, Step], exact: dict, repeats: int, device: str, left_out: dict[str, str]) -> dict:
     """Check the gradients, warm up, then time the implementations in turn.
 
@@ -368,6 +427,7 @@ def main() -> None:
     cases = [maml_case(queries, args.device, repeats, compile) for queries in args.queries or (1, 15)]
     if not args.queries:
         cases.append(protonet_case(args.device, repeats, compile))
+        cases.append(relation_case(args.device, repeats, compile))
     installed = {}
     for name in (*PEERS, "easyfsl"):
         try:

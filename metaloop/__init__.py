@@ -28,12 +28,16 @@ if TYPE_CHECKING:
     from .learners.margin import margin as margin  # softmax, SphereFace, CosFace, ArcFace, triplets by option
     from .learners.matching import matching as matching
     from .learners.protonet import protonet as protonet
+    from .learners.relation import relation as relation
+    from .learners.siamese import siamese as siamese
 
     # an update rule
     from .learners.lstm_optimizer import lstm_optimizer as lstm_optimizer
 
     # a memory
+    from .learners.mann import mann as mann
     from .learners.meta_rnn import meta_rnn as meta_rnn
+    from .learners.ntm import ntm as ntm
     from .learners.snail import snail as snail
 
     # an inference network

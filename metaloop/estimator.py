@@ -1,5 +1,7 @@
 """Few-shot classification as a scikit-learn estimator."""
 
+import warnings
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -20,14 +22,17 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
 
     run_or_learner: a Run, the folder of a recipe's run, or a Learner with its theta.
 
-    X: numpy array or torch tensor, [n, C, H, W], [n, H, W] where C = 1, or flat [n, C * H * W]; bytes are divided by
-    255, other numbers are taken as they are (images: ink 1 on paper 0, or colour, in [0, 1]). A bare Learner takes X
-    of any one shape. y: one label per example, of any kind. After `fit`: classes_, and predictor_, which is f.
+    X: numpy array, torch tensor or what numpy makes an array of, [n, C, H, W], [n, H, W] where C = 1, or flat
+    [n, C * H * W]; bytes are divided by 255, other numbers are taken as they are (images: ink 1 on paper 0, or colour,
+    in [0, 1]). A bare Learner takes X of any one shape, and whole numbers as they are where its network wants those
+    (tokens). y: one label per example, [n] or [n, 1], numbers or strings or both. After `fit`: classes_, and
+    predictor_, which is f.
 
     One made from the folder of a run can be pickled.
 
-    Raises ValueError on examples of another shape or not finite, on a single class, and on more classes than the
-    learner can tell apart.
+    Raises ValueError on examples of another shape or not finite, sparse or none; without y, on a y of measurements
+    instead of classes, on a single class, and on more classes than the learner can tell apart. Warns where a single
+    example is asked about of a predictor that normalises the examples of a call by each other.
 
     >>> import metaloop as ml
     >>> learner = ml.protonet(*ml.functional(ml.nn.mlp((2, 8, 4))), ways=2)
@@ -38,34 +43,49 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
 
     def __init__(self, run_or_learner: Run | Learner | str | Path, theta: Theta = None):
         self.run_or_learner = run_or_learner
-        self.theta = theta
+        leaves = pytree.tree_leaves(theta)
+        held = all(not isinstance(t, Tensor) or t.is_leaf for t in leaves)  # what has a history cannot be copied
+        self.theta = theta if held else pytree.tree_map(_held, theta)
 
-    def fit(self, X, y) -> "FewShotClassifier":
+    def fit(self, X, y=None) -> "FewShotClassifier":
         """Adapt to the examples X with labels y."""
-        y = np.asarray(y)
-        if len(y) == 0:
-            raise ValueError("FewShotClassifier.fit: there is no example.")
-        if any(label is None or label != label for label in y.ravel().tolist()):
-            raise ValueError("FewShotClassifier.fit: a label is missing (None or NaN).")
-        if y.shape != (len(X),):
-            raise ValueError(f"FewShotClassifier.fit: {len(X)} examples in X, y of shape {y.shape}; one label each.")
-        self.classes_, labels = np.unique(y, return_inverse=True)
+        if y is None:
+            raise ValueError("FewShotClassifier.fit: requires y to be passed, a label for each example; it is None.")
+        examples, (self.classes_, labels) = _numbers("fit", X), _classes(y)
+        if len(labels) != len(examples):
+            raise ValueError(
+                f"FewShotClassifier.fit: {len(examples)} examples in X, y of shape ({len(labels)},); one label each."
+            )
         ways = len(self.classes_)
         if ways < 2:
             raise ValueError("FewShotClassifier.fit: y names one class. Give examples of two or more.")
-        learner, theta, self.shape_ = self._resolve(ways)
-        x = self._tensor("fit", X)
-        self.shape_ = tuple(x.shape[1:])
-        self.predictor_ = predictor.adapt(
-            learner, theta, x, torch.from_numpy(labels), ways=ways, call="FewShotClassifier.fit"
-        )
-        return self
+        learner, theta, shape = self._resolve(ways)
+        may_be_tokens = shape is None and examples.dtype in WHOLE
+        for self.whole_ in (False, True) if may_be_tokens else (False,):  # a network that looks them up takes no floats
+            x = self._tensor("fit", examples, shape)
+            try:
+                self.predictor_ = predictor.adapt(learner, theta, x, labels, ways=ways, call="FewShotClassifier.fit")
+                self.shape_ = tuple(x.shape[1:])
+                return self
+            except (RuntimeError, IndexError) as error:
+                reason = str(error).partition("\n")[0]
+        raise ValueError(f"FewShotClassifier.fit: the network cannot take such X ({reason}).")
 
     def predict_proba(self, X) -> np.ndarray:
         """The probability of each of classes_: [n, classes]."""
         check_is_fitted(self)
-        x = self._tensor("predict", X)
-        return predictor.probabilities(self.predictor_, x, ways=len(self.classes_)).numpy()
+        x = self._tensor("predict", _numbers("predict", X), self.shape_)
+        if len(x) == 1 and "transductive" in predictor.policies(self.predictor_):
+            warnings.warn(
+                "FewShotClassifier.predict: this predictor normalises the examples of a call by each other, and has "
+                "one alone. Give it many at once.",
+                stacklevel=2,
+            )
+        try:
+            return predictor.probabilities(self.predictor_, x, ways=len(self.classes_)).numpy()
+        except (RuntimeError, IndexError) as error:
+            reason = str(error).partition("\n")[0]
+        raise ValueError(f"FewShotClassifier.predict: the network cannot take such X ({reason}).")
 
     def predict(self, X) -> np.ndarray:
         """The most probable label of each example: [n]."""
@@ -90,12 +110,10 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             raise ValueError(f"FewShotClassifier: the run is a {pool.kind}, not a classification.")
         return run.plan.at_test(ways=ways), theta, tuple(pool.shape)
 
-    def _tensor(self, call: str, X) -> Tensor:
-        if not isinstance(X, Tensor) and np.asarray(X).dtype.kind not in "buif":
-            raise ValueError(f"FewShotClassifier.{call}: X holds something else than numbers.")
-        x = X.detach().cpu() if isinstance(X, Tensor) else torch.from_numpy(np.asarray(X))
-        x = x.float() / 255 if x.dtype == torch.uint8 else x.float()
-        shape = self.shape_ or tuple(x.shape[1:])
+    def _tensor(self, call: str, x: Tensor, shape: tuple[int, ...] | None) -> Tensor:
+        """Examples as the network takes them, of the shape that it was trained on, where that is known."""
+        x = x.long() if self.whole_ else x.float() / 255 if x.dtype == torch.uint8 else x.float()
+        shape = tuple(x.shape[1:]) if shape is None else shape
         if tuple(x.shape[1:]) not in (shape, shape[1:] if shape[:1] == (1,) else shape, (int(np.prod(shape)),)):
             wanted, given = ("x".join(map(str, s)) for s in (shape, x.shape[1:]))
             raise ValueError(f"FewShotClassifier.{call}: examples of {given}, the net was trained on {wanted}.")
@@ -104,5 +122,68 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         return x.reshape(-1, *shape)
 
 
+WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+
+
+def _numbers(call: str, X) -> Tensor:
+    """X as a tensor on the CPU, [n, ...]. Raises ValueError if it is no array of numbers with n >= 1."""
+    call = f"FewShotClassifier.{call}"
+    if hasattr(X, "toarray"):
+        raise ValueError(f"{call}: X is sparse ({type(X).__name__}). Give a dense array: X.toarray().")
+    if not isinstance(X, Tensor):
+        array = np.asarray(X)
+        if array.dtype.kind == "O":
+            with suppress(TypeError, ValueError):
+                array = array.astype(np.float64)
+        if array.dtype.kind not in "buif":
+            raise ValueError(f"{call}: X holds something else than numbers.")
+        kind, size = array.dtype.kind, array.dtype.itemsize  # torch has no long doubles, and few unsigned numbers
+        known = np.float64 if kind == "f" and size > 8 else np.int64 if kind == "u" and size > 1 else array.dtype
+        X = torch.from_numpy(np.array(array, dtype=np.dtype(known).newbyteorder("="), order="C"))
+    x = X.detach().cpu()
+    if x.dim() == 0 or x.numel() == 0:
+        raise ValueError(f"{call}: there is no example in X, of shape {tuple(x.shape)}.")
+    if x.dim() == 1:
+        raise ValueError(
+            f"{call}: X has one axis, of length {len(x)}. Reshape your data: X.reshape(1, -1) if it is one example, "
+            "X.reshape(-1, 1) if each number is one."
+        )
+    if x.is_complex():
+        raise ValueError(f"{call}: X holds complex numbers, which are none of a network's.")
+    return x
+
+
+def _classes(y) -> tuple[np.ndarray, Tensor]:
+    """The classes, in their order, and which of them each label is: of labels of several kinds, kind by kind."""
+    call = "FewShotClassifier.fit"
+    if isinstance(y, Tensor):
+        y = y.detach().cpu().numpy()
+    labels = np.asarray(y)
+    if labels.dtype.kind in "SU" and isinstance(y, list | tuple) and len({type(k) for k in y}) > 1:
+        labels = np.array(y, dtype=object)  # numpy would make them all strings
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.ndim != 1:
+        raise ValueError(f"{call}: y has shape {labels.shape}, expected one label for each example.")
+    told = labels.tolist()
+    if any(k is None or k != k for k in told):
+        raise ValueError(f"{call}: a label is missing (None or NaN).")
+    if broken := [k for k in told if isinstance(k, float) and not k.is_integer()]:
+        raise ValueError(f"{call}: y holds {broken[0]!r}, continuous targets, expected a class for each example.")
+    if labels.dtype.kind != "O":
+        classes, index = np.unique(labels, return_inverse=True)
+        return classes, torch.from_numpy(index)
+    kinds = {k: (isinstance(k, str), type(k).__name__ if not isinstance(k, int | float) else "", k) for k in told}
+    order = sorted(kinds, key=lambda k: kinds[k])
+    classes = np.empty(len(order), dtype=object)
+    classes[:] = order
+    place = {k: i for i, k in enumerate(order)}
+    return classes, torch.tensor([place[k] for k in told])
+
+
+def _held(t):
+    return t.detach() if isinstance(t, Tensor) else t
+
+
 def _on_cpu(theta: Theta) -> Theta:
-    return pytree.tree_map(lambda t: t.cpu(), theta)
+    return pytree.tree_map(lambda t: t.detach().cpu(), theta)

@@ -70,7 +70,7 @@ class Learned(torch.optim.Optimizer):
         return loss
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from what `state_dict` gave. Raises ValueError, and changes nothing, if that is of another optimizer."""
+        """Go on from what `state_dict` gave. Raises ValueError, changing nothing, if that is of another optimizer."""
         own = [p for group in self.param_groups for p in group["params"]]
         groups, state = state_dict.get("param_groups", []), state_dict.get("state", {})
         for ours, theirs in zip(self.param_groups, groups, strict=False):
@@ -95,7 +95,7 @@ class Learned(torch.optim.Optimizer):
                     shape = tuple(t.shape) if isinstance(t, Tensor) else type(t).__name__
                     raise ValueError(f"optim.Learned: {name} of parameter {index} is {shape}, expected {size}.")
                 if t.dtype != self.theta["scale"].dtype or not t.isfinite().all():
-                    raise ValueError(f"optim.Learned: {name} of parameter {index} is {t.dtype}, expected finite numbers "
+                    raise ValueError(f"optim.Learned: {name} of parameter {index} is {t.dtype}, expected finite ones "
                                      f"in {self.theta['scale'].dtype}.")  # fmt: skip
         super().load_state_dict(state_dict)
         for index, entries in state.items():  # torch brings them into the parameter's dtype

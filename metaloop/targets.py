@@ -1,4 +1,4 @@
-"""What the y of a task are: classes, numbers, log-densities. All that depends on it is asked here.
+"""What the y of a task are: classes, numbers, log-densities, bits. All that depends on it is asked here.
 
 A pool says its target; where there is no pool, or one that says nothing, the tensors tell (`target_of`). A further
 target is one class in this file, and its instance in TARGETS. It lies below all parts of the library that ask: the
@@ -7,6 +7,7 @@ objectives and learners, the pools, the engine, the recipes, the report and the 
 
 import shlex
 from collections.abc import Sequence
+from math import log
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,10 @@ class Target:
     words: str
     scale: float = 1.0
     higher: bool = False
+
+    def sound(self, predicted: Tensor) -> Tensor:
+        """Which of the numbers predicted [tasks, n, ...] can be scored: those that are finite."""
+        return predicted.isfinite()
 
     def score(self, predicted: Tensor, y: Tensor) -> Float[Tensor, " tasks"]:
         """Each task's score, of predictions [tasks, n, ...] and y [tasks, n, ...]."""
@@ -105,6 +110,10 @@ class Classes(Target):
     kind, metric, higher = "classification", "accuracy", True
     unit = words = "accuracy (%)"
     scale = 100.0
+
+    def sound(self, predicted):
+        """A class may be impossible, at a score of -inf, but not all of them."""
+        return (predicted < torch.inf) & (predicted > -torch.inf).any(-1, keepdim=True)
 
     def score(self, predicted, y):
         return (predicted.argmax(-1) == y).float().mean(1)
@@ -230,8 +239,22 @@ class Densities(Numbers):
         return (y - predicted).mean()
 
 
-CLASSES, NUMBERS, DENSITIES = Classes(), Numbers(), Densities()
-TARGETS: tuple[Target, ...] = (CLASSES, NUMBERS, DENSITIES)
+class Bits(Numbers):
+    """y float [tasks, n, bits]: zeros and ones; predicted are the probabilities of ones. A task is scored by the bits
+    that all of its y cost, told by those probabilities: 0 if all is right for sure, n * bits if nothing is known."""
+
+    metric, unit, words = "bits", "bits", "bits per sequence"
+
+    def score(self, predicted, y):
+        return F.binary_cross_entropy(predicted, y, reduction="none").flatten(1).sum(1) / log(2)
+
+    def loss(self, predicted, y):
+        return F.binary_cross_entropy(predicted, y)
+
+
+CLASSES, NUMBERS, DENSITIES, BITS = Classes(), Numbers(), Densities(), Bits()
+TARGETS: tuple[Target, ...] = (CLASSES, NUMBERS, DENSITIES, BITS)
+IN_PER_CENT = {"alone": "accuracy, ties wrong (%)", "verified": "pairs told right (%)"}  # further metrics, of classes
 
 
 def target_of(y: Tensor, pool: Any = None) -> Target:
@@ -253,7 +276,22 @@ def units(metric: str) -> tuple[float, str, str]:
     for target in TARGETS:
         if target.metric == metric:
             return target.scale, target.unit, target.words
+    if metric in IN_PER_CENT:
+        return 100, IN_PER_CENT[metric], IN_PER_CENT[metric]
     return 1, metric, metric.replace("_", " ")
+
+
+def alone(scores: Tensor, y: Tensor) -> Float[Tensor, " tasks"]:
+    """The share of queries whose class alone has the highest of the scores [tasks, n, classes]: ties are wrong."""
+    own = scores.gather(-1, y[..., None])
+    return ((scores >= own).sum(-1) == 1).float().mean(1)
+
+
+def verified(scores: Tensor, y: Tensor) -> Float[Tensor, " tasks"]:
+    """The share of right answers of scores [tasks, n, classes] to "is this query of that class?", for all pairs of a
+    query and a class: above 0 is yes, below is no, 0 is wrong. Half of the pairs are of one class if there are two."""
+    yes = y[..., None] == torch.arange(scores.shape[-1], device=y.device)
+    return torch.where(yes, scores > 0, scores < 0).float().flatten(1).mean(1)
 
 
 def excess_nats(predicted: Tensor, y: Tensor) -> Float[Tensor, " tasks"]:

@@ -3,6 +3,11 @@
 Where a name may go missing, what stands in for it costs time alone.
 """
 
+import atexit
+import os
+import shutil
+import sys
+import tempfile
 from typing import Any
 
 import torch
@@ -10,7 +15,31 @@ import torch.utils._pytree as pytree
 from torch.nn.utils.parametrizations import _SpectralNorm as SpectralNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 
-__all__ = ["SpectralNorm", "TorchDispatchMode", "in_vmap", "modes", "pytree", "values"]
+__all__ = ["SpectralNorm", "TorchDispatchMode", "compile_anew", "in_vmap", "modes", "of_compiler", "pytree", "values"]
+
+
+def of_compiler(error: Exception) -> bool:
+    """Whether torch.compile failed behind its trace: at its compiler, or at what lies in its cache."""
+    failed = getattr(sys.modules.get("torch._dynamo.exc"), "BackendCompilerFailed", OSError)
+    return isinstance(error, failed | OSError | ImportError | EOFError | SyntaxError)
+
+
+def compile_anew() -> str:
+    """Let torch.compile forget what it has compiled, and use a cache of this process's own from now on. Where its
+    cache was."""
+    torch.compiler.reset()
+    try:
+        from torch._inductor.runtime.cache_dir_utils import cache_dir
+        from torch._inductor.utils import clear_caches
+
+        before = cache_dir()
+        clear_caches()
+    except ImportError:
+        before = "torch's"
+    own = tempfile.mkdtemp(prefix="torchinductor_")
+    atexit.register(shutil.rmtree, own, ignore_errors=True)
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = own
+    return before
 
 
 def in_vmap() -> bool:

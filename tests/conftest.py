@@ -53,6 +53,16 @@ def nursery():
     children.close()
 
 
+@pytest.fixture
+def quick(monkeypatch):
+    """A run is short where nobody asks how good it is: few tasks to validate on, and to take norms' statistics from."""
+    from metaloop.engine.session import calibrate
+    from metaloop.recipes import plan
+
+    monkeypatch.setattr(plan, "VALIDATION_TASKS", 2)
+    monkeypatch.setitem(calibrate.__kwdefaults__, "tasks", 2)
+
+
 def is_about(item, learner: str) -> bool:
     """The test is in the learner's own file, or one of its parameters is the learner, a case, a bug or a file of it."""
     from zoo import ZOO

@@ -15,7 +15,7 @@ from torch.utils.backend_registration import _DummyBackendModule, _setup_private
 from zoo import ZOO
 
 from metaloop import Learner, evaluate, fit, functional, maml, meta_gradient
-from metaloop.engine import ranks
+from metaloop.engine import ranks, session
 from metaloop.nn import mlp
 from metaloop.tasks import gaussians
 from metaloop.torch_private import pytree
@@ -140,7 +140,7 @@ def runs() -> None:
         run = fit(learner, pool, steps=4, **episode, **options, resume=True)
         return run.theta, evaluate(learner, run.theta, pool, **episode)
 
-    ranks.choose = torch.device  # which knows it
+    ranks.choose = session.choose = torch.device  # which knows it
     with TemporaryDirectory() as one, TemporaryDirectory() as two:
         (ours, our_score), (theirs, their_score) = results(str(ELSEWHERE), one), results("cpu", two)
     same(ours, theirs)

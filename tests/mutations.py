@@ -5,18 +5,22 @@
     python tests/mutations.py control         none: the same tests must pass
 
 A bug is a replacement of source text, which must occur exactly once. Bugs stand in the test file of the part they are
-in: `BUGS`, a list. What should catch one runs in a process forked from one that has imported torch and nothing of ours.
+in: `BUGS`, a list. What should catch one runs in a process forked from one that has imported torch and nothing of ours;
+what else of others a fork has imported, the next one finds there.
 """
 
+import gc
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 import traceback
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -24,6 +28,7 @@ from pathlib import Path
 TESTS = Path(__file__).resolve().parent
 ROOT = TESTS.parent
 SECONDS = 120  # that a bug's tests may take
+OTHERS = tuple({sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib", "purelib", "platlib")})  # their code
 
 
 @dataclass(frozen=True)
@@ -108,12 +113,14 @@ def nursery() -> None:
     """For each line [folder, arguments] that comes in, the exit code of pytest on the copy of the package there."""
     import torch
 
-    for module in ("pytest", "pytorch_metric_learning.losses", "safetensors.torch"):
-        import_module(module)
     torch.set_num_threads(1)
     torch.func.vmap(torch.sin)(torch.zeros(2))  # what is imported by the first
-    assert "metaloop" not in sys.modules
+    wanted = ["pytest"]
     for line in sys.stdin:
+        _import(wanted)
+        assert "metaloop" not in sys.modules
+        gc.collect()
+        gc.freeze()  # what is here is no child's to look through
         folder, arguments = json.loads(line)
         child = os.fork()
         if child == 0:
@@ -122,25 +129,39 @@ def nursery() -> None:
         signal.alarm(SECONDS)
         _, status = os.waitpid(child, 0)
         signal.alarm(0)
+        imported = Path(folder) / "imported"
+        wanted = imported.read_text().split() if imported.exists() else []
         print(os.waitstatus_to_exitcode(status), flush=True)
+
+
+def _import(modules: list[str]) -> None:
+    for module in modules:
+        with suppress(Exception):  # which its test asked for, and knows
+            import_module(module)
+
+
+def _is_of_others(module) -> bool:
+    return (getattr(module, "__file__", None) or "").startswith(OTHERS)
 
 
 def _run_tests(folder: Path, arguments: list[str]) -> None:
     """In the child. Never returns."""
-    code = 70
+    code, before = 70, set(sys.modules)
     try:
         output = os.open(folder / "output", os.O_WRONLY | os.O_CREAT)
         os.dup2(output, 1)
         os.dup2(output, 2)
         os.chdir(ROOT)
         sys.path.insert(0, str(folder))
-        sys.dont_write_bytecode = True
         import metaloop
 
         assert Path(metaloop.__file__).is_relative_to(folder), metaloop.__file__
         import pytest
 
-        code = int(pytest.main(["--tb=line", "-p", "no:cacheprovider", "-p", "no:xdist", *arguments]))
+        plain = ["--tb=line", "--assert=plain", "-p", "no:cacheprovider", "-p", "no:xdist"]
+        code = int(pytest.main([*plain, *arguments]))
+        new = [name for name in sys.modules if name not in before and _is_of_others(sys.modules[name])]
+        (folder / "imported").write_text("\n".join(new))
     except BaseException:
         traceback.print_exc()
     finally:

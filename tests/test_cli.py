@@ -16,13 +16,17 @@ from tiny import files, image_folder, make_run
 import metaloop
 from metaloop import evaluate, tasks
 from metaloop.cli import main
-from metaloop.engine.run import checkpoints
+from metaloop.cli.data import protocols
+from metaloop.engine.run import Run, checkpoints, read_info
 from metaloop.learners.protonet import NearestPrototype
 from metaloop.recipes import RECIPES
 from metaloop.recipes.stored import load_predictor, open_run
 
 ROOT = Path(__file__).resolve().parent.parent
 QUICK = ["--tasks", "5"]
+
+
+pytestmark = pytest.mark.usefixtures("quick")
 
 
 @pytest.fixture(autouse=True)
@@ -170,6 +174,80 @@ def test_compare_runs_on_the_same_tasks(call, place, out, tmp_path):
     assert lines[-1].startswith("next: metaloop")
 
 
+@pytest.fixture
+def leaky(place, tmp_path):
+    """A run on the same images, of which another 15 classes were for training."""
+    make_run(tmp_path / "leaky", "protonet-glyphs", tasks.folder(place / "images", seed=1), data=str(place / "images"))
+    return tmp_path / "leaky"
+
+
+def overlap(place) -> set[str]:
+    test, train = (getattr(tasks.folder(place / "images", seed=s), part) for s, part in ((0, "test"), (1, "train")))
+    return {*test.names} & {*train.names}
+
+
+def test_a_run_knows_the_classes_it_was_trained_on(place):
+    """By their examples, whatever they and their classes are called, and in whatever order they come."""
+    seen = read_info(place / "proto")["seen"].split()
+    pool = tasks.folder(place / "images")
+    assert seen == pool.train.digests() == pool.flat().train.digests() == pool.any_shots().train.digests()
+    assert len({*seen} | {*pool.val.digests()} | {*pool.test.digests()}) == 25
+    images, counts = pool.test.images, pool.test.counts
+    backwards = tasks.pool.ClassPool(images.flip(0), counts.flip(0), ["x"] * 5, name="other")
+    assert backwards.digests() == pool.test.digests()[::-1]
+    assert read_info(place / "curve").get("seen") is None
+
+
+def test_compare_refuses_classes_that_a_run_has_seen(call, place, leaky, tmp_path):
+    met = overlap(place)
+    assert met
+    told = refuses(call, place, "compare", "proto", str(leaky), *QUICK)
+    assert f"{leaky} was trained on {len(met)} of the 5 test classes of images (class" in told
+    assert "Pass --allow-seen to have it anyway." in told
+    words = ["compare", "proto", str(leaky), "--allow-seen", "--out", str(tmp_path / "plot.png"), *QUICK]
+    status, told, _ = call(*words)
+    assert status == 0
+    assert f"seen: {leaky} was trained on {len(met)} of the 5 test classes of images" in told
+    assert f"{leaky} (has seen {len(met)} classes)" in told
+
+
+def test_evaluate_refuses_classes_that_the_run_has_seen(call, place, tmp_path):
+    """The training images under other names; 3 of the 20 test classes here are new."""
+    copies = tmp_path / "copies"
+    shutil.copytree(place / "images", copies)
+    for name in tasks.folder(place / "images").test.names[:3]:
+        (copies / name).rename(copies / f"new-{name}")
+    told = refuses(call, place, "evaluate", "proto", "--data", str(copies), *QUICK)
+    assert "proto was trained on 15 of the 25 test classes of copies" in told
+    status, told, _ = call("evaluate", "proto", "--data", str(copies), "--allow-seen", *QUICK)
+    assert status == 0
+    assert "seen: proto was trained on 15 of the 25 test classes" in told
+    assert json.loads((place / "proto" / "evaluation.json").read_text())[-1]["seen"] == 15
+    assert call("evaluate", "proto", "--split", "train", *QUICK)[0] == 0  # asked for by its name
+    assert call("evaluate", "proto", *QUICK)[0] == 0
+    assert "seen" not in json.loads((place / "proto" / "evaluation.json").read_text())[-1]
+
+
+def test_a_run_that_does_not_know_its_classes_is_said_to(call, place, tmp_path):
+    shutil.copytree(place / "proto", tmp_path / "old")
+    info = read_info(tmp_path / "old")
+    del info["seen"]
+    (tmp_path / "old" / "run.json").write_text(json.dumps(info))
+    status, _, lines = call("evaluate", str(tmp_path / "old"), *QUICK)
+    assert status == 0
+    assert any("old does not say what classes it was trained on; it may have seen images's" in line for line in lines)
+
+
+def test_other_protocols_of_the_same_data_are_noted(capsys):
+    pool = {"name": "omniglot"}
+    runs = [Run(None, None, folder=Path(name), info={"recipe": recipe, "data": None, "pool": pool}) for name, recipe in
+            (("a", "protonet-omniglot-1shot"), ("b", "maml-omniglot-1shot"), ("c", "protonet-omniglot-5shot"))]  # fmt: skip
+    protocols(runs)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "note: b was trained with split='random', rotations='task', rotations_at_test='task'" in line
+    assert "a, whose tasks these are, with split='vinyals', rotations='classes', rotations_at_test='classes'" in line
+
+
 def test_adapt_then_predict(call, place, tmp_path):
     file = str(tmp_path / "mine.safetensors")
     status, told, lines = call("adapt", "proto", "few", "-o", file)
@@ -205,7 +283,7 @@ def test_predict_asks_a_predictor_for_its_own_probabilities(call, place, tmp_pat
 @pytest.mark.parametrize("recipe", ["maml-glyphs", "reptile-glyphs", "pretrain-glyphs", "protonet-glyphs"])
 def test_predictors_of_every_learner_are_read_back(call, place, recipe, tmp_path):
     pool = tasks.folder(place / "images", channels=3 if recipe == "protonet-glyphs" else None, size=28)
-    run = make_run(tmp_path / "run", recipe, pool)
+    run = make_run(tmp_path / "run", recipe, pool, budget="smoke")
     file = str(tmp_path / "f.safetensors")
     assert call("adapt", str(tmp_path / "run"), "few", "-o", file)[0] == 0
     f, about = load_predictor(file)

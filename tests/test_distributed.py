@@ -1,4 +1,4 @@
-"""Many processes train as one, and survive: real processes, started by torchrun (what they do is in together.py)."""
+"""Many processes train as one, and survive: real processes (what they do is in together.py)."""
 
 import importlib.util
 import json
@@ -43,12 +43,14 @@ pytestmark = [
 ]
 
 
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(metaloop.__file__).parent.parent)}
+
+
 def torchrun(n: int, *arguments) -> tuple[int, str]:
     """n processes of a script; the status, and what they told."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(metaloop.__file__).parent.parent)}
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(n)]
     done = subprocess.run(
-        [*launcher, *map(str, arguments)], env=environment, capture_output=True, text=True, timeout=300
+        [*launcher, *map(str, arguments)], env=ENVIRONMENT, capture_output=True, text=True, timeout=300
     )
     return done.returncode, done.stderr
 
@@ -67,8 +69,9 @@ def same_bits(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 def found(tmp_path_factory) -> tuple[Path, list[dict]]:
     """What together.py finds on each of three processes."""
     out = tmp_path_factory.mktemp("together")
-    code, told = torchrun(3, TOGETHER, out)
-    assert code == 0, told
+    command = [sys.executable, str(TOGETHER), "3", str(out)]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
     return out, [json.loads((out / f"{rank}.json").read_text()) for rank in range(3)]
 
 
@@ -221,6 +224,18 @@ def test_shares_cover_the_tasks_once(size):
         assert [weight for _, weight in shares] == [len(share) / n if weight else 0 for share, weight in shares]
 
 
+@pytest.mark.parametrize("size", [2, 3, 7])
+def test_messages_add_up_to_the_mean_over_tasks(size, monkeypatch):
+    sent, values = [], torch.tensor([1.0, 2.0, 4.0, 8.0, 16.0], dtype=torch.float64)
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda message: sent.append(message.clone()))
+    for rank in range(size):
+        share, weight = Ranks(rank, size).share(5)
+        mean, stop = Ranks(rank, size).mean({"a": values[share.start : share.stop].mean()}, weight, rank == 1)
+        assert_close(mean["a"], sent[-1][0])
+        assert stop == (rank == 1)
+    assert_close(sum(sent), torch.tensor([values.mean(), 1.0], dtype=torch.float64))
+
+
 def test_a_share_is_drawn_without_the_others():
     """150 tasks are three blocks. A share within a block costs that block; up to a block, all is as it always was."""
     episode, pool, sizes = {"ways": 3, "shots": 1, "queries": 1}, gaussians(), []
@@ -299,7 +314,7 @@ BUGS = [
         ("(stop - start) / n", "1 / self.size"), "test_shares_cover_the_tasks_once"),
     Bug("ranks are not weighed", "engine/ranks.py",
         ("(weight * t.detach()", "(1 / self.size * t.detach()"),
-        "test_the_sum_over_ranks_is_the_gradient_of_all_tasks"),
+        "test_messages_add_up_to_the_mean_over_tasks"),
     Bug("a share begins with its block", "engine/deal.py",
         ("part = slice(share.start - first * BLOCK,", "part = slice(0,"), "test_a_share_is_drawn_without_the_others"),
     Bug("blocks of tasks are the same", "engine/deal.py",

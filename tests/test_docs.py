@@ -10,6 +10,8 @@ from types import ModuleType
 
 import pytest
 
+import metaloop as ml
+
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "examples/README.md")]
 PAGES += sorted((ROOT / "docs").rglob("*.md"))
@@ -25,15 +27,30 @@ def commands() -> list[str]:
     return list(dict.fromkeys(lines))
 
 
+pytestmark = pytest.mark.usefixtures("quick")
+
+
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "python")], ids=lambda p: p.stem)
 def test_snippets_run(page, workplace, monkeypatch):
+    """With a few steps and test tasks, as the commands below."""
     if re.search("omniglot|mnist", "".join(blocks(page, "python"))) and not os.environ.get("METALOOP_DATA"):
         pytest.skip("needs the real data sets: METALOOP_DATA")
     monkeypatch.chdir(workplace)
+    for name, most in (("fit", {"steps": 3}), ("evaluate", {"tasks": 4})):
+        monkeypatch.setattr(ml, name, at_most(most, getattr(ml, name)))
     module = ModuleType(f"snippets_{page.stem}")
     monkeypatch.setitem(sys.modules, module.__name__, module)  # torch.compile looks classes up there
     for text in blocks(page, "python"):
         exec(compile(text, str(page), "exec"), vars(module))
+
+
+def at_most(most: dict[str, int], function):
+    """The function, with these arguments cut down where they are given more."""
+
+    def cut(*args, **options):
+        return function(*args, **options | {n: min(most[n], options[n]) for n in most.keys() & options.keys()})
+
+    return cut
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +58,6 @@ def workplace(tmp_path_factory):
     """A folder with what the commands mention: pictures of three classes, and one more."""
     import torch
     from PIL import Image
-
-    import metaloop as ml
 
     folder = tmp_path_factory.mktemp("docs")
     task = ml.tasks.glyphs().test.sample(ways=3, shots=2, queries=1, generator=torch.Generator().manual_seed(0))
@@ -57,7 +72,7 @@ def workplace(tmp_path_factory):
 def quick(words: list[str]) -> list[str]:
     """The same command, with few steps and few test tasks."""
     if words[0] in ("train", "evaluate", "compare"):
-        words = [*words, "--tasks", "4"]
+        words = [*words, "--tasks", "2"]
     if words[0] == "train":
         words = [w for w in words if w not in ("--compile", "--budget", "quick")]
         words += ["--budget", "smoke", "--steps", "1"]
@@ -95,6 +110,20 @@ def sections(page: Path) -> list[str]:
     """The headings of a page as links name them."""
     headings = re.findall(r"^#+ (.*)$", page.read_text(), re.M)
     return [re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings]
+
+
+def test_every_finding_is_told_and_stands_alone():
+    """Scripts outside the suite: each is on the page of pitfalls, pins versions, cleans up, is about others."""
+    scripts = {path.name: path.read_text() for path in sorted((ROOT / "findings").glob("*.sh"))}
+    assert set(re.findall(r"findings/(\w+\.sh)", (ROOT / "docs/pitfalls.md").read_text())) == set(scripts)
+    for name, text in scripts.items():
+        comments, code = ([line for line in text.splitlines() if line.startswith("#") is so] for so in (True, False))
+        assert {"# guess", "# seen: "} <= {line[:8] if "seen" in line else line[:7] for line in comments}, name
+        assert "metaloop" not in "\n".join(code), name
+        assert 'trap \'rm -rf "$there"\' EXIT' in text, name
+        packages = [word for line in code if "pip" in line for word in line.split("install -qq ")[1].split()]
+        assert packages, name
+        assert all("==" in word for word in packages), name
 
 
 def test_every_page_is_reached_from_the_readme():

@@ -32,7 +32,9 @@ from metaloop import (
 from metaloop import predictor as value
 from metaloop.engine import batch, checkpoint, predictor
 from metaloop.engine.device import choose
+from metaloop.engine.evaluate import NoScore
 from metaloop.engine.log import read_metrics
+from metaloop.engine.predictor import probabilities
 from metaloop.engine.run import newest_whole
 from metaloop.engine.seeds import generator
 from metaloop.nn import conv4, mlp
@@ -337,13 +339,100 @@ def test_bad_arguments_fail_before_the_first_step(pool, learner, wrong, message)
 
 
 def test_score_is_the_mean_with_its_interval():
-    """Scores 0, 0.5, 1, 1: mean 5/8, sample variance 11/48, so 1.96 sqrt(11/48 / 4)."""
+    """Scores 0, 0.5, 1, 1: mean 5/8, sample variance 11/48; Student's t of three degrees of freedom is 3.182."""
     score = Score.of(torch.tensor([0.0, 0.5, 1.0, 1.0]))
     assert score.mean == 0.625
-    assert math.isclose(score.ci95, 1.96 * math.sqrt(11 / 48 / 4))
-    assert str(score) == "62.50 ± 46.91 %"
-    assert str(Score.of(torch.tensor([2.0, 4.0]), "mse")) == "3 ± 2 (mse)"
+    assert math.isclose(score.ci95, 3.182446 * math.sqrt(11 / 48 / 4), rel_tol=1e-6)
+    assert str(score) == "62.50 ± 76.17 %"
+    assert str(Score.of(torch.tensor([2.0, 4.0]), "mse")) == "3 ± 13 (mse)"
     assert math.isnan(Score.of(torch.tensor([1.0])).ci95)
+
+
+def test_intervals_over_few_tasks_cover_what_they_say():
+    """19 of 20 intervals hold the true mean, over few normal scores as over many."""
+    for n in (3, 20):
+        scores = torch.randn(4000, n, generator=torch.Generator().manual_seed(n))
+        inside = [abs(s.mean) <= s.ci95 for s in map(Score.of, scores)]
+        assert abs(sum(inside) / 4000 - 0.95) < 0.012, n
+    many = Score.of(torch.randn(1000, generator=torch.Generator().manual_seed(0)))
+    assert math.isclose(many.ci95, 1.96 * many.per_task.double().std().item() / 1000**0.5, rel_tol=2e-3)
+
+
+@value
+class Constant:
+    """Answers the same to every query: what a learner may answer that has gone wrong."""
+
+    answer: torch.Tensor
+
+    def __call__(self, x):
+        return self.answer.expand(len(x), -1)
+
+
+def constant(*numbers: float) -> tuple[Learner, dict]:
+    theta = {"w": torch.ones(())}
+    adapt = lambda theta, S: Constant(torch.tensor(numbers) * theta["w"])
+    return Learner(lambda seed: theta, adapt, lambda adapt, theta, task: (theta["w"] ** 2, {})), theta
+
+
+NAN, INF = math.nan, math.inf
+
+
+@pytest.mark.parametrize("numbers", [(NAN, NAN, NAN), (0.0, NAN, 1.0), (INF, 0.0, 0.0), (-INF, -INF, -INF)])
+def test_an_answer_that_is_not_finite_has_no_score(pool, numbers):
+    with pytest.raises(NoScore, match=r"evaluate: in 3 of 3 tasks f answers numbers that are not finite"):
+        evaluate(*constant(*numbers), pool, tasks=3, **EPISODE)
+    with pytest.raises(ValueError, match="the predictor answers NaN or infinite numbers to 2 of 2 examples"):
+        probabilities(Constant(torch.tensor(numbers)), torch.ones(2, 4), ways=3)
+
+
+def test_a_class_may_be_impossible(pool):
+    assert evaluate(*constant(0.0, -INF, -INF), pool, tasks=3, **EPISODE).mean == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize("number", [NAN, INF, -INF, 1e30])
+def test_a_number_that_is_not_finite_has_no_error(number):
+    with pytest.raises(NoScore, match=r"in 3 of 3 tasks .*not finite"):
+        evaluate(*constant(number), tasks.sinusoid(), tasks=3, ways=1, shots=2, queries=2)
+
+
+def test_a_metric_that_is_not_finite_has_no_interval(pool):
+    surprise = lambda p, y: -p.log_softmax(-1).gather(-1, y[..., None]).flatten(1).mean(1)
+    with pytest.raises(NoScore, match="in 3 of 3 tasks the score is not finite"):
+        evaluate(*constant(0.0, -INF, 0.0), pool, tasks=3, metric=surprise, **EPISODE)
+
+
+def right(p, y):
+    return (p.argmax(-1) == y).float()
+
+
+METRICS = {
+    "each query's": right, "one of all tasks": lambda p, y: right(p, y).mean(),
+    "a column": lambda p, y: right(p, y)[:, :1],
+    "each query's, over tasks": lambda p, y: right(p, y).mean(0), "no tensor": lambda p, y: right(p, y).mean().item(),
+    "a list": lambda p, y: right(p, y).mean(1).tolist(),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_a_metric_gives_a_number_for_each_task(pool, learner, name):
+    """As many tasks as queries, so that the shape alone does not tell."""
+    with pytest.raises(ValueError, match="evaluate: metric .* gives .* expected one number for each task"):
+        evaluate(learner, learner.init(0), pool, tasks=12, chunk=12, metric=METRICS[name], **EPISODE)
+
+
+def test_a_metric_may_count(pool, learner):
+    count = lambda p, y: (p.argmax(-1) == y).sum(1)
+    score = evaluate(learner, learner.init(0), pool, tasks=4, metric=count, **EPISODE)
+    assert_close(score.per_task / 12, evaluate(learner, learner.init(0), pool, tasks=4, **EPISODE).per_task)
+
+
+def test_a_run_outlives_a_validation_without_a_score(pool, learner):
+    """The learner of meta-test diverges; the one that is trained does not."""
+    diverging, _ = constant(NAN, NAN, NAN)
+    at_test = Learner(learner.init, lambda theta, S: Constant(torch.full((3,), NAN)), diverging.objective)
+    with pytest.warns(UserWarning, match=r"fit: step 2 has no validation score\. evaluate: in \d+ of"):
+        run = fit(learner, pool, at_test=at_test, **{**QUICK, "steps": 2}, validate_every=2)
+    assert run.step == 2
 
 
 def test_the_difference_of_scores_is_paired():
@@ -723,9 +812,17 @@ BUGS = [
         ("return math.isfinite(total(grads, loss).item())", "return True"),
         "test_a_loss_that_is_not_finite_names_step_task_and_parameter"),
     Bug("the interval is of a single task", "engine/evaluate.py",
-        ("1.96 * spread / n**0.5", "1.96 * spread"), "test_score_is_the_mean_with_its_interval"),
+        ("t * spread / n**0.5", "t * spread"), "test_score_is_the_mean_with_its_interval"),
     Bug("the interval takes the biased spread", "engine/evaluate.py",
         (".std().item()", ".std(correction=0).item()"), "test_score_is_the_mean_with_its_interval"),
+    Bug("intervals over few tasks are too narrow", "engine/evaluate.py",
+        ("float(stdtrit(n - 1, 0.975))", "1.96"), "test_intervals_over_few_tasks_cover_what_they_say"),
+    Bug("NaN is of class 0", "targets.py",
+        ("return (predicted < torch.inf) & (predicted > -torch.inf).any(-1, keepdim=True)",
+        "return torch.ones_like(predicted) > 0"), "test_an_answer_that_is_not_finite_has_no_score[numbers0]"),
+    Bug("a metric's shape is believed", "engine/evaluate.py",
+        ("for n in (1, len(y)):", "for n in (len(y),):"),
+        "test_a_metric_gives_a_number_for_each_task[each query's, over tasks]"),
     Bug("every block of test tasks is the same", "engine/evaluate.py",
         ('"test", block)', '"test", 0)'), "test_every_learner_meets_the_same_tasks"),
     Bug("evaluation ignores the split", "engine/evaluate.py",

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from mutations import Bug
+from scipy.sparse import csr_matrix
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import cross_val_score
@@ -108,6 +109,16 @@ def test_a_head_for_more_classes_is_cut_to_those_there_are():
         (lambda x, y: (x, [float("nan")] * 20), r"a label is missing \(None or NaN\)"),
         (lambda x, y: ([], []), "there is no example"),
         (lambda x, y: ([["a"]] * 20, y), "X holds something else than numbers"),
+        (lambda x, y: (np.array([["a"]] * 20, dtype=object), y), "X holds something else than numbers"),
+        (lambda x, y: (np.zeros(20), y), r"X has one axis, of length 20\. Reshape your data: X\.reshape\(1, -1\)"),
+        (lambda x, y: (x[:0], y[:0]), r"there is no example in X, of shape \(0, 1, 28, 28\)"),
+        (lambda x, y: (x, None), "requires y to be passed, a label for each example"),
+        (lambda x, y: (x, np.linspace(0, 1, 20)), r"y holds 0\.05\d+, continuous targets, expected a class"),
+        (lambda x, y: (x, [0.5, "a"] * 10), r"y holds 0\.5, continuous targets"),
+        (lambda x, y: (csr_matrix(x.flatten(1).numpy()), y), r"X is sparse \(csr_matrix\)\. Give a dense array"),
+        (lambda x, y: (x.numpy() * 1j, y), "X holds something else than numbers"),
+        (lambda x, y: (x * 1j, y), "X holds complex numbers"),
+        (lambda x, y: (x, np.ones((20, 2))), r"y has shape \(20, 2\), expected one label for each example"),
     ],
 )
 def test_bad_examples_are_refused_in_one_line(runs, images, change, message):
@@ -116,11 +127,108 @@ def test_bad_examples_are_refused_in_one_line(runs, images, change, message):
         FewShotClassifier(runs["protonet"]).fit(x, y)
 
 
+class Wrapped:
+    """What numpy makes an array of, and no more."""
+
+    def __init__(self, x):
+        self.x = x
+
+    def __array__(self, dtype=None, copy=None):
+        return np.asarray(self.x, dtype=dtype)
+
+
+FORMS = {
+    "views read backwards": lambda x: np.array(x[::-1, ::-1])[::-1, ::-1], "objects": lambda x: x.astype(object),
+    "an array by __array__": Wrapped, "lists": lambda x: x.tolist(), "columns first": np.asfortranarray,
+    "the other byte order": lambda x: x.astype(x.dtype.newbyteorder()),
+    "long doubles": lambda x: x.astype(np.longdouble), "read only": lambda x: np.broadcast_to(x, x.shape),
+    "with a gradient": lambda x: torch.tensor(x).requires_grad_(), "every other": lambda x: np.repeat(x, 2, 0)[::2],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_arrays_as_people_have_them(form):
+    learner = protonet(*functional(nn.mlp((2, 8, 4))), ways=2)
+    x, y = np.random.default_rng(0).normal(size=(6, 2)), [0, 1, 0, 1, 0, 1]
+    want = FewShotClassifier(learner, learner.init(0)).fit(x, y).predict_proba(x)
+    given = FORMS[form](x)
+    few = FewShotClassifier(learner, learner.init(0))
+    assert np.allclose(few.fit(given, y).predict_proba(given), want, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.int32, np.uint16, np.uint8])
+def test_tokens_are_looked_up(dtype):
+    class Words(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.words = torch.nn.Embedding(50, 8)
+
+        def forward(self, x):
+            return self.words(x).mean(1)
+
+    learner = protonet(*functional(Words()), ways=2)
+    x, theta = np.array([[1, 2, 3], [40, 41, 42]], dtype=dtype), learner.init(0)
+    few = FewShotClassifier(learner, theta).fit(x, ["a", "b"])
+    assert few.predict(x).tolist() == ["a", "b"]
+    assert torch.allclose(few.predictor_.c[0], theta["words.weight"][[1, 2, 3]].mean(0))
+    with pytest.raises(ValueError, match=r"predict: the network cannot take such X \(index out of range"):
+        few.predict(x + dtype(60))
+    with pytest.raises(ValueError, match=r"fit: the network cannot take such X \(Expected tensor"):
+        FewShotClassifier(learner, theta).fit(x / 2, ["a", "b"])
+
+
+@pytest.mark.parametrize(
+    ("y", "classes"),
+    [
+        ([[1], [2], [1]], [1, 2]), (["b", 1, "b"], [1, "b"]), (["b", 2.0, "a"], [2.0, "a", "b"]),
+        (np.array(["b", 3, 10], dtype=object), [3, 10, "b"]), (torch.tensor([5, 4, 5]), [4, 5]),
+        ([2.0, 1.0, 2.0], [1.0, 2.0]), ([True, False, True], [False, True]), (["1", 1, "1"], [1, "1"]),
+        ((b"x", "y", b"x"), [b"x", "y"]),
+    ],
+)  # fmt: skip
+def test_labels_of_any_kind_come_back(y, classes):
+    learner, x = protonet(*functional(nn.mlp((2, 8, 4))), ways=3), np.eye(3, 2)
+    few = FewShotClassifier(learner, learner.init(0)).fit(x, y)
+    assert few.classes_.tolist() == classes
+    assert [type(k) for k in few.classes_.tolist()] == [type(k) for k in classes]
+    told = y.tolist() if isinstance(y, torch.Tensor) else np.array(y, dtype=object).ravel().tolist()
+    assert few.predict(x[:2]).tolist() == told[:2]
+
+
+def test_a_theta_with_a_history_serves_and_is_copied():
+    learner = protonet(*functional(nn.mlp((2, 8, 4))), ways=2)
+    theta = {n: p.requires_grad_() * 1 for n, p in learner.init(0).items()}
+    few = FewShotClassifier(learner, theta).fit(np.eye(2), [0, 1])
+    assert clone(few).fit(np.eye(2), [0, 1]).predict(np.eye(2)).tolist() == few.predict(np.eye(2)).tolist() == [0, 1]
+    leaf = learner.init(0)
+    assert FewShotClassifier(learner, leaf).theta is leaf
+
+
+def test_one_example_alone_is_told_of_under_norms_of_a_call(images):
+    x, y = images[0][:4].float() / 255, [0, 1, 0, 1]
+    learner = protonet(*functional(nn.conv4((1, 28, 28), width=4)), ways=2)
+    few = FewShotClassifier(learner, learner.init(0)).fit(x, y)
+    few.predict(x)
+    with pytest.warns(UserWarning, match="normalises the examples of a call by each other, and has one alone"):
+        few.predict(x[:1])
+
+
+def test_an_adaptation_that_diverges_names_no_class():
+    learner = maml(*functional(nn.mlp((2, 8, 2))), inner_lr=1e20, inner_steps=5)
+    few = FewShotClassifier(learner, learner.init(0)).fit(np.eye(2), [0, 1])
+    with pytest.raises(ValueError, match="NaN or infinite numbers to 2 of 2 examples"):
+        few.predict(np.eye(2))
+
+
 def test_what_is_refused_after_fit(runs, images):
     x, y = images
     few = FewShotClassifier(runs["protonet"]).fit(x, y)
     with pytest.raises(ValueError, match=r"FewShotClassifier.predict: examples of 3x28x28"):
         few.predict(x.expand(-1, 3, -1, -1))
+    with pytest.raises(ValueError, match=r"predict: X has one axis, of length 784"):
+        few.predict(x[0].flatten())
+    with pytest.raises(ValueError, match="predict: there is no example in X"):
+        few.predict(x[:0])
     with pytest.raises(ValueError, match="predict: X holds values that are not finite"):
         few.predict(x * torch.nan)
 
@@ -137,5 +245,5 @@ BUGS = [
     Bug("probabilities of its own are passed over", "engine/predictor.py",
         ("if own is None:", "if True:"), "test_probabilities_of_ones_own_are_asked_for"),
     Bug("probabilities of its own are not cut to the classes", "engine/predictor.py",
-        ("return p / p.sum(-1, keepdim=True)", "return p"), "test_probabilities_of_ones_own_are_asked_for"),
+        ("p = p / p.sum(-1, keepdim=True)", "p = p * 1"), "test_probabilities_of_ones_own_are_asked_for"),
 ]  # fmt: skip

@@ -4,7 +4,6 @@ import platform
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -113,14 +112,17 @@ SPREAD = pytest.mark.parametrize("Spread", [SideBySide, Compiled])
 
 @SPREAD
 def test_parts_are_computed_side_by_side_and_come_back_in_order(two_threads, Spread):
-    meeting, seen = threading.Barrier(2, timeout=10), set()
+    """Two by two, and of two the later one is done first."""
+    meeting, seen, done = threading.Barrier(2, timeout=60), set(), [threading.Event() for _ in range(5)]
 
     def work(theta, part):
         if part > 0:  # the first is computed alone
             meeting.wait()
         seen.add(threading.get_ident())
         assert torch.get_num_threads() == 1
-        time.sleep(0.01 * (5 - part))
+        if part % 2:
+            assert done[part + 1].wait(60)
+        done[part].set()
         return theta * part
 
     assert list(Spread(work)(2, range(5), spread=True)) == [0, 2, 4, 6, 8]
@@ -131,16 +133,17 @@ def test_parts_are_computed_side_by_side_and_come_back_in_order(two_threads, Spr
 @SPREAD
 def test_work_that_draws_random_numbers_stays_in_order(two_threads, Spread):
     def work(theta, part):
-        time.sleep(0.01 * (4 - part))
+        threads.append(threading.current_thread())
         return torch.rand(())
 
-    spread, draws = Spread(work), []
+    spread, draws, threads = Spread(work), [], []
     for _ in range(2):
         torch.manual_seed(0)
         draws.append(torch.stack(list(spread(None, range(4), spread=True))))
     torch.manual_seed(0)
     torch.testing.assert_close(draws[0], torch.stack([torch.rand(()) for _ in range(4)]))
     torch.testing.assert_close(draws[0], draws[1])
+    assert threads[1:] == 8 * [threading.main_thread()]  # the first was a trial
 
 
 @SPREAD

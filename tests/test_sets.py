@@ -2,6 +2,7 @@
 that densities draw."""
 
 import gzip
+import math
 import os
 from pathlib import Path
 
@@ -197,6 +198,53 @@ def test_strokes_mirror_whole_classes_and_spread_the_ink_of_each_drawing():
     assert len(set(pens)) <= 1 + 3 * 4
 
 
+def sampled(image, u, v):
+    """The bilinear mean of the four pixels around (u, v), in [-1, 1] over the whole side; paper is 0."""
+    side = len(image)
+    column, row, value = (u + 1) * side / 2 - 0.5, (v + 1) * side / 2 - 0.5, 0.0
+    for i in (math.floor(row), math.floor(row) + 1):
+        for j in (math.floor(column), math.floor(column) + 1):
+            if 0 <= i < side and 0 <= j < side:
+                value += (1 - abs(row - i)) * (1 - abs(column - j)) * float(image[i, j])
+    return value
+
+
+def test_distortions_are_affine_maps_of_each_drawing():
+    """Pixel by pixel, from the same random numbers."""
+    pool, side = drawing_pool(), 12
+    before = pool.sample(2, ways=3, shots=1, queries=2, generator=seeded(1))
+    after, numbers, kinds = tasks.distortions(before, seeded(5)), seeded(5), set()
+    tenth = math.pi / 18
+    ranges = [(-tenth, tenth, 0), *[(-0.3, 0.3, 0)] * 2, *[(0.8, 1.2, 1)] * 2, *[(-4 / 105, 4 / 105, 0)] * 2]
+    for old, new in zip(before, after, strict=True):
+        assert torch.equal(new.y, old.y)
+        assert new.x.shape == old.x.shape
+        drawn = [torch.rand(2, old.y.numel(), generator=numbers) for _ in ranges]
+        for n, (x, z) in enumerate(zip(old.x.flatten(0, 2), new.x.flatten(0, 2), strict=True)):
+            a, k_x, k_y, s_x, s_y, t_x, t_y = (
+                low + (high - low) * float(value) if chance < 0.5 else none
+                for (low, high, none), (chance, value) in zip(ranges, (d[:, n] for d in drawn), strict=True)
+            )
+            kinds.add((a != 0, k_x != 0, k_y != 0, s_x != 1, s_y != 1, t_x != 0, t_y != 0))
+            turn = torch.tensor([[math.cos(a), -math.sin(a)], [math.sin(a), math.cos(a)]])
+            M = torch.tensor([[1 / s_x, 0.0], [0.0, 1 / s_y]]) @ torch.tensor([[1.0, k_x], [k_y, 1.0]]) @ turn
+            for i in range(side):
+                for j in range(side):
+                    u, v = (M @ torch.tensor([(2 * j + 1) / side - 1, (2 * i + 1) / side - 1])).tolist()
+                    assert abs(float(z[i, j]) - sampled(x, u + t_x, v + t_y)) < 1e-4
+    assert len(kinds) > 10
+
+
+def test_drawings_of_a_class_are_distorted_each_for_itself():
+    x = drawing_pool().sample(1, ways=1, shots=1, queries=1, generator=seeded()).support.x.expand(1, 40, 1, 12, 12)
+    same = Data(x, torch.zeros(1, 40, dtype=torch.long))
+    after = tasks.distortions(Task(same, same), seeded())
+    each = {tuple(row) for part in after for row in part.x[0].flatten(1).tolist()}
+    assert len(each) > 70  # one in 128 is left as it is
+    again = tasks.distortions(Task(same, same), seeded())
+    assert all(torch.equal(a.x, b.x) for a, b in zip(after, again, strict=True))
+
+
 # ---- noise in laws, pictures in reports
 
 
@@ -259,4 +307,15 @@ BUGS = [
         "test_a_noisy_predictor_is_still_found_out"),
     Bug("test tasks are varied like training tasks", "tasks/varied.py",
         ("self.pool.test)", "self)"), "test_varied_changes_training_tasks_alone"),
+    Bug("drawings are shrunk where they should grow", "tasks/varied.py",
+        ("u = [(cos + k_x * sin) / s_x, (k_x * cos - sin) / s_x, t_x]",
+         "u = [(cos + k_x * sin) * s_x, (k_x * cos - sin) * s_x, t_x]"),
+        "test_distortions_are_affine_maps_of_each_drawing"),
+    Bug("every drawing is distorted in every way", "tasks/varied.py",
+        ("torch.where(chance < 0.5, ", "torch.where(chance < 1.5, "),
+        "test_distortions_are_affine_maps_of_each_drawing"),
+    Bug("all drawings of a task are distorted alike", "tasks/varied.py",
+        ("torch.where(chance < 0.5, least + (most - least) * value, none)",
+         "torch.where(chance[:1] < 0.5, least + (most - least) * value[:1], none).expand_as(value)"),
+        "test_drawings_of_a_class_are_distorted_each_for_itself"),
 ]  # fmt: skip

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import math
 import re
 from pathlib import Path
 
@@ -22,9 +23,10 @@ from metaloop.recipes import RECIPES
 from metaloop.recipes.data import Protocol
 from metaloop.recipes.plan import Plan, Row, label, recipe
 from metaloop.report.results import in_units
-from metaloop.targets import CLASSES, DENSITIES, NUMBERS, Target
+from metaloop.targets import BITS, CLASSES, DENSITIES, NUMBERS, Target
 from metaloop.tasks.pool import AnyShots, FlatPool, Outline, Over, Pool, Splits
 from metaloop.tasks.problems import ProblemPool
+from metaloop.tasks.sequences import Presentations
 from metaloop.tasks.streams import ClassStream
 
 PACKAGE = Path(ml.__file__).parent
@@ -246,6 +248,14 @@ def test_scores_and_losses():
         assert_close(CLASSES.scalars(a[i], k[i])["accuracy"].item(), right)
         assert_close(NUMBERS.score(a, b)[i], ((a[i] - b[i]) ** 2).sum() / 28)
         assert_close(DENSITIES.score(a, b)[i], (b[i] - a[i]).sum() / 28)
+    p, bits = b.sigmoid(), (a > 0).float()
+    for i in range(3):
+        cost = sum(-math.log2(q if y else 1 - q) for q, y in zip(p[i].flatten().tolist(), bits[i].flatten().tolist(),
+                                                                 strict=True))  # fmt: skip
+        assert_close(BITS.score(p, bits)[i].item(), cost)
+        assert_close(BITS.loss(p[i], bits[i]).item(), cost * math.log(2) / 28)
+    assert BITS.score(bits, bits).tolist() == [0, 0, 0]
+    assert BITS.score(1 - bits, bits).isfinite().all()
     assert_close(NUMBERS.loss(a[0], b[0]), NUMBERS.score(a, b)[0])
     assert_close(DENSITIES.loss(a[0], b[0]), DENSITIES.score(a, b)[0])
     assert_close(CLASSES.loss(a[0], k[0]), -a[0].log_softmax(1)[range(7), k[0]].mean())
@@ -255,6 +265,7 @@ def test_a_pool_says_its_target_and_where_it_does_not_the_tensors_tell():
     assert tasks.gaussians().target is CLASSES
     assert tasks.sinusoid().target is NUMBERS
     assert tasks.distributions().target is DENSITIES
+    assert tasks.copy().target is tasks.associative_recall().target is BITS
     assert tasks.distributions().kind == "regression"  # as runs have kept it
     floats, integers = torch.zeros(2, 3), torch.zeros(2, 3, dtype=torch.int64)
     assert targets.target_of(integers) is CLASSES
@@ -298,6 +309,7 @@ WRAPPERS = {  # each, and what it changes of what the pool below says
     tasks.Varied: (lambda pool: tasks.Varied(pool, tasks.strokes), {}),
     ClassStream: (ClassStream, {"name": "coded_stream", "labels": "task"}),
     ProblemPool: (lambda pool: ProblemPool(pool, start, 0.1), {}),
+    Presentations: (Presentations, {}),
 }
 SAID = (
     "name", "split", "target", "labels", "tasks", "shape", "classes", "names", "device", "skipped", "kind", "pictures",

@@ -829,7 +829,7 @@ def test_folder_skips_and_lists_what_it_cannot_read(tmp_path, own_cache):
     one_line(lambda: T.folder(path, split=None), "class 'class2' has no readable image .*Add images or remove it")
     for file in (path / "class2").iterdir():
         file.unlink()
-    one_line(lambda: T.read_folder(path, (1, 28, 28)), "class 'class2' has no readable image .*no .bmp")
+    one_line(lambda: T.read_folder(path, (1, 28, 28)), "class 'class2' has no readable image .*no image: .png")
 
 
 def test_folder_without_classes(tmp_path, own_cache):

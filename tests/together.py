@@ -1,8 +1,9 @@
-"""What several processes do in test_distributed.py. torchrun starts each with
+"""What several processes do in test_distributed.py.
 
-    together.py OUT                         every check below, with its findings in OUT/RANK.json
-    together.py RANK STEP SIGNAL COMMAND    `metaloop COMMAND`; as it draws the tasks of that step, that rank kills
-                                            itself (KILL) or the user stops torchrun (INT, TERM)
+    together.py N OUT                       starts N ranks, in forks that need import nothing; each tries every check
+                                            below, with its findings in OUT/RANK.json
+    together.py RANK STEP SIGNAL COMMAND    torchrun starts it: `metaloop COMMAND`; as it draws the tasks of that step,
+                                            that rank kills itself (KILL) or the user stops torchrun (INT, TERM)
 """
 
 import hashlib
@@ -10,10 +11,12 @@ import json
 import os
 import signal
 import sys
+import traceback
 import warnings
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 
 from metaloop import Learner, fit, functional, maml, meta_gradient, protonet, tasks
 from metaloop.engine import deal
@@ -182,8 +185,30 @@ def strike(rank: int, step: int, name: str, command: list[str]) -> int:
     return main()
 
 
+def start(n: int, out: Path) -> int:
+    """As torchrun starts n ranks. How many failed."""
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    all_ = {"WORLD_SIZE": n, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": store.port, "TORCHELASTIC_USE_AGENT_STORE": True}
+    ranks = []
+    for rank in range(n):
+        if child := os.fork():
+            ranks.append(child)
+            continue
+        os.environ |= {name: str(value) for name, value in {**all_, "RANK": rank, "LOCAL_RANK": rank}.items()}
+        code = 1
+        try:
+            check(out)
+            dist.destroy_process_group()
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)  # the store is not its own to close
+    return sum(os.waitpid(child, 0)[1] != 0 for child in ranks)
+
+
 if __name__ == "__main__":
-    if len(sys.argv) == 2:
-        check(Path(sys.argv[1]))
+    if len(sys.argv) == 3:
+        sys.exit(start(int(sys.argv[1]), Path(sys.argv[2])))
     else:
         sys.exit(strike(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4:]))

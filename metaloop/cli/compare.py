@@ -4,12 +4,12 @@ from pathlib import Path
 from typing import Any
 
 from .console import note, quoted, say, suggest, table
-from .data import move, pool_of, rows_asked
-from .options import DATA, DATA_ROOT, DEVICE, QUERIES, SEED, SHOTS, TASKS, WAYS, option
+from .data import check_seen, move, pool_of, protocols, rows_asked
+from .options import ALLOW_SEEN, DATA, DATA_ROOT, DEVICE, QUERIES, SEED, SHOTS, TASKS, WAYS, option
 
 OPTIONS = (
     option("runs", nargs="+", metavar="RUN", help="runs' folders; differences are to the first"),
-    DATA, DATA_ROOT, DEVICE, WAYS, SHOTS, QUERIES, TASKS, SEED,
+    DATA, DATA_ROOT, DEVICE, WAYS, SHOTS, QUERIES, TASKS, SEED, ALLOW_SEEN,
     option("--out", default="compare.png", metavar="FILE", help="the plot, .png or .html (compare.png)"),
 )  # fmt: skip
 
@@ -36,6 +36,8 @@ def run(args) -> None:
     for run, theirs in zip(runs, rows, strict=True):
         move(run, args.device)
         check(run, theirs, pool)
+    seen = check_seen(runs, pool, allow=args.allow_seen)
+    protocols(runs)
     for run, theirs in zip(runs, rows, strict=True):
         note(f"testing {run.folder} on {args.tasks} tasks")
         protocol = {**episode, "tasks": args.tasks, "seed": args.seed, "metric": theirs.metric}
@@ -43,7 +45,8 @@ def run(args) -> None:
     gaps = [None, *(score - scores[0] for score in scores[1:])]
     metric = in_units(scores[0])[2]
     rows = []
-    for folder, run, score, gap in zip(args.runs, runs, scores, gaps, strict=True):
+    for folder, run, score, gap, known in zip(args.runs, runs, scores, gaps, seen, strict=True):
+        folder = f"{folder} (has seen {known} classes)" if known else folder
         more = "" if gap is None else ("+" if gap.mean > 0 else "") + text(*in_units(gap))
         rows.append([folder, run.info["recipe"], text(*in_units(score)), more or "–"])
     head = ["run", "recipe", metric, f"difference to {args.runs[0]}"]

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from ..recipes.data import POOLS
-from .console import note, scores
+from .console import note, say, scores
+
+ABSENT = object()
 
 
 def find_pool(recipe, data: str | None, shape=None, split=(0.6, 0.2, 0.2)):
@@ -88,6 +90,49 @@ def rows_asked(run, args, like=None):
     first = plan.rows[0]
     ways, shots, queries = ways or first.ways, shots or first.shots, queries or first.queries
     return [Row(target.label(ways, shots), plan.at_test(ways=ways), ways, shots, queries, metric=first.metric)]
+
+
+def check_seen(runs, pool, split: str = "test", allow: bool = False) -> list[int | None]:
+    """How many of the split's classes each run was trained on; None where that is not known, which is said.
+
+    Raises ValueError if there are any, unless allowed.
+    """
+    classes, found = getattr(pool, split).digests(), []
+    for run in runs:
+        seen = run.info.get("seen")
+        known = classes is not None and isinstance(seen, str)
+        met = {digest for digest in classes if digest in {*seen.split()}} if known else set()
+        found.append(len(met) if known else None)
+        if classes is not None and not known:
+            note(f"note: {run.folder} does not say what classes it was trained on; it may have seen {pool.name}'s")
+        if not met:
+            continue
+        names = [name for name, digest in zip(getattr(pool, split).names or (), classes, strict=False) if digest in met]
+        examples = f" ({', '.join(names[:2])}{', ...' if len(names) > 2 else ''})" if names else ""
+        told = f"{run.folder} was trained on {len(met)} of the {len(classes)} {split} classes of {pool.name}{examples}"
+        if not allow:
+            raise ValueError(f"{told}: a score there says nothing of new classes. Pass --allow-seen to have it anyway.")
+        say(f"seen: {told}")
+    return found
+
+
+def protocols(runs) -> None:
+    """Say in what the data differ that the runs were trained on, where they are of one name: rotations, for one."""
+    from ..recipes import find
+
+    def options(run) -> dict[str, Any] | None:
+        return getattr(find(run.info["recipe"]).data, "options", None) if run.info.get("data") is None else None
+
+    ours = options(runs[0])
+    for run in runs[1:]:
+        theirs = options(run)
+        if ours is None or theirs is None or run.info["pool"]["name"] != runs[0].info["pool"]["name"]:
+            continue
+        differ = [name for name in {**ours, **theirs} if ours.get(name, ABSENT) != theirs.get(name, ABSENT)]
+        if differ:
+            told = lambda known: ", ".join(f"{n}={known.get(n, 'as is')!r}" for n in differ)  # noqa: B023
+            note(f"note: {run.folder} was trained with {told(theirs)}, {runs[0].folder}, whose tasks these are, with "
+                 f"{told(ours)}")  # fmt: skip
 
 
 def measured(run, rows, pool, folder: Path, **how: Any) -> None:

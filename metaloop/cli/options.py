@@ -29,4 +29,7 @@ SHOTS = option("--shots", type=count, metavar="K", help="support examples per cl
 QUERIES = option("--queries", type=count, metavar="Q", help="query examples per class")
 DATA = option("--data", metavar="NAME|FOLDER", help=f"{', '.join(POOLS)}, or a folder with one sub-folder per class")
 DATA_ROOT = option("--data-root", metavar="DIR", help="where data sets lie (METALOOP_DATA)")
+ALLOW_SEEN = option(
+    "--allow-seen", action="store_true", help="test on classes that the run was trained on, too; the output says so"
+)
 DEVICE = option("--device", default="auto", metavar="auto|cpu|cuda|mps", help="what computes (auto)")

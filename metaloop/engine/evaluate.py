@@ -22,6 +22,10 @@ from .trial import explained
 if TYPE_CHECKING:
     from ..tasks.pool import Pool
 
+class NoScore(ValueError):
+    """Predictors answer numbers that are not finite, which cannot be scored; says of how many tasks."""
+
+
 BLOCK = 50  # tasks drawn at once; part of the protocol, since each block has a seed of its own
 
 
@@ -29,8 +33,9 @@ BLOCK = 50  # tasks drawn at once; part of the protocol, since each block has a 
 class Score:
     """The mean over tasks, the half-width of its 95 % confidence interval over tasks, and each task's score.
 
-    ci95 = 1.96 s / sqrt(T), with s the sample standard deviation over the T tasks. `a - b` of two scores on the same
-    tasks is the score of their paired difference.
+    ci95 = t s / sqrt(T), with s the sample standard deviation over the T tasks and t the 97.5 % point of Student's
+    distribution with T - 1 degrees of freedom (2.09 for 20 tasks, 1.96 for a thousand); nan for a single task. `a - b`
+    of two scores on the same tasks is the score of their paired difference.
     """
 
     mean: float
@@ -40,9 +45,12 @@ class Score:
 
     @classmethod
     def of(cls, per_task: Tensor, metric: str = "accuracy") -> "Score":
+        from scipy.special import stdtrit
+
         n = len(per_task)
         spread = per_task.double().std().item() if n > 1 else float("nan")
-        return cls(per_task.double().mean().item(), 1.96 * spread / n**0.5, per_task, metric)
+        t = float(stdtrit(n - 1, 0.975)) if n > 1 else float("nan")
+        return cls(per_task.double().mean().item(), t * spread / n**0.5, per_task, metric)
 
     def __sub__(self, other: "Score") -> "Score":
         if len(self.per_task) != len(other.per_task) or self.metric != other.metric:
@@ -78,8 +86,8 @@ def evaluate(
     metric: (predictions [tasks, n, ...], y [tasks, n, ...]) -> [tasks]; unless given, the score of the pool's target
     (`metaloop.targets`): accuracy for classes, mean squared error for numbers. chunk: how many tasks are adapted at
         once; None lets `engine.batch.chunk_size` choose.
-    Raises ValueError if theta is another learner's, if the pool cannot deal such tasks, or if the predictor does not
-    fit their labels.
+    Raises ValueError if theta is another learner's, if the pool cannot deal such tasks, if the predictor does not fit
+    their labels, or if the metric gives something else than a number for each task; NoScore (a ValueError) where answers or scores are not finite.
     """
     if tasks < 1:
         raise ValueError(f"evaluate: tasks={tasks}, expected at least 1.")
@@ -111,8 +119,33 @@ def evaluate(
             parts = [*chunks(batch, chunk or chunk_size(batch, cores()))]
             answers = answer(theta, parts, spread=batch.query.y.device.type == "cpu")
             for predicted, y in zip(answers, (part.query.y for part in parts), strict=True):
-                scores.append((metric or target.score)(predicted, y).cpu())
+                scores.append(score_each("evaluate", target, predicted, y, metric).cpu())
     return Score.of(torch.cat(scores), name)
+
+
+def score_each(call: str, target: Target, predicted: Tensor, y: Tensor, metric: Callable | None = None) -> Tensor:
+    """Each task's score, by the target's own metric unless given one: predicted, y [tasks, n, ...] -> [tasks].
+
+    Raises NoScore, or ValueError if the metric gives something else.
+    """
+    lost = f"{call}: in {{}} of {len(y)} tasks {{}} (NaN or infinite): no score. Lower the inner learning rate."
+    if not (sound := target.sound(predicted).flatten(1).all(1)).all():
+        raise NoScore(lost.format(int((~sound).sum()), "f answers numbers that are not finite"))
+    if metric is None:
+        scores = target.score(predicted, y)
+    else:
+        name = getattr(metric, "__name__", "metric")
+        for n in (1, len(y)):  # of a single task, too: its queries may be as many as there are tasks
+            scores = metric(predicted[:n], y[:n])
+            if not isinstance(scores, Tensor) or scores.shape != (n,):
+                given = f"a tensor of shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else repr(scores)
+                raise ValueError(
+                    f"{call}: metric {name} gives {given} for a batch of {n}, expected one number for each task, shape "
+                    f"({n},). Take means over all axes but the first."
+                )
+    if not (sound := scores.isfinite()).all():
+        raise NoScore(lost.format(int((~sound).sum()), "the score is not finite"))
+    return scores if scores.is_floating_point() else scores.float()
 
 
 def check_labels(call: str, tasks: Task, ways: int, target: Target | None = None) -> None:

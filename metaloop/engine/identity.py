@@ -103,7 +103,7 @@ def _told(thing: Any, seen: dict[int, Any], levels: int) -> Any:
 
 
 def _function(f: types.FunctionType, within: Callable[[Any], Any]) -> Any:
-    """By its name, its defaults and the values that it closes over; a lambda, which has no name, by its code as well."""
+    """By its name, its defaults and the values that it closes over; a lambda, which has no name, by its code."""
     closed = dict(f.__kwdefaults__ or {})
     if f.__defaults__:
         closed["defaults"] = f.__defaults__

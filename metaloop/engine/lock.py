@@ -6,6 +6,8 @@ import weakref
 from contextlib import suppress
 from pathlib import Path
 
+from .checkpoint import lives
+
 try:
     import fcntl
 except ImportError:  # Windows
@@ -69,12 +71,16 @@ class Lock:
         return file
 
     def _refusal(self) -> str:
-        try:
-            process = f"process {int(self.path.read_text())}"
-        except (OSError, ValueError):
-            process = "another process"
+        process = "another process"
+        for _ in range(50):  # its holder is about to write its own there
+            with suppress(OSError, ValueError):
+                if lives(pid := int(self.path.read_text())):
+                    process = f"process {pid}"
+                    break
+            time.sleep(0.01)
         gone = "" if fcntl is not None else f" If there is none, delete {self.path}."
-        return f"{self.folder} is in use by {process}: two cannot write to one run. Wait until it ends, or stop it.{gone}"
+        why = f"{self.folder} is in use by {process}: two cannot write to one run"
+        return f"{why}. Wait until it ends, or stop it.{gone}"
 
     def release(self) -> None:
         """Let others have it. Doing it twice does no harm."""

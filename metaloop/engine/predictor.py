@@ -32,15 +32,25 @@ def adapt(learner: Learner, theta: Theta, x: Tensor, y: Tensor, *, ways: int, ca
 
 
 def probabilities(f: Callable, x: Tensor, *, ways: int) -> Tensor:
-    """p(y | x) over the first `ways` classes, [n, ways]: f.probabilities(x) where f offers it, else softmax f(x)."""
+    """p(y | x) over the first `ways` classes, [n, ways]: f.probabilities(x) where f offers it, else softmax f(x).
+
+    Raises ValueError where they are not finite.
+    """
     together = "transductive" in policies(f)  # then the examples of a call are normalised by each other
     own = getattr(f, "probabilities", None)
     with torch.no_grad(), at_meta_test():
         parts = x.split(len(x) if together else 200)
         if own is None:
-            return torch.cat([f(part)[:, :ways].softmax(-1) for part in parts])
-        p = torch.cat([own(part)[:, :ways] for part in parts])
-        return p / p.sum(-1, keepdim=True)
+            p = torch.cat([f(part)[:, :ways].softmax(-1) for part in parts])
+        else:
+            p = torch.cat([own(part)[:, :ways] for part in parts])
+            p = p / p.sum(-1, keepdim=True)
+    if lost := int((~p.isfinite().all(-1)).sum()):
+        raise ValueError(
+            f"the predictor answers NaN or infinite numbers to {lost} of {len(x)} examples, which have no class. "
+            "Lower the inner learning rate."
+        )
+    return p
 
 
 def policies(f: Any) -> frozenset[str]:

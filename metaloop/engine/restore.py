@@ -3,7 +3,7 @@
 import copy
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,12 +17,12 @@ OF_THE_MACHINE = {"capturable", "foreach", "fused"}
 
 @dataclass
 class Saved:
-    """What `checkpoint.optimizer_state` tells beside the tensors. held, finite: None and False before these were told."""
+    """What `checkpoint.optimizer_state` tells beside the tensors; held and finite were not told at first."""
 
     state: dict[str, dict[str, Any]]
     param_groups: list[dict[str, Any]]
     held: int | None = None
-    finite: bool = field(default=False)
+    finite: bool = False
 
 
 def restore_optimizer(
@@ -115,7 +115,7 @@ def _check_state(
                 raise ValueError(f"{source} is damaged or of another optimizer: it holds no '{name}'.")
             if isinstance(value, Tensor) != isinstance(was, Tensor):
                 raise ValueError(f"{source}: '{name}' is {type(was).__name__}, expected {type(value).__name__}.")
-            if not isinstance(value, Tensor):
+            if not isinstance(value, Tensor) or not isinstance(was, Tensor):
                 if not _alike(_plain(value), was):
                     raise ValueError(f"{source}: '{name}' is {was!r}, expected a value such as {value!r}.")
             elif (was.dtype, was.shape) != (value.dtype, value.shape):

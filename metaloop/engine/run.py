@@ -1,6 +1,6 @@
 """A run is a folder; this module finds out what is in one.
 
-    run.json                   what is trained: recipe, options, seed, versions, machine; how, for resuming
+    run.json                   what is trained: recipe, options, seed, versions, machine; how, for resuming; the classes
     metrics.jsonl              one line per logged step
     checkpoint-*.safetensors   theta, the optimizer and the step (the two newest are kept)
     events.out.tfevents.*      the same metrics for TensorBoard
@@ -13,6 +13,7 @@ import platform
 import re
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -74,13 +75,15 @@ class Machine:
 
 @dataclass
 class Told:
-    """What run.json says of any run, as far as it does. training: what decides the weights, which resuming compares."""
+    """What run.json says of any run, as far as it does. training: what decides the weights, which resuming compares.
+    seen: digests of the classes that it was trained on."""
 
     seed: int | None = None
     versions: dict[str, str] | None = None
     machine: Machine | None = None
     training: dict[str, Any] | None = None
     where: dict[str, Any] | None = None
+    seen: str | None = None
 
 
 @dataclass
@@ -120,9 +123,12 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], Kept
 _made: set[Path] = set()  # the runs that this process began
 
 
-def prepare(folder: Path, resume: bool, info: dict[str, Any], *, longer: bool = False) -> dict[str, Any]:
+def prepare(
+    folder: Path, resume: bool, info: dict[str, Any], *, longer: bool = False, seen: Callable[[], Any] = lambda: None
+) -> dict[str, Any]:
     """Make the folder of a new run, or check that the one to be resumed was started in the same way.
 
+    seen: the digests of the classes that it is trained on, or None; run.json keeps them as one word each.
     Whoever calls holds the folder's lock. longer: whether the run may go on to more steps than it was started for: not
     where a schedule depends on their number. What run.json does not say, as it did not before, is not compared;
     "where", the circumstances that change rounding alone, may differ, which is said.
@@ -148,7 +154,9 @@ def prepare(folder: Path, resume: bool, info: dict[str, Any], *, longer: bool = 
             recorded["steps"] = given["steps"]
             checkpoint.write_bytes(folder / "run.json", json.dumps(recorded, indent=2).encode())
     else:
-        recorded = {**info, "versions": versions(), "machine": machine()}
+        classes = seen()
+        known = {} if classes is None else {"seen": " ".join(classes)}
+        recorded = {**info, **known, "versions": versions(), "machine": machine()}
         checkpoint.write_bytes(folder / "run.json", json.dumps(recorded, indent=2).encode())
         _made.add(folder.resolve())
     for left in folder.glob(".*.tmp"):  # by a killed process

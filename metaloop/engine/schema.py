@@ -63,12 +63,13 @@ def conform(value: Any, kind: Any, where: str, at: str = "") -> Any:
         except ValueError as error:
             raise ValueError(f"{where} is damaged: {error}.") from None
     if origin in (Union, types.UnionType):
+        reasons = []
         for one in inner:
             try:
                 return conform(value, one, where, at)
             except ValueError as error:
-                last = error
-        raise wrong(" or ".join(_words(one) for one in inner)) if all(map(_plain, inner)) else last
+                reasons.append(error)
+        raise wrong(" or ".join(_words(one) for one in inner)) if all(map(_plain, inner)) else reasons[0]
     if origin is Literal:
         if value not in inner or isinstance(value, bool):
             raise wrong(" or ".join(map(repr, inner)))

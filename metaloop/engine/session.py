@@ -199,7 +199,7 @@ def begin(
     ranks: this process among those that train together; alone unless given. decides: what else than the arguments here
     decides the weights, by name; first: a task of the pool: both are kept, and compared when the run is resumed.
     options: how the meta-gradient is taken, as `meta_gradient` has it. The others are those of `fit`, which says what
-    is raised. Until the session has been `running`, or is let go by `release`, no other process can write to the folder.
+    is raised. No other process can write to the folder until the session has been `running`, or is let go by `release`.
     """
     ranks, where = ranks or Ranks(), choose(device)
     plain = meta_gradient(learner, **options)
@@ -213,7 +213,7 @@ def begin(
     scheduler = schedule(descent) if schedule else None
     _steps_alone("the optimizer", descent, "torch.optim.Adam")
     _steps_alone("the schedule", scheduler, "torch.optim.lr_scheduler.StepLR")
-    info, lock = {"steps": steps, **(info or {}), "seed": seed}, None
+    given, lock = {"steps": steps, **(info or {}), "seed": seed}, None
 
     def enter(folder: Path) -> tuple[dict[str, Any], Found | None]:
         """What run.json says, and the checkpoint to go on from, of a folder that is this process's alone."""
@@ -228,10 +228,11 @@ def begin(
         found = newest_whole(folder) if resume else None
         if found is not None:
             opened(learner, theta, found[1], str(found[0]))
-        return prepare(folder, resume, {**info, "training": training, "where": here}, longer=longer), found
+        told = {**given, "training": training, "where": here}
+        return prepare(folder, resume, told, longer=longer, seen=lambda: seen_by(pool)), found
 
     try:
-        found, kept = None, {}
+        info, found, kept = given, None, {}
         if folder is not None:
             info, found = ranks.from_first(lambda: enter(folder))
         pool = pool.to(where)
@@ -261,6 +262,12 @@ def _steps_alone(what: str, given: Any, instead: str) -> None:
     if names := [p.name for p in wanted if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]:
         step = f"{type(given).__name__}.step wants {names[0]}"
         raise ValueError(f"fit: {what}: {step}, which a meta-step does not have. Take another, such as {instead}.")
+
+
+def seen_by(pool: "Pool") -> list[str] | None:
+    """The digests of the classes in the training split, where there is a fixed list of them."""
+    tell = getattr(pool.train, "digests", None)
+    return None if tell is None else tell()
 
 
 def _restore(

@@ -8,6 +8,7 @@ order, one part after the other, where a module is called in any other way, wher
 would not give the same again), and where the caller's autocast or another mode of torch holds for one thread alone.
 """
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ import torch
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from ..nn.functional import is_own
-from ..torch_private import modes
+from ..torch_private import compile_anew, modes, of_compiler
 
 Work = Callable[[Any, Any], Any]  # (theta, part) -> a pytree of tensors
 
@@ -66,12 +67,32 @@ class SideBySide:
 
 
 class Compiled(SideBySide):
-    """The same, compiled. The first call compiles it."""
+    """The same, compiled. The first call compiles it; if that fails, once more without torch's cache, where a process
+    that was killed may have left something half written."""
 
     def __init__(self, work: Any):
         work.__code__ = work.__code__.replace()  # torch counts compilations by code object, and allows eight
         super().__init__(work)
         self.forms: dict[bool, Work] = {}
+        self.works = False
+
+    def __call__(self, theta: Any, parts: Sequence[Any], *, spread: bool) -> Iterator[Any]:
+        if self.works:
+            yield from super().__call__(theta, parts, spread=spread)
+            return
+        before = torch.get_rng_state()
+        try:
+            results = [*super().__call__(theta, parts, spread=spread)]
+        except Exception as error:
+            if not of_compiler(error):
+                raise
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            print(f"torch.compile failed ({reason}); once more, without its cache in {compile_anew()}", file=sys.stderr)
+            self.forms, self.in_order = {}, None
+            torch.set_rng_state(before)
+            results = [*super().__call__(theta, parts, spread=spread)]
+        self.works = True
+        yield from results
 
     def form(self, many: bool) -> Work:
         """many: a wrapper in Python would keep its lock while the kernels run."""

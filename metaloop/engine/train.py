@@ -17,7 +17,7 @@ from ..core import Info, Learner
 from ..targets import target_of
 from .batch import chunks, meta_gradient
 from .deal import Deal
-from .evaluate import check_labels, check_outputs, evaluate
+from .evaluate import NoScore, check_labels, check_outputs, evaluate
 from .ranks import Lost, join
 from .renamed import renamed
 from .run import Run, appears
@@ -78,10 +78,11 @@ def fit(
     Under torchrun the processes share the tasks of each step and end in the same weights as one process, but for
     rounding, and for the noise of learners that draw any: each process draws its own. Only the first writes files.
 
-    Returns a Run. Raises ValueError on bad arguments; on an existing run folder, or one that another process writes to;
-    if the run was started with other arguments, as far as can be told, or a checkpoint does not fit; NonFinite (a ValueError) on a loss, gradient or theta that is not finite, leaving the last checkpoint.
-    Ctrl-C, or SIGTERM, lets the step end, writes a checkpoint, then raises KeyboardInterrupt. If another process dies, the last
-    whole step is kept and `ranks.Lost` (a ValueError) raised; any number of processes can resume.
+    Returns a Run. Raises ValueError on bad arguments; on an existing run folder, or one that another process writes
+    to; if the run was started with other arguments, as far as can be told, or a checkpoint does not fit; NonFinite (a
+    ValueError) on a loss, gradient or theta that is not finite, leaving the last checkpoint. Ctrl-C, or SIGTERM, lets
+    the step end, writes a checkpoint, then raises KeyboardInterrupt. If another process dies, the last whole
+    step is kept and `ranks.Lost` (a ValueError) raised; any number of processes can resume.
     """
     _check_arguments(
         learner, at_test, pool, optimizer, clip, seed, options, resume and out is None, tasks=tasks, steps=steps,
@@ -149,8 +150,11 @@ def fit(
             if judging or saving:
                 session.calibrate(**episode)
             if judging:
-                score = evaluate(run.learner, theta, pool, split="val", **judged)  # type: ignore[arg-type]
-                log.score(run.step, score)
+                try:
+                    score = evaluate(run.learner, theta, pool, split="val", **judged)  # type: ignore[arg-type]
+                    log.score(run.step, score)
+                except NoScore as error:  # of the learner at meta-test; training is as it should be
+                    warnings.warn(f"fit: step {run.step} has no validation score. {error}", stacklevel=2)
             if saving:
                 session.save()
                 session.stop()
@@ -191,8 +195,8 @@ def _check_first(learner, at_test, theta, pool, episode, judged, how) -> None:
         if learner.classes is not None:
             raise ValueError(
                 f"fit: the learner's loss is over {learner.classes} classes, the same in every task; {pool.name} deals "
-                f"episodes, which number theirs 0..{ways - 1} anew each time. Train on pool.flat(), or on a pool of your "
-                'own that says labels = "pool".'
+                f"episodes, which number theirs 0..{ways - 1} anew each time. Train on pool.flat(), or on a pool of "
+                'your own that says labels = "pool".'
             )
         target = target_of(task.query.y, pool.train)
         check_labels("fit", task, ways, target)

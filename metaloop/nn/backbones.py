@@ -11,13 +11,16 @@ from .norms import norm
 
 
 class Backbone(nn.Sequential):
-    """`body`, which gives features of size `dim`, and a `head` where there is one."""
+    """`body`, which gives features of size `dim`, and a `head` where there is one.
+
+    shape: of the features of an example: (dim,), or (dim, height, width) of a map.
+    """
 
     body: nn.Module
 
-    def __init__(self, body: nn.Module, dim: int, head: nn.Module | None):
+    def __init__(self, body: nn.Module, dim: int, head: nn.Module | None, size: Sequence[int] = ()):
         super().__init__(OrderedDict(body=body) if head is None else OrderedDict(body=body, head=head))
-        self.dim = dim
+        self.dim, self.shape = dim, (dim, *size)
 
 
 def conv4(
@@ -32,36 +35,42 @@ def conv4(
     """Four blocks of 3x3 convolution, norm, ReLU; the network of most few-shot papers.
 
     shape: (channels, height, width) of an input. out: size of the linear head, or None for the features.
-    downsample: "max" (Vinyals et al. 2016: stride 1, then 2x2 max-pooling) or "stride" (MAML's Omniglot
-    network: stride 2, no pooling). features: "flatten" all positions, their "mean", or the
-    "map" itself, [n, width, h, w], which has dim = width and no head.
+    downsample: "max" (Vinyals et al. 2016: stride 1, then 2x2 max-pooling), "stride" (MAML's Omniglot network: stride
+    2, no pooling) or "twice" (Sung et al. 2018: stride 1, the first two blocks without a margin and pooled, the others
+    neither). features: "flatten" all positions, their "mean", or the "map" itself, [n, width, h, w], which has no head.
     Convolutions are Xavier-initialised; a bias before a norm of each channel would be void, so only group
     and layer norms keep one.
     """
-    if downsample not in ("max", "stride"):
-        raise ValueError(f"conv4: downsample is {downsample!r}, expected 'max' or 'stride'.")
+    if downsample not in ("max", "stride", "twice"):
+        raise ValueError(f"conv4: downsample is {downsample!r}, expected 'max', 'stride' or 'twice'.")
     if len(shape) != 3:
         raise ValueError(f"conv4: inputs have shape {tuple(shape)}, expected images (channels, height, width).")
     _check_features("conv4", features, ("flatten", "mean", "map"), out)
     channels, *size = shape
     blocks: list[nn.Module] = []
-    for _ in range(4):
+    for i in range(4):
         stride = 2 if downsample == "stride" else 1
+        margin = 0 if downsample == "twice" and i < 2 else 1
+        pools = downsample == "max" or margin == 0
         bias = norm_policy in ("group", "layer")
         layers = [
-            ("conv", Conv2d(channels, width, 3, stride=stride, padding=1, bias=bias)),
+            ("conv", Conv2d(channels, width, 3, stride=stride, padding=margin, bias=bias)),
             ("norm", norm(width, norm_policy)),
             ("relu", nn.ReLU()),
         ]
-        size = [(s + 1) // 2 if downsample == "stride" else s // 2 for s in size]
-        if downsample == "max":
+        size = [(s + 2 * margin - 3) // stride + 1 for s in size]
+        if pools:
+            size = [s // 2 for s in size]
             layers.append(("pool", nn.MaxPool2d(2)))
         blocks.append(Block(OrderedDict(layers)))
         channels = width
     if min(size) < 1:
-        raise ValueError(f"conv4: inputs of {shape[1]}x{shape[2]} vanish in four halvings. Use at least 16x16.")
-    dim = width * size[0] * size[1] if features == "flatten" else width
-    return _with_head(nn.Sequential(*blocks, *_last(features)), dim, out)
+        least = 10 if downsample == "twice" else 16
+        raise ValueError(f"conv4: inputs of {shape[1]}x{shape[2]} vanish. Use at least {least}x{least}.")
+    body = nn.Sequential(*blocks, *_last(features))
+    if features == "map":
+        return Backbone(body, width, None, size)
+    return _with_head(body, width * size[0] * size[1] if features == "flatten" else width, out)
 
 
 def mlp(sizes: Sequence[int], *, norm_policy: str | None = None) -> Backbone:
@@ -92,7 +101,10 @@ def resnet12(
     for width in widths:
         blocks.append(_Residual(channels, width, norm_policy))
         channels = width
-    return _with_head(nn.Sequential(*blocks, *_last(features)), channels, out)
+    body = nn.Sequential(*blocks, *_last(features))
+    if features == "map":
+        return Backbone(body, channels, None, [s // 2 ** len(widths) for s in shape[1:]])
+    return _with_head(body, channels, out)
 
 
 class _Residual(nn.Module):

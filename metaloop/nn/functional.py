@@ -156,16 +156,16 @@ class Net:
             return self.quiet().condition(params, x)
         if "support" not in self.policies:
             return self, params
-        return self._variant(self.training, True, self._quiet), {**params, **self._record(params, x, "support")}
+        return self._variant(self.training, True, self._quiet), {**params, **self._record(params, "support", x)}
 
-    def statistics(self, params: Params, x: Tensor) -> Params:
-        """Mean and variance of each `running` norm's input on the batch x, keyed as in params."""
-        return self._record(params, x, "running")
+    def statistics(self, params: Params, x: Tensor, *more: Any) -> Params:
+        """Mean and variance of each `running` norm's input on the batch x, keyed as in params. more: as in a call."""
+        return self._record(params, "running", x, *more)
 
-    def _record(self, params: Params, x: Tensor, policy: str) -> Params:
+    def _record(self, params: Params, policy: str, x: Tensor, *more: Any) -> Params:
         recorder = self._own(recorder=True)
         seen = {**dict(recorder.named_buffers()), **self._held(params)}
-        functional_call(recorder, seen, (x,))  # leaves what each norm saw in `seen`
+        functional_call(recorder, seen, (x, *more))  # leaves what each norm saw in `seen`
         return {n: seen[n] for n in self._statistics(policy)}
 
     def _statistics(self, policy: str, stored: bool = False) -> list[str]:

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.compiler import is_compiling
 
 from ..torch_private import in_vmap
 from .norms import BatchNorm, moments, refuse_one
@@ -30,7 +31,7 @@ class Block(nn.Sequential):
         cast = torch.is_autocast_enabled("cpu")  # of products, but not of batched convolutions
         if x.device.type != "cpu" or cast or not isinstance(self.norm, BatchNorm):
             return super().forward(x)
-        compiled, pools = torch.compiler.is_compiling(), hasattr(self, "pool")
+        compiled, pools = is_compiling(), hasattr(self, "pool")
         if self.conv.weight[0].numel() < self.conv.out_channels:
             x = self.relu(_by_patches(self.conv, self.norm, x))
             if not pools:

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from ..core import Data, Learner, Task, Theta
 from ..engine.checkpoint import write_bytes
-from ..engine.evaluate import Score
+from ..engine.evaluate import Score, score_each
 from ..engine.run import Run
 from ..engine.seeds import generator, noise
 from ..engine.session import CALIBRATION_TASKS, begin, estimate
@@ -78,7 +78,8 @@ def follow_leader(
     session = begin(
         learner, pool, steps=total if steps is None else min(steps, total), tasks=tasks * max(1, updates),
         checkpoint_every=checkpoint_every or len(arrivals), seed=seed, longer=training.get("schedule") is None,
-        decides={"updates": updates, "arrivals": arrivals, "goal": goal, "shots": shots, "queries": queries}, **training,
+        decides={"updates": updates, "arrivals": arrivals, "goal": goal, "shots": shots, "queries": queries},
+        **training,
     )  # fmt: skip
     run, theta, pool = session.run, session.run.theta, session.pool  # type: ignore[assignment]
     order = torch.randperm(pool.rounds, generator=generator(seed, "order", 0))
@@ -146,4 +147,5 @@ def judge(learner: Learner, theta: Theta, pool: "Rounds", k: int, points: int) -
     with torch.no_grad(), at_meta_test():
         predicted = learner.adapt(theta, Data(D.x[0], D.y[0]))(Q.x)
         loss = target.loss(predicted, Q.y)
-    return Score.of(target.score(predicted[:, None], Q.y[:, None]).cpu(), target.metric), loss.item()
+    scores = score_each("follow_leader", target, predicted[:, None], Q.y[:, None])
+    return Score.of(scores.cpu(), target.metric), loss.item()

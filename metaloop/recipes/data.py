@@ -57,6 +57,9 @@ turned_by_task = omniglot(1100, split="random", rotations="task", rotations_at_t
 upright_at_test = omniglot(4800, split="random", rotations="classes", rotations_at_test=None, validation=False)
 rotated = omniglot(4800, split="random", rotations="classes", rotations_at_test="classes", validation=False)
 background = omniglot(3272, split="background", rotations="classes")
+small_characters = Protocol(
+    "omniglot", (1, 20, 20), 4800, options={**vinyals.options, "size": 20},
+)  # as ProtoNet's, of 20 x 20 pixels
 omniglot_stream = Protocol("omniglot_stream", OMNIGLOT, 964)
 
 # Other pictures.
@@ -70,6 +73,9 @@ boolean, semilinear, quadratic = (functions(name, 2) for name in ("boolean", "se
 sine_stream = functions("sine_stream", 11)
 distributions = functions("distributions", 1)
 gaussians = Protocol("gaussians", (2,))
+
+# Sequences of bits, with their marks.
+copy, associative_recall = functions("copy", 9), functions("associative_recall", 8)
 
 # The names of these pools: what `--data` takes, with the pools' own options.
 POOLS = tuple(dict.fromkeys(known.name for known in list(vars().values()) if isinstance(known, Protocol)))

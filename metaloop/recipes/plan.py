@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from ..tasks.pool import Pool
     from .data import Protocol
 
+VALIDATION_TASKS = 100
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -88,7 +90,7 @@ class Plan:
     def training(self) -> dict[str, Any]:
         """The arguments of `outer`."""
         first = self.rows[0]
-        validation = {"ways": first.ways, "shots": first.shots, "queries": first.queries, "tasks": 100}
+        validation = {"ways": first.ways, "shots": first.shots, "queries": first.queries, "tasks": VALIDATION_TASKS}
         episode = {"steps": self.steps, "tasks": self.tasks, "ways": self.ways, "shots": self.shots}
         return {
             **episode, "queries": self.queries, "at_test": first.learner, "validation": validation,

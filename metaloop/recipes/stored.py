@@ -125,5 +125,5 @@ def _structure(made: Adapted, source: str) -> Any:
 
 def _plan(made: Made) -> Plan:
     """The plan as it was: by the settings that were kept, or, where none were yet, by those of its budget."""
-    how = {"settings": made.settings} if made.settings is not None else {"budget": made.budget}
+    how: dict[str, Any] = {"settings": made.settings} if made.settings is not None else {"budget": made.budget}
     return find(made.recipe).plan(Outline(**asdict(made.pool)), steps=made.steps, **how)

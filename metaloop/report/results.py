@@ -52,6 +52,7 @@ class Entry:
     machine: dict[str, Any]
     versions: dict[str, str]
     command: str | None = None
+    seen: int | None = None  # test classes that the run was trained on, where there are any
 
     @property
     def protocol(self) -> tuple:
@@ -65,9 +66,11 @@ class Entry:
 
 
 def measure(
-    run: Run, row: Row, pool: Pool, *, tasks: int, seed: int, split: str, data: str | None, command: str | None = None
-) -> Entry:
-    """A row's score on tasks from a split of the pool; accuracies are in per cent. command: what asked for it.
+    run: Run, row: Row, pool: Pool, *, tasks: int, seed: int, split: str, data: str | None, command: str | None = None,
+    seen: int | None = None,
+) -> Entry:  # fmt: skip
+    """A row's score on tasks from a split of the pool; accuracies are in per cent. command: what asked for it. seen:
+    how many of the split's classes the run was trained on.
 
     tasks: at most so many; the row may say fewer. data: a name for the pool, None for the recipe's own. The published
     score stands beside it if the run was trained on those, too. A row with data of its own is measured on those
@@ -89,7 +92,7 @@ def measure(
         step=run.step, training_seconds=round(run.seconds, 1),
         training_tasks_per_second=rate(run.step * run.plan.tasks, run.seconds),
         test_tasks_per_second=rate(len(score.per_task), seconds),
-        machine=machine(), versions=versions(), command=command,
+        machine=machine(), versions=versions(), command=command, seen=(seen or None) if row.data is None else None,
     )  # fmt: skip
 
 

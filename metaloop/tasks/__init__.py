@@ -19,14 +19,17 @@ from .distributions import distributions  # isort: skip
 from .rainbow_mnist import rainbow_mnist  # isort: skip
 from .streams import class_stream, omniglot_stream, sine_stream  # isort: skip
 
+# to be read in order
+from .sequences import associative_recall, copy, presentations  # isort: skip
+
 # what they are, and how to change them
 from .pool import ClassPool, FixedPool, Pool  # isort: skip
 from .reading import read_folder, read_image, read_images  # isort: skip
-from .varied import Varied, strokes  # isort: skip
+from .varied import Varied, distortions, strokes  # isort: skip
 
 __all__ = [
-    "ClassPool", "FixedPool", "Pool", "Varied", "boolean", "class_stream", "distributions", "folder", "gaussians",
-    "glyphs", "lake_runs", "least_squares", "mini_imagenet", "mnist", "omniglot", "omniglot_stream", "problems",
-    "quadratic", "rainbow_mnist", "read_folder", "read_image", "read_images", "semilinear", "sine_stream", "sinusoid",
-    "strokes",
+    "ClassPool", "FixedPool", "Pool", "Varied", "associative_recall", "boolean", "class_stream", "copy", "distortions",
+    "distributions", "folder", "gaussians", "glyphs", "lake_runs", "least_squares", "mini_imagenet", "mnist",
+    "omniglot", "omniglot_stream", "presentations", "problems", "quadratic", "rainbow_mnist", "read_folder",
+    "read_image", "read_images", "semilinear", "sine_stream", "sinusoid", "strokes",
 ]

@@ -26,7 +26,7 @@ def folder(
     seed: int = 0,
     invert: bool | str = "auto",
 ) -> Pool:
-    """Any folder with one sub-folder of images per class (png, jpg, jpeg, webp, bmp; hidden files do not count).
+    """Any folder with one sub-folder of images per class, in any format that Pillow reads (hidden files do not count).
 
     channels: 1 (grey) or 3 (colour); unless given, 3 if any image has colour.
     size: images are stretched to size x size; unless given, 28 if grey and 84 if colour.

@@ -5,6 +5,7 @@ draws shots + queries distinct examples of each. The whole batch is drawn by ind
 """
 
 from collections.abc import Callable, Sequence
+from hashlib import blake2b
 from numbers import Integral
 from pathlib import Path
 from typing import Any, Self
@@ -92,6 +93,11 @@ class Pool:
         """What run.json keeps of it; `Outline(**...)` is a pool of that."""
         return {"shape": tuple(self.shape), "classes": self.train.classes, "kind": self.kind, "name": self.name}
 
+    def digests(self) -> list[str] | None:
+        """A short name for each class's examples, in whatever order they lie: equal for the same ones. None where there
+        is no fixed list of classes."""
+        return None
+
     def uses(self, run: str | Path) -> list[str]:
         """Commands by which a run that was trained on it serves on one's own data."""
         return self.target.uses(run)
@@ -149,6 +155,9 @@ class Over(Pool):
 
     def over(self, pool: Any) -> Self:
         raise NotImplementedError
+
+    def digests(self) -> list[str] | None:
+        return self.pool.digests()
 
     def to(self, device) -> Self:
         return self.over(self.pool.to(device))
@@ -215,6 +224,15 @@ class ClassPool(Pool):
 
     def flat(self, batch: int = 64) -> "FlatPool":
         return FlatPool(self, batch)
+
+    def digests(self) -> list[str]:
+        """Of the first turn."""
+        images, found = self.images[: self.each_turn].cpu().numpy(), []
+        for first, count in zip(self.first.tolist(), self.counts.tolist(), strict=True):
+            each = (blake2b(image, digest_size=8).digest() for image in images[first : first + count])
+            together = sum(int.from_bytes(digest, "little") for digest in each) % 2**48
+            found.append(f"{together:012x}")
+        return found
 
     def to(self, device) -> "ClassPool":
         images = self.images.to(device)

@@ -1,6 +1,7 @@
 """Meta-training tasks changed as they are dealt: data augmentation for a whole set of examples, or for each."""
 
 from collections.abc import Callable
+from math import pi
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +30,35 @@ class Varied(Over):
 
     def over(self, pool: Pool) -> "Varied":
         return Varied(pool, self.change)
+
+
+def distortions(tasks: Task, generator: Generator | None) -> Task:
+    """Square drawings [tasks, n, C, H, H], each under an affine map of its own, with paper (0) beyond the edges:
+
+        (u, v) is drawn as it was at  diag(1/s_x, 1/s_y) [1, k_x; k_y, 1] R(a) (u, v) + (t_x, t_y)
+
+    with the angle a up to 10 degrees, shears k up to 0.3, scales s from 0.8 to 1.2, and shifts t up to 2/105 of the
+    side, all uniform; each of the seven counts with probability one half, and is left out otherwise.
+    """
+    where = generator.device if generator is not None else torch.device("cpu")
+
+    def change(data: Data) -> Data:
+        def drawn(least: float, most: float, none: float = 0.0) -> Tensor:
+            chance, value = torch.rand(2, data.y.numel(), generator=generator, device=where)
+            return torch.where(chance < 0.5, least + (most - least) * value, none)
+
+        angle, k_x, k_y = drawn(-pi / 18, pi / 18), drawn(-0.3, 0.3), drawn(-0.3, 0.3)
+        s_x, s_y = drawn(0.8, 1.2, 1.0), drawn(0.8, 1.2, 1.0)
+        t_x, t_y = drawn(-4 / 105, 4 / 105), drawn(-4 / 105, 4 / 105)  # the side measures 2
+        cos, sin = angle.cos(), angle.sin()
+        u = [(cos + k_x * sin) / s_x, (k_x * cos - sin) / s_x, t_x]
+        v = [(k_y * cos + sin) / s_y, (cos - k_y * sin) / s_y, t_y]
+        maps = torch.stack([*u, *v], 1).view(-1, 2, 3).to(data.x)
+        x = data.x.flatten(0, 1)
+        grid = F.affine_grid(maps, list(x.shape), align_corners=False)
+        return Data(F.grid_sample(x, grid, align_corners=False).view_as(data.x), data.y)
+
+    return Task(change(tasks.support), change(tasks.query))
 
 
 def strokes(tasks: Task, generator: Generator | None) -> Task:
