@@ -87,8 +87,8 @@ def evaluate(
     (`metaloop.targets`): accuracy for classes, mean squared error for numbers. chunk: how many tasks are adapted at
         once; None lets `engine.batch.chunk_size` choose.
     Raises ValueError if theta is another learner's, if the pool cannot deal such tasks, if the predictor does not fit
-    their labels, or if the metric gives something else than a number for each task; NoScore (a ValueError) where answers
-    or scores are not finite.
+    their labels, or if the metric gives something else than a number for each task; NoScore (a ValueError) where
+    answers or scores are not finite.
     """
     if tasks < 1:
         raise ValueError(f"evaluate: tasks={tasks}, expected at least 1.")
