@@ -240,7 +240,7 @@ def test_a_run_that_does_not_know_its_classes_is_said_to(call, place, tmp_path):
 
 def test_other_protocols_of_the_same_data_are_noted(capsys):
     pool = {"name": "omniglot"}
-    made = (("a", "protonet-omniglot-1shot"), ("b", "maml-omniglot-1shot"), ("c", "protonet-omniglot-5shot"))
+    made = (("a", "protonet-omniglot-1shot"), ("b", "maml-omniglot-5w1s"), ("c", "protonet-omniglot-5shot"))
     runs = [
         Run(None, None, folder=Path(name), info={"recipe": recipe, "data": None, "pool": pool}) for name, recipe in made
     ]
