@@ -51,21 +51,21 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         """Adapt to the examples X with labels y."""
         if y is None:
             raise ValueError("FewShotClassifier.fit: requires y to be passed, a label for each example; it is None.")
-        examples, (self.classes_, labels) = _numbers("fit", X), _classes(y)
+        examples, (classes, labels) = _numbers("fit", X), _classes(y)
         if len(labels) != len(examples):
             raise ValueError(
                 f"FewShotClassifier.fit: {len(examples)} examples in X, y of shape ({len(labels)},); one label each."
             )
-        ways = len(self.classes_)
+        ways = len(classes)
         if ways < 2:
             raise ValueError("FewShotClassifier.fit: y names one class. Give examples of two or more.")
         learner, theta, shape = self._resolve(ways)
         may_be_tokens = shape is None and examples.dtype in WHOLE
-        for self.whole_ in (False, True) if may_be_tokens else (False,):  # a network that looks them up takes no floats
-            x = self._tensor("fit", examples, shape)
+        for whole in (False, True) if may_be_tokens else (False,):  # a network that looks them up takes no floats
+            x = self._tensor("fit", examples, shape, whole)
             try:
-                self.predictor_ = predictor.adapt(learner, theta, x, labels, ways=ways, call="FewShotClassifier.fit")
-                self.shape_ = tuple(x.shape[1:])
+                f = predictor.adapt(learner, theta, x, labels, ways=ways, call="FewShotClassifier.fit")
+                self.predictor_, self.classes_, self.shape_, self.whole_ = f, classes, tuple(x.shape[1:]), whole
                 return self
             except (RuntimeError, IndexError) as error:
                 reason = str(error).partition("\n")[0]
@@ -74,7 +74,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
     def predict_proba(self, X) -> np.ndarray:
         """The probability of each of classes_: [n, classes]."""
         check_is_fitted(self)
-        x = self._tensor("predict", _numbers("predict", X), self.shape_)
+        x = self._tensor("predict", _numbers("predict", X), self.shape_, self.whole_)
         if len(x) == 1 and "transductive" in predictor.policies(self.predictor_):
             warnings.warn(
                 "FewShotClassifier.predict: this predictor normalises the examples of a call by each other, and has "
@@ -110,9 +110,9 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             raise ValueError(f"FewShotClassifier: the run is a {pool.kind}, not a classification.")
         return run.plan.at_test(ways=ways), theta, tuple(pool.shape)
 
-    def _tensor(self, call: str, x: Tensor, shape: tuple[int, ...] | None) -> Tensor:
+    def _tensor(self, call: str, x: Tensor, shape: tuple[int, ...] | None, whole: bool) -> Tensor:
         """Examples as the network takes them, of the shape that it was trained on, where that is known."""
-        x = x.long() if self.whole_ else x.float() / 255 if x.dtype == torch.uint8 else x.float()
+        x = x.long() if whole else x.float() / 255 if x.dtype == torch.uint8 else x.float()
         shape = tuple(x.shape[1:]) if shape is None else shape
         if tuple(x.shape[1:]) not in (shape, shape[1:] if shape[:1] == (1,) else shape, (int(np.prod(shape)),)):
             wanted, given = ("x".join(map(str, s)) for s in (shape, x.shape[1:]))
@@ -131,7 +131,10 @@ def _numbers(call: str, X) -> Tensor:
     if hasattr(X, "toarray"):
         raise ValueError(f"{call}: X is sparse ({type(X).__name__}). Give a dense array: X.toarray().")
     if not isinstance(X, Tensor):
-        array = np.asarray(X)
+        try:
+            array = np.asarray(X)
+        except (ValueError, TypeError):  # rows of several lengths
+            raise ValueError(f"{call}: X is no array: its rows differ in length, or are none.") from None
         if array.dtype.kind == "O":
             with suppress(TypeError, ValueError):
                 array = array.astype(np.float64)
@@ -158,7 +161,10 @@ def _classes(y) -> tuple[np.ndarray, Tensor]:
     call = "FewShotClassifier.fit"
     if isinstance(y, Tensor):
         y = y.detach().cpu().numpy()
-    labels = np.asarray(y)
+    try:
+        labels = np.asarray(y)
+    except (ValueError, TypeError):
+        raise ValueError(f"{call}: y is no array, expected one label for each example.") from None
     if labels.dtype.kind in "SU" and isinstance(y, list | tuple) and len({type(k) for k in y}) > 1:
         labels = np.array(y, dtype=object)  # numpy would make them all strings
     if labels.ndim == 2 and labels.shape[1] == 1:
@@ -166,6 +172,8 @@ def _classes(y) -> tuple[np.ndarray, Tensor]:
     if labels.ndim != 1:
         raise ValueError(f"{call}: y has shape {labels.shape}, expected one label for each example.")
     told = labels.tolist()
+    if any(isinstance(k, list | dict | set) for k in told):
+        raise ValueError(f"{call}: a label in y is a list, dict or set, expected one word or number for each example.")
     if any(k is None or k != k for k in told):
         raise ValueError(f"{call}: a label is missing (None or NaN).")
     if broken := [k for k in told if isinstance(k, float) and not k.is_integer()]:

@@ -24,6 +24,7 @@ from metaloop.recipes.stored import load_predictor, open_run
 
 ROOT = Path(__file__).resolve().parent.parent
 QUICK = ["--tasks", "5"]
+LEARNER = metaloop.protonet(*metaloop.functional(metaloop.nn.mlp((1, 1))), ways=2)
 
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -240,10 +241,9 @@ def test_a_run_that_does_not_know_its_classes_is_said_to(call, place, tmp_path):
 
 def test_other_protocols_of_the_same_data_are_noted(capsys):
     pool = {"name": "omniglot"}
-    made = (("a", "protonet-omniglot-1shot"), ("b", "maml-omniglot-5w1s"), ("c", "protonet-omniglot-5shot"))
-    runs = [
-        Run(None, None, folder=Path(name), info={"recipe": recipe, "data": None, "pool": pool}) for name, recipe in made
-    ]
+    recipes = {"a": "protonet-omniglot-1shot", "b": "maml-omniglot-5w1s", "c": "protonet-omniglot-5shot"}
+    about = lambda recipe: {"recipe": recipe, "data": None, "pool": pool}
+    runs = [Run(LEARNER, None, folder=Path(name), info=about(recipe)) for name, recipe in recipes.items()]
     protocols(runs)
     (line,) = capsys.readouterr().err.splitlines()
     assert "note: b was trained with split='random', rotations='task', rotations_at_test='task'" in line

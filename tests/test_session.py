@@ -18,6 +18,7 @@ from metaloop.engine.run import checkpoints
 from metaloop.engine.session import begin
 from metaloop.engine.simple import simple_fit
 from metaloop.nn import conv4, mlp
+from metaloop.targets import NUMBERS
 from metaloop.torch_private import pytree
 
 STOPPED = Path(__file__).parent / "fixtures" / "stopped"
@@ -129,7 +130,7 @@ def test_a_loop_of_ones_own_is_fit_and_survives(name, tmp_path):
 class Dice(tasks.Pool):
     """Whole numbers, as tasks or as rounds."""
 
-    name, shape, classes, kind, rounds, points = "dice", (2,), None, "regression", 4, 24
+    name, shape, classes, target, rounds, points = "dice", (2,), None, NUMBERS, 4, 24
     device = torch.device("cpu")
 
     def to(self, device):

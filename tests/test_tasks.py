@@ -865,6 +865,34 @@ def test_read_image(tmp_path):
     assert (T.read_image(path, (3, 4, 4)) == 77).all()
 
 
+def test_read_image_in_modes_of_many_bits_and_other_colours(tmp_path):
+    """A ramp of three greys, however its numbers are told; colours of print, video and the eye."""
+    ramp, path = np.array([[0, 0, 0], [51, 51, 51], [255, 255, 255]]), tmp_path / "image.tif"
+    floats, whole = (ramp / 255, ramp, ramp * 257, ramp * 1e6), (ramp * 257, ramp * 2**23)
+    forms = [*(x.astype(np.float32) for x in floats), *(x.astype(np.int32) for x in whole)]
+    for numbers in forms:
+        Image.fromarray(np.kron(numbers, np.ones((4, 4), numbers.dtype)).astype(numbers.dtype)).save(path)
+        assert (T.read_image(path, (1, 12, 12), invert=False)[0, 1::4, 0] - torch.tensor([0, 51, 255])).abs().max() <= 1
+    Image.fromarray(np.full((8, 8), np.nan, np.float32)).save(path)
+    assert (T.read_image(path, (1, 4, 4), invert=False) == 0).all()
+    red = Image.new("RGB", (8, 8), (200, 10, 10))
+    red.convert("CMYK").save(path)
+    assert (T.read_image(path, (3, 4, 4))[:, 0, 0] - torch.tensor([200, 10, 10])).abs().max() <= 2
+    Image.new("LAB", (8, 8), (136, 128, 128)).save(path)  # a middle grey
+    assert (T.read_image(path, (3, 4, 4)).float() - 128).abs().max() <= 4
+
+
+@pytest.mark.parametrize("ending", ["png", "jpg", "gif", "tif", "bmp", "webp", "ppm", "tga", "pcx", "ico", "TIF"])
+def test_folders_hold_images_of_any_format(tmp_path, ending):
+    for k, name in enumerate("ab"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (32, 32), (0, 0, 250 * k)).save(tmp_path / name / f"image.{ending}")
+        (tmp_path / name / "notes.txt").write_text("no image")
+    x, y, names, skipped = T.read_folder(tmp_path, (3, 8, 8))
+    assert (y.tolist(), names, skipped) == ([0, 1], ["a", "b"], [])
+    assert (x[:, 2].float().mean((1, 2)) - torch.tensor([0.0, 250.0])).abs().max() < 6
+
+
 def test_dark_ink_on_light_paper_is_inverted_in_grey(tmp_path):
     path = tmp_path / "image.png"
     drawing = Image.new("L", (28, 28), 255)

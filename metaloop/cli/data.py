@@ -97,17 +97,19 @@ def check_seen(runs, pool, split: str = "test", allow: bool = False) -> list[int
 
     Raises ValueError if there are any, unless allowed.
     """
-    classes, found = getattr(pool, split).digests(), []
+    dealt = getattr(pool, split)
+    classes, found = dealt.digests(), []
+    if classes is None:
+        return [None for _ in runs]
     for run in runs:
         seen = run.info.get("seen")
-        known = classes is not None and isinstance(seen, str)
-        met = {digest for digest in classes if digest in {*seen.split()}} if known else set()
-        found.append(len(met) if known else None)
-        if classes is not None and not known:
+        met = {*classes} & {*seen.split()} if isinstance(seen, str) else set()
+        found.append(len(met) if isinstance(seen, str) else None)
+        if not isinstance(seen, str):
             note(f"note: {run.folder} does not say what classes it was trained on; it may have seen {pool.name}'s")
         if not met:
             continue
-        names = [name for name, digest in zip(getattr(pool, split).names or (), classes, strict=False) if digest in met]
+        names = [name for name, digest in zip(dealt.names or (), classes, strict=False) if digest in met]
         examples = f" ({', '.join(names[:2])}{', ...' if len(names) > 2 else ''})" if names else ""
         told = f"{run.folder} was trained on {len(met)} of the {len(classes)} {split} classes of {pool.name}{examples}"
         if not allow:

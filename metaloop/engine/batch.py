@@ -55,7 +55,8 @@ def meta_gradient(
         ("4GB", or bytes; on a GPU, in tensors); chunks are then as large as fits, and no larger than `chunk`.
     compile: trace the work of a chunk with torch.compile (half a minute or more, once).
     On a CPU chunks are computed on all cores side by side, where they can be (`engine.threads`).
-    The result depends on none of recompute, chunk, memory and compile beyond rounding.
+    The result depends on none of recompute, chunk, memory and compile beyond rounding; but for learners that draw noise
+    (dropout, say), whose tasks are given other draws in other chunks, and compiled.
 
     Raises ValueError on an unknown method or one that the learner has no use for, if one task takes more than the
     memory, if the tensors of `tasks` disagree on the number of tasks, or if there are none.

@@ -82,7 +82,7 @@ def evaluate(
     A pool of fixed tasks is scored on those it has, if they are fewer.
     metric: (predictions [tasks, n, ...], y [tasks, n, ...]) -> [tasks]; unless given, the score of the pool's target
     (`metaloop.targets`): accuracy for classes, mean squared error for numbers. chunk: how many tasks are adapted at
-        once; None lets `engine.batch.chunk_size` choose.
+        once; None lets `engine.batch.chunk_size` choose. Scores do not depend on it beyond rounding, but for noise.
     Raises ValueError if the pool cannot deal such tasks, if the predictor does not fit their labels, or if the metric
     gives something else than a number for each task; NoScore (a ValueError) where answers or scores are not finite.
     """
