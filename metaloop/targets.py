@@ -137,6 +137,11 @@ class Classes(Target):
             )
 
     def check_answer(self, call, answer, y, ways):
+        if y.ndim == 1 and (answer.ndim != 2 or len(answer) != len(y)):
+            raise ValueError(
+                f"{call}: the predictor answers {tuple(answer.shape)} to {len(y)} queries, expected [n, classes]. "
+                "Let the network answer with flat features [n, dim] (nn.Flatten)."
+            )
         if (known := answer.shape[-1]) < ways:
             raise ValueError(
                 f"{call}: the learner tells {known} classes apart, the tasks have {ways}. "

@@ -34,6 +34,7 @@ from .engine.batch import predict
 from .engine.checkpoint import flatten
 from .engine.methods import not_learned
 from .engine.predictor import load, policies, save
+from .engine.theta import fixed_leaves
 from .targets import target_of
 from .torch_private import TorchDispatchMode, pytree
 
@@ -150,7 +151,7 @@ def adapt_is_pure(case: Case) -> None:
 
 
 def meta_gradient_is_the_derivative(case: Case) -> None:
-    """<gradient, v> = (L(theta + h v) - L(theta - h v)) / 2h, for a random v along each tensor of theta.
+    """<gradient, v> = (L(theta + h v) - L(theta - h v)) / 2h, for a random v along each learned tensor of theta.
 
     Networks with ReLU and max-pooling have kinks, so it is enough that one of several small h agrees.
     """
@@ -162,8 +163,11 @@ def meta_gradient_is_the_derivative(case: Case) -> None:
         moved = pytree.tree_unflatten([*leaves[:i], leaf, *leaves[i + 1 :]], spec)
         return sum(learner.objective(learner.adapt, moved, t)[0].item() for t in _each(tasks)) / 2
 
-    generator = torch.Generator().manual_seed(0)
+    generator, fixed = torch.Generator().manual_seed(0), fixed_leaves(learner, theta)
     for i, (name, g) in enumerate(flatten(grads, "theta").items()):
+        if fixed[i]:
+            assert not g.any(), f"{name} is fixed, and has a gradient"
+            continue
         v = torch.randn(g.shape, generator=generator, dtype=g.dtype).to(g.device)
         said, found = (g * v).sum().item(), []
         for h in (1e-6, 1e-7, 1e-8):

@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 import torch.utils._pytree as pytree
+from torch.nn.utils.parametrizations import _SpectralNorm as SpectralNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 
-__all__ = ["TorchDispatchMode", "compile_anew", "in_vmap", "modes", "of_compiler", "pytree", "values"]
+__all__ = ["SpectralNorm", "TorchDispatchMode", "compile_anew", "in_vmap", "modes", "of_compiler", "pytree", "values"]
 
 
 def of_compiler(error: Exception) -> bool:

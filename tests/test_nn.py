@@ -88,9 +88,10 @@ def test_the_function_is_the_module():
     assert_close(module.state_dict(), before)
 
 
-def test_theta_holds_the_floating_parameters_and_buffers():
+def test_theta_holds_the_parameters_and_buffers_all_as_floats():
     _, init = functional(Scaled())
-    assert set(init(0)) == {"linear.weight", "linear.bias", "shift"}
+    assert set(init(0)) == {"linear.weight", "linear.bias", "shift", "calls"}
+    assert all(p.is_floating_point() for p in init(0).values())
     assert not any(p.requires_grad for p in init(0).values())
 
 

@@ -14,11 +14,13 @@ from torch import Tensor
 from torch.func import vjp, vmap
 
 from ..core import Info, Learner, Task, Theta
+from ..nn.functional import at_meta_test
 from ..nn.unroll import backward
 from ..torch_private import pytree
 from . import methods
 from .memory import in_bytes, largest_chunk
 from .renamed import renamed
+from .theta import check, without_fixed
 from .threads import Compiled, SideBySide, cores
 
 MetaGradient = Callable[[Theta, Task], tuple[Theta, Tensor, Info]]
@@ -44,7 +46,8 @@ def meta_gradient(
     """(theta, tasks) -> (grads, loss, info): the gradient of the mean over tasks of the learner's objective.
 
     tasks: a Task whose tensors carry a leading task axis. grads: a pytree like theta. loss and the entries
-    of info are means over tasks. The result is a value, which cannot be differentiated further.
+    of info are means over tasks. The result is a value, which cannot be differentiated further. What is not learned
+    of theta (`metaloop.nn.fixed`) has the gradient zero.
 
     method: "exact"; or, for learners with an inner loop by `metaloop.nn.descend` or `unroll`, "truncated" to the last
         `horizon` inner steps, or "implicit" with `cg_steps` of conjugate gradients (`metaloop.nn.unroll` has the
@@ -58,8 +61,8 @@ def meta_gradient(
     The result depends on none of recompute, chunk, memory and compile beyond rounding; but for learners that draw noise
     (dropout, say), whose tasks are given other draws in other chunks, and compiled.
 
-    Raises ValueError on an unknown method or one that the learner has no use for, if one task takes more than the
-    memory, if the tensors of `tasks` disagree on the number of tasks, or if there are none.
+    Raises ValueError on a theta that is another learner's, on an unknown method or one that the learner has no use for,
+    if one task takes more than the memory, or if the tensors of `tasks` disagree on the number of tasks, or have none.
     """
     if chunk is not None and chunk < 1:
         raise ValueError(f"meta_gradient: chunk={chunk}, expected at least 1, or None.")
@@ -121,17 +124,22 @@ def meta_gradient(
             total = of_part if total is None else pytree.tree_map(torch.add, total, of_part)
         return pytree.tree_map(lambda t: t / count(tasks), total)
 
+    def held(grads: Theta) -> Theta:
+        return grads if torch.compiler.is_compiling() else without_fixed(learner, grads)
+
     def mean(theta: Theta, tasks: Task) -> tuple[Theta, Tensor, Info]:
+        if not torch.compiler.is_compiling():
+            check("meta_gradient", learner, theta)
         if route.method != "exact" and not route.met:
             methods.check_inner_loop(learner, theta, first_task(tasks), route)
         with backward(route):
             if method != "evolution":
                 grads, (loss, info) = mean_of(theta, tasks)
-                return grads, loss, info
+                return held(grads), loss, info
             still = methods.not_learned(learner, theta, first_task(tasks))
             loss, info = mean_of(theta, tasks)
             of = lambda theta: mean_of(theta, tasks)[0]
-            return methods.evolution(of, theta, still, pairs=pairs, sigma=sigma), loss, info
+            return methods.evolution(of, theta, still, held, pairs=pairs, sigma=sigma), loss, info
 
     return mean
 
@@ -151,10 +159,11 @@ def gradient(f: Callable[..., tuple[Tensor, Any]]) -> Callable[..., tuple[Any, A
 
 
 def predict(learner: Learner, theta: Theta, tasks: Task) -> Tensor:
-    """What f = F_theta(S) says of each task's queries: [tasks, queries, ...]."""
+    """What f = F_theta(S) says of each task's queries, without noise: [tasks, queries, ...]."""
 
     def one(theta, task):
-        return learner.adapt(theta, task.support)(task.query.x)
+        with at_meta_test():
+            return learner.adapt(theta, task.support)(task.query.x)
 
     with torch.no_grad():
         if count(tasks) == 1:

@@ -9,12 +9,15 @@ import torch
 from torch import Tensor
 
 from ..core import Learner, Task, Theta
+from ..nn.functional import at_meta_test
 from ..targets import Target, target_of, units
 from ..torch_private import pytree
 from .batch import chunk_size, chunks, first_task, predict
 from .device import choose
 from .seeds import generator, noise
+from .theta import check, not_finite
 from .threads import SideBySide, cores
+from .trial import explained
 
 if TYPE_CHECKING:
     from ..tasks.pool import Pool
@@ -83,8 +86,9 @@ def evaluate(
     metric: (predictions [tasks, n, ...], y [tasks, n, ...]) -> [tasks]; unless given, the score of the pool's target
     (`metaloop.targets`): accuracy for classes, mean squared error for numbers. chunk: how many tasks are adapted at
         once; None lets `engine.batch.chunk_size` choose. Scores do not depend on it beyond rounding, but for noise.
-    Raises ValueError if the pool cannot deal such tasks, if the predictor does not fit their labels, or if the metric
-    gives something else than a number for each task; NoScore (a ValueError) where answers or scores are not finite.
+    Raises ValueError if theta is another learner's, if the pool cannot deal such tasks, if the predictor does not fit
+    their labels, or if the metric gives something else than a number for each task; NoScore (a ValueError) where
+    answers or scores are not finite.
     """
     if tasks < 1:
         raise ValueError(f"evaluate: tasks={tasks}, expected at least 1.")
@@ -92,9 +96,8 @@ def evaluate(
         raise ValueError(f"evaluate: chunk={chunk}, expected at least 1, or None.")
     if split not in ("train", "val", "test"):
         raise ValueError(f"evaluate: split={split!r}, expected 'train', 'val' or 'test'.")
-    if not all(isinstance(t, Tensor) for t in pytree.tree_leaves(theta)):
-        raise ValueError(f"evaluate: theta is {type(theta).__name__}, expected a pytree of tensors such as run.theta.")
-    if not all(t.isfinite().all() for t in pytree.tree_leaves(theta)):
+    check("evaluate", learner, theta)
+    if not_finite(learner, theta):
         raise ValueError("evaluate: theta holds numbers that are not finite.")
     source, scores, name = getattr(pool, split), [], getattr(metric, "__name__", "metric") if metric else ""
     where = choose(device) if device else pytree.tree_leaves(theta)[0].device
@@ -162,6 +165,9 @@ def check_outputs(
     """
     support, query = first_task(tasks)
     y = support.y
-    with torch.no_grad():
+    with torch.no_grad(), at_meta_test(), explained(call):
         answer = learner.adapt(theta, support._replace(y=torch.zeros_like(y)))(query.x)
+    if not isinstance(answer, Tensor):
+        wanted = "a tensor, one row for each query"
+        raise ValueError(f"{call}: the predictor answers a {type(answer).__name__}, expected {wanted}.")
     (target or target_of(y)).check_answer(call, answer, query.y, ways)

@@ -57,14 +57,18 @@ def check_inner_loop(learner: Learner, theta: Theta, task: Task, asked: Route) -
         )
 
 
-def evolution(loss: Callable[[Theta], Tensor], theta: Theta, still: Theta, *, pairs: int, sigma: float) -> Theta:
-    """The gradient above, from 2 `pairs` values of the loss. still: the part of theta that is not learned.
+def evolution(
+    loss: Callable[[Theta], Tensor], theta: Theta, still: Theta, held: Callable[[Theta], Theta], *,
+    pairs: int, sigma: float,
+) -> Theta:  # fmt: skip
+    """The gradient above, from 2 `pairs` values of the loss. still: the part of theta that is estimated or scheduled;
+    held: (tree like theta) -> the same, zero where theta is fixed.
 
     The directions are drawn from torch's random numbers.
     """
     total = pytree.tree_map(torch.zeros_like, theta)
     for _ in range(pairs):
-        e = pytree.tree_map(torch.randn_like, theta)
+        e = held(pytree.tree_map(torch.randn_like, theta))
         overwrite(e, pytree.tree_map(torch.zeros_like, still))
         up, down = (loss(pytree.tree_map(lambda p, d: p + sign * d, theta, e)) for sign in (sigma, -sigma))  # noqa: B023
         slope = (up - down) / (2 * sigma * pairs)

@@ -8,22 +8,26 @@ import torch
 from torch import Tensor
 
 from ..core import Data, Learner, Task, Theta
+from ..nn.functional import at_meta_test
 from . import checkpoint
 from .evaluate import check_labels, check_outputs
 from .seeds import generator
+from .theta import check
 
 
 def adapt(learner: Learner, theta: Theta, x: Tensor, y: Tensor, *, ways: int, call: str = "adapt") -> Callable:
     """f = F_theta(S) for examples x [n, ...] with labels y [n] in 0 .. ways-1, taken in an order drawn once for all.
 
-    Raises ValueError if a label is out of range, or if the learner cannot tell `ways` classes apart.
+    Raises ValueError if theta is another learner's, if a label is out of range, or if the learner cannot tell `ways`
+    classes apart.
     """
+    check(call, learner, theta)
     order = torch.randperm(len(x), generator=generator(0, "support", 0)).to(x.device)
     support = Data(x[order], y[order])
     alone = Task(*(Data(d.x[None], d.y[None]) for d in (support, Data(x[:1], y[:1]))))
     check_labels(call, alone, ways)
     check_outputs(call, learner, theta, alone, ways)
-    with torch.no_grad():
+    with torch.no_grad(), at_meta_test():
         return learner.adapt(theta, support)
 
 
@@ -34,7 +38,7 @@ def probabilities(f: Callable, x: Tensor, *, ways: int) -> Tensor:
     """
     together = "transductive" in policies(f)  # then the examples of a call are normalised by each other
     own = getattr(f, "probabilities", None)
-    with torch.no_grad():
+    with torch.no_grad(), at_meta_test():
         parts = x.split(len(x) if together else 200)
         if own is None:
             p = torch.cat([f(part)[:, :ways].softmax(-1) for part in parts])
@@ -60,7 +64,8 @@ def save(path: str | Path, f: Any, about: dict[str, Any]) -> None:
     Raises ValueError on a full disk, and if there are numbers in it that are not finite.
     """
     tensors = checkpoint.flatten(f, "f")
-    if bad := [name for name, t in tensors.items() if not t.isfinite().all()]:
+    fixed = {n for part in vars(f).values() for n in getattr(part, "fixed", ())}  # may hold what they like: masks
+    if bad := [n for n, t in tensors.items() if n.rpartition("/")[2] not in fixed and not t.isfinite().all()]:
         raise ValueError(f"{path}: the predictor's '{bad[0]}' is not finite; nothing is kept. Are the examples?")
     checkpoint.write(Path(path), tensors, {"predictor": about})
 

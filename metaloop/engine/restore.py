@@ -2,7 +2,7 @@
 
 import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,9 +26,11 @@ class Saved:
 
 
 def restore_optimizer(
-    optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], rest: Any, source: str, *, scheduled: bool
-) -> None:
-    """Give a fresh optimizer the state that was saved. scheduled: whether a schedule changes its learning rate.
+    optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], rest: Any, source: str, *, scheduled: bool,
+    still: Sequence[Tensor] = (),
+) -> None:  # fmt: skip
+    """Give a fresh optimizer the state that was saved. scheduled: whether a schedule changes its learning rate. still:
+    parameters that are never moved, of which it may have no state.
 
     Raises ValueError if a tensor of the state is missing, of another shape or dtype than this optimizer has after a
     step, or not finite though it was; or if the optimizer's settings are others.
@@ -44,7 +46,7 @@ def restore_optimizer(
             raise ValueError(f"{source} is damaged: '{name}' holds numbers that are not finite.")
     _check_groups(optimizer, saved.param_groups, source, scheduled)
     if whole or saved.held:
-        _check_state(optimizer, whole, source)
+        _check_state(optimizer, whole, source, still)
     if saved.held not in (None, len(named)):
         raise ValueError(f"{source} is damaged: {len(named)} tensors of the optimizer are left of {saved.held}.")
     keys = [set(group) for group in optimizer.param_groups]
@@ -97,13 +99,17 @@ def _check_groups(optimizer: torch.optim.Optimizer, groups: list[dict[str, Any]]
                 raise ValueError(f"{source} was trained with the optimizer's {name}={was!r}, now it is {now!r}.")
 
 
-def _check_state(optimizer: torch.optim.Optimizer, found: dict[str, dict[str, Any]], source: str) -> None:
+def _check_state(
+    optimizer: torch.optim.Optimizer, found: dict[str, dict[str, Any]], source: str, still: Sequence[Tensor]
+) -> None:  # fmt: skip
     """That what an optimizer has after a step is there, and of its kind; of torch's optimizers, nothing else."""
     steady = _expected(optimizer)
     if steady is None:
         return
+    every = [p for group in optimizer.param_groups for p in group["params"]]
+    free = [i for i, p in enumerate(every) if str(i) not in found and any(p is t for t in still)]
     for index, entries in steady.items():
-        for key, value in entries.items():
+        for key, value in entries.items() if index not in free else ():
             name, was = f"optimizer/{index}/{key}", found.get(str(index), {}).get(key)
             if was is None and value is not None:
                 raise ValueError(f"{source} is damaged or of another optimizer: it holds no '{name}'.")

@@ -27,6 +27,7 @@ from . import checkpoint
 from .identity import differences
 from .lock import Lock
 from .schema import conform, read_json
+from .theta import opened
 
 
 @dataclass
@@ -57,7 +58,7 @@ class Run:
             tensors, _, kept = read_checkpoint(path)
         except ValueError as error:
             raise ValueError(f"{error} Training with --resume goes on from the checkpoint before it.") from None
-        theta = checkpoint.unflatten(tensors, learner.init(0), "theta", str(path))
+        theta = opened(learner, learner.init(0), tensors, str(path))
         return cls(at_test or learner, theta, kept.step, folder, info, plan, kept.seconds, kept.memory)
 
 

@@ -46,6 +46,7 @@ from .run import Found, Kept, Run, checkpoints, machine, newest_whole, peak_memo
 from .schema import conform
 from .seeds import generator, noise
 from .steady import point, total
+from .theta import fixed_leaves, not_finite, opened
 
 if TYPE_CHECKING:
     from ..tasks.pool import Pool
@@ -61,7 +62,8 @@ class NonFinite(ValueError):
 class Session:
     """What `begin` makes.
 
-    learner: as it is trained; run.learner is the one of meta-test. pool and run.theta lie on the device. gradient: the
+    learner: as it is trained; run.learner is the one of meta-test. pool and run.theta lie on the device. fixed: which
+    of theta's leaves are not learned. gradient: the
     meta-gradient, compiled if asked for; plain: the same, uncompiled, to look for what went wrong. every: steps between
     checkpoints. files: the folder that this process writes to. kept: what the loop remembers beside theta and the
     optimizer, by name and JSON-able: it is in every checkpoint, and comes back from it.
@@ -71,6 +73,7 @@ class Session:
     pool: "Pool"
     run: Run
     leaves: list[Tensor]
+    fixed: list[bool]
     gradient: MetaGradient
     plain: MetaGradient
     optimizer: torch.optim.Optimizer
@@ -125,7 +128,7 @@ class Session:
 
     def improve(self, grads: Theta) -> None:
         """theta <- optimizer(theta, grads), and on with the learning rate's schedule."""
-        point(self.leaves, grads, self.clip)
+        point(self.leaves, grads, self.fixed, self.clip)
         self.optimizer.step()
         if self.scheduler is not None:
             self.scheduler.step()
@@ -150,9 +153,8 @@ class Session:
         Raises NonFinite if theta is not finite.
         """
         run, named = self.run, checkpoint.flatten(self.run.theta, "theta")
-        for name, leaf in named.items():
-            if not leaf.isfinite().all():
-                raise NonFinite(f"step {run.step}: {name} is not finite after it. Lower the learning rates, or clip.")
+        if bad := not_finite(self.learner, run.theta):
+            raise NonFinite(f"step {run.step}: {bad[0]} is not finite after it. Lower the learning rates, or clip.")
         run.seconds, run.memory = self.log.seconds(), peak_memory(run.memory)
         if self.files is not None:
             tensors, rest = checkpoint.optimizer_state(self.optimizer)
@@ -205,9 +207,13 @@ def begin(
     gradient = meta_gradient(learner, compile=True, **options) if compile else plain
     folder = Path(out) if out is not None else None
     theta = pytree.tree_map(lambda t: t.to(where), ranks.from_first(lambda: learner.init(seed)))
-    leaves = pytree.tree_leaves(theta)
+    leaves, fixed = pytree.tree_leaves(theta), fixed_leaves(learner, theta)
+    if all(fixed):
+        raise ValueError("fit: nothing in theta is learned. Give a parameter requires_grad_(True).")
     descent = (optimizer or (lambda p: torch.optim.Adam(p, lr=1e-3)))(leaves)
     scheduler = schedule(descent) if schedule else None
+    _steps_alone("the optimizer", descent, "torch.optim.Adam")
+    _steps_alone("the schedule", scheduler, "torch.optim.lr_scheduler.StepLR")
     given, lock = {"steps": steps, **(info or {}), "seed": seed}, None
 
     def enter(folder: Path) -> tuple[dict[str, Any], Found | None]:
@@ -224,7 +230,7 @@ def begin(
         if found is not None:
             if "settings" in given:  # before what comes of them
                 same(folder, read_info(folder), json.loads(json.dumps({"settings": given["settings"]})))
-            checkpoint.unflatten(found[1], theta, "theta", str(found[0]))
+            opened(learner, theta, found[1], str(found[0]))
         told = {**given, "training": training, "where": here}
         return prepare(folder, resume, told, longer=longer, seen=lambda: seen_by(pool)), found
 
@@ -235,7 +241,7 @@ def begin(
         pool = pool.to(where)
         run = Run(at_test or learner, theta, folder=folder, info=info)
         if found is not None:
-            kept = _restore(run, found, descent, scheduler)
+            kept = _restore(run, learner, fixed, found, descent, scheduler)
     except BaseException:
         if lock is not None:
             lock.release()
@@ -243,11 +249,22 @@ def begin(
     alone = ranks.rank == 0
     files, show = folder if alone else None, progress and alone
     return Session(
-        learner, pool, run, leaves, gradient, plain, descent, scheduler, clip, steps,
+        learner, pool, run, leaves, fixed, gradient, plain, descent, scheduler, clip, steps,
         checkpoint_every or max(1, min(1000, steps // 10)), seed, where, ranks, files, kept,
         Log(files, steps=steps, start=run.step, seconds=run.seconds, tasks=tasks, show=show),
         Interrupt(many=ranks.size > 1), lock,
     )  # fmt: skip
+
+
+def _steps_alone(what: str, given: Any, instead: str) -> None:
+    """Raise ValueError if it cannot do a step by itself."""
+    try:
+        _, *wanted = inspect.signature(type(given).step).parameters.values()
+    except (AttributeError, TypeError, ValueError):  # there is none, or it tells nothing of itself
+        return
+    if names := [p.name for p in wanted if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]:
+        step = f"{type(given).__name__}.step wants {names[0]}"
+        raise ValueError(f"fit: {what}: {step}, which a meta-step does not have. Take another, such as {instead}.")
 
 
 def seen_by(pool: "Pool") -> list[str] | None:
@@ -256,11 +273,14 @@ def seen_by(pool: "Pool") -> list[str] | None:
     return None if tell is None else tell()
 
 
-def _restore(run: Run, found: Found, descent: torch.optim.Optimizer, scheduler) -> dict[str, Any]:
+def _restore(
+    run: Run, learner: Learner, fixed: list[bool], found: Found, descent: torch.optim.Optimizer, scheduler
+) -> dict[str, Any]:  # fmt: skip
     """Put a checkpoint, as `newest_whole` found it, into the run and its optimizer; what else was kept with it."""
     path, tensors, meta = found
-    saved = checkpoint.unflatten(tensors, run.theta, "theta", str(path))
-    restore_optimizer(descent, tensors, meta.get("optimizer"), str(path), scheduled=scheduler is not None)
+    saved = opened(learner, run.theta, tensors, str(path))
+    still = [leaf for leaf, stays in zip(pytree.tree_leaves(run.theta), fixed, strict=True) if stays]
+    restore_optimizer(descent, tensors, meta.get("optimizer"), str(path), scheduled=scheduler is not None, still=still)
     restore_scheduler(scheduler, descent, meta.get("scheduler"), str(path))
     pytree.tree_map(lambda ours, theirs: ours.copy_(theirs), run.theta, saved)
     known = conform(meta, Kept, str(path))

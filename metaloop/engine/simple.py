@@ -2,9 +2,9 @@
 
     theta <- optimizer(theta, 1/T sum_t  d/d theta L(F_theta(S_t); Q_t))        T tasks (S_t, Q_t), `steps` times
 
-What `fit` adds: many tasks at once, on all cores, a GPU or several processes; checkpoints, Ctrl-C and a log;
-validation; a look at what is not finite. With chunk=1, which takes tasks one by one as here, its theta is this one bit
-by bit. Otherwise sums round in another order, and noise is drawn in another.
+What `fit` adds: many tasks at once, on all cores, a GPU or several processes; checkpoints, Ctrl-C, a log, validation;
+a look at what is not finite. With chunk=1, which takes tasks one by one as here, its theta is this one bit by bit.
+Otherwise sums round in another order, and noise is drawn in another.
 """
 
 from collections.abc import Callable
@@ -19,6 +19,7 @@ from .deal import Deal
 from .methods import overwrite
 from .seeds import noise
 from .session import calibrate
+from .theta import fixed_leaves
 
 
 def simple_fit(
@@ -34,8 +35,7 @@ def simple_fit(
     **episode: int,
 ) -> Theta:
     """The theta that `fit` ends with on a CPU. The arguments are those of `fit`; episode: ways, shots, queries."""
-    theta = learner.init(seed)
-    leaves = pytree.tree_leaves(theta)
+    leaves, fixed = pytree.tree_leaves(theta := learner.init(seed)), fixed_leaves(learner, theta)
     descent = optimizer(leaves)
     scheduler = schedule(descent) if schedule else None
     deal = Deal(pool.train, tasks, seed, "cpu", **episode)
@@ -47,8 +47,8 @@ def simple_fit(
             for i in range(tasks):
                 gradient = grad(loss)(theta, pytree.tree_map(lambda t: t[i], batch))  # noqa: B023
                 total = pytree.tree_map(torch.add, total, gradient)
-        for leaf, g in zip(leaves, pytree.tree_leaves(total), strict=True):
-            leaf.grad = g / tasks
+        for leaf, g, still in zip(leaves, pytree.tree_leaves(total), fixed, strict=True):
+            leaf.grad = None if still else g / tasks  # what is fixed is not moved
         if clip is not None:
             torch.nn.utils.clip_grad_norm_(leaves, clip)
         descent.step()

@@ -99,10 +99,11 @@ class Steady:
 
     def __init__(
         self, gradient: MetaGradient, theta: Theta, deal: Deal, descent: torch.optim.Optimizer, scheduler: Any, *,
-        clip: float | None, seed: int, step: int,
+        clip: float | None, seed: int, step: int, fixed: Sequence[bool] | None = None,
     ):  # fmt: skip
         self.gradient, self.theta, self.deal, self.clip, self.seed = gradient, theta, deal, clip, seed
         self.leaves, self.descent, self.scheduler = pytree.tree_leaves(theta), descent, scheduler
+        self.fixed = fixed or [False] * len(self.leaves)
         device = self.leaves[0].device
         cycles = getattr(scheduler, "cycle_momentum", False)  # a number that changes, which a graph would keep
         self.inside = not cycles and on_device(descent, device, changing_rate=scheduler is not None)
@@ -124,7 +125,7 @@ class Steady:
     def _work(self) -> Info:
         grads, loss, scalars = self.gradient(self.theta, self.deal())
         self.all_finite.logical_and_(total(grads, loss).isfinite())
-        point(self.leaves, grads, self.clip)
+        point(self.leaves, grads, self.fixed, self.clip)
         if self.inside:
             self.descent.step()
         return {"loss": loss, **scalars}
@@ -154,10 +155,10 @@ def total(grads: Theta, loss: Tensor) -> Tensor:
     return torch.stack([loss.detach(), *(g.sum() for g in pytree.tree_leaves(grads))]).sum()
 
 
-def point(leaves: list[Tensor], grads: Theta, clip: float | None) -> None:
-    """Give theta's leaves their gradients, of a norm of `clip` at most."""
-    for leaf, g in zip(leaves, pytree.tree_leaves(grads), strict=True):
-        leaf.grad = g
+def point(leaves: list[Tensor], grads: Theta, fixed: Sequence[bool], clip: float | None) -> None:
+    """Give theta's leaves their gradients, of a norm of `clip` at most; what is fixed has none, so none moves it."""
+    for leaf, g, still in zip(leaves, pytree.tree_leaves(grads), fixed, strict=True):
+        leaf.grad = None if still else g
     if clip is not None:
         torch.nn.utils.clip_grad_norm_(leaves, clip)
 

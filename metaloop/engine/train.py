@@ -15,7 +15,7 @@ import torch
 
 from ..core import Info, Learner
 from ..targets import target_of
-from .batch import meta_gradient
+from .batch import chunks, meta_gradient
 from .deal import Deal
 from .evaluate import NoScore, check_labels, check_outputs, evaluate
 from .ranks import Lost, join
@@ -24,6 +24,7 @@ from .run import Run, appears
 from .seeds import generator
 from .session import begin
 from .steady import Steady
+from .trial import trial
 
 if TYPE_CHECKING:
     from ..tasks.pool import Pool
@@ -103,7 +104,9 @@ def fit(
     deal, steady = Deal(pool.train, tasks, seed, where, **episode), None
     try:
         if run.step < steps:
-            _check_first(learner, run.learner, theta, pool, episode, judged if validate_every else None, seed)
+            how = {"together": tasks > 1 and chunk != 1, "apart": tasks > 3 or chunk == 1 or tasks == 1}
+            how |= {**options, "seed": seed}
+            _check_first(learner, run.learner, theta, pool, episode, judged if validate_every else None, how)
         if steps == 0:
             session.save()
     except BaseException:
@@ -122,7 +125,8 @@ def fit(
     with session.running():
         if ranks.size == 1 and not options.get("recompute") and (where.type == "cuda" if capture is None else capture):
             descent, scheduler = session.optimizer, session.scheduler
-            steady = Steady(session.gradient, theta, deal, descent, scheduler, clip=clip, seed=seed, step=run.step)
+            how = {"fixed": session.fixed, "clip": clip, "seed": seed, "step": run.step}
+            steady = Steady(session.gradient, theta, deal, descent, scheduler, **how)
         while run.step < steps:
             try:
                 told = meta_step(run.step)
@@ -181,10 +185,12 @@ def _check_arguments(learner, at_test, pool, optimizer, clip, seed, options, now
         raise TypeError(f"fit: unknown keyword {sorted(unknown)[0]!r}.")
 
 
-def _check_first(learner, at_test, theta, pool, episode, judged, seed) -> None:
-    """Deal one task for training and one for validation, so that what does not fit fails before the first step."""
-    g, ways = generator(seed, "check", 0), episode["ways"]
-    task = pool.train.sample(tasks=1, **episode, generator=g)
+def _check_first(learner, at_test, theta, pool, episode, judged, how) -> None:
+    """Deal two tasks for training and one for validation, so that what does not fit fails before the first step; it
+    costs no more than one. how: the `trial`."""
+    g, ways = generator(how["seed"], "check", 0), episode["ways"]
+    tasks = pool.train.sample(tasks=1 + how["together"], **episode, generator=g)
+    task = next(chunks(tasks, 1))
     if getattr(pool.train, "labels", "task") == "task":  # f is for these, not for the labels of a whole pool
         if learner.classes is not None:
             raise ValueError(
@@ -195,6 +201,7 @@ def _check_first(learner, at_test, theta, pool, episode, judged, seed) -> None:
         target = target_of(task.query.y, pool.train)
         check_labels("fit", task, ways, target)
         check_outputs("fit", learner, theta, task, ways, target)
+    trial(learner, theta, tasks, **how)
     if judged is not None:
         task = pool.val.sample(**{**judged, "tasks": 1}, generator=g)
         target = target_of(task.query.y, pool.val)

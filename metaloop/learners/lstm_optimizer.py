@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.func import grad_and_value
 
 from ..core import Data, Learner, Params, Problem, Task, Theta
-from ..nn import Recurrent, cross_entropy, functional
+from ..nn import Recurrent, cross_entropy, fixed, functional, learned
 from ..nn.sequence import State
 from ..objectives.query import scalars
 from ..torch_private import pytree
@@ -76,19 +76,20 @@ def lstm_optimizer(
     m, init_m = functional(Recurrent(2 if preprocessed else 1, hidden, 1, layers))
 
     def init(seed: int) -> Theta:
-        return {"m": init_m(seed), "scale": torch.tensor(scale)}
+        return {"m": init_m(seed), "scale": fixed(torch.tensor(scale))}
 
     def train(theta: Theta, S: Data | Problem) -> tuple[list[Tensor], Params]:
         """f_0(phi_0) .. f_{T-1}(phi_{T-1}), each as a constant with its gradient; phi_T."""
         if not isinstance(S, Problem):
             raise ValueError("lstm_optimizer: the support set has no start. Deal it with tasks.problems(pool, init), "
                              "or descend in a loop of your own: optim.Learned(parameters, run).")
-        phi, h, losses, n = flat(S.start), None, [], len(S.x)
+        start, h, losses, n = learned(S.start, net), None, [], len(S.x)
+        phi = flat(start)
         for t in range(inner_steps):
             B = slice(None)
             if batch and batch < n:
                 B = torch.arange(t * batch, (t + 1) * batch, device=S.x.device) % n
-            f_t = lambda phi: loss(net(shaped(phi, S.start), S.x[B]), S.y[B])  # noqa: B023
+            f_t = lambda phi: loss(net({**S.start, **shaped(phi, start)}, S.x[B]), S.y[B])  # noqa: B023
             d, value = grad_and_value(f_t)(phi.detach())
             d = d.detach()
             losses.append(value.detach() + d @ (phi - phi.detach()))
@@ -96,7 +97,7 @@ def lstm_optimizer(
                 phi, h = pytree.tree_map(torch.detach, (phi, h))
             g, h = step(m, theta, d, h)
             phi = phi + g                                                                    # (1)
-        return losses, shaped(phi, S.start)
+        return losses, {**S.start, **shaped(phi, start)}
 
     def adapt(theta: Theta, S: Data | Problem) -> FineTuned:
         return FineTuned(train(theta, S)[1], net)                                            # (4)

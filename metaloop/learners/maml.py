@@ -73,13 +73,13 @@ def maml(
 
     def moved(phi: Params) -> Params:
         moves = adapts if callable(adapts) else lambda name: name.startswith(adapts)
-        return {n: p for n, p in learned(phi).items() if moves(n)}
+        return {n: p for n, p in learned(phi, net).items() if moves(n)}
 
     def start(seed: int):
         theta = init(seed)
-        fast = moved(theta)
+        fast, names = moved(theta), ", ".join(learned(theta, net))
         if not fast:
-            raise ValueError(f"maml: adapts={adapts!r} names no parameter. There are: {', '.join(theta)}.")
+            raise ValueError(f"maml: adapts={adapts!r} names no parameter. There are: {names}.")
         if learn_lr is None:
             return theta
         size = {"parameter": lambda p: p.shape, "layer-step": lambda p: (inner_steps,)}[learn_lr]  # (4), (5)

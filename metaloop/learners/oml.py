@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.func import grad
 
 from ..core import Data, Learner, Params, fold, predictor, static
-from ..nn import Descent, cross_entropy, membership, sgd
+from ..nn import Descent, cross_entropy, learned, membership, sgd
 from ..objectives.query import query_loss
 
 
@@ -74,20 +74,22 @@ def oml(
     def forget(W: Params, y: Tensor) -> Params:
         if anew is None:
             return W
+        rows = learned(W, head).items()
         if isinstance(anew, int):
-            return {n: w.new_zeros(anew, *w.shape[1:]) for n, w in W.items()}
-        met = {n: membership(y, len(w)).any(0) for n, w in W.items()}
-        return {n: torch.where(met[n].view(-1, *[1] * (w.ndim - 1)), torch.zeros_like(w), w) for n, w in W.items()}
+            return {**W, **{n: w.new_zeros(anew, *w.shape[1:]) for n, w in rows}}
+        met = {n: membership(y, len(w)).any(0).view(-1, *[1] * (w.ndim - 1)) for n, w in rows}
+        return {**W, **{n: torch.where(met[n], torch.zeros_like(w), w) for n, w in rows}}
 
     def update(state, example: Data):
         (W, moments), (z, y) = state, example
-        g = grad(lambda W: loss(head(W, z), y))(W)
-        return method.update(inner_lr, g, W, moments)                                    # (2)
+        g = grad(lambda moved: loss(head({**W, **moved}, z), y))(learned(W, head))
+        moved, moments = method.update(inner_lr, g, learned(W, head), moments)           # (2)
+        return {**W, **moved}, moments
 
     def adapt(theta, S: Data) -> Represented:
         z = embed(theta["representation"], S.x)                                          # (1)
         W_0 = forget(theta["prediction"], S.y)
-        W, _ = fold(update, batch=batch)((W_0, method.init(W_0)), Data(z, S.y))
+        W, _ = fold(update, batch=batch)((W_0, method.init(learned(W_0, head))), Data(z, S.y))
         return Represented(theta["representation"], W, embed, head)                      # (3)
 
     return Learner(start, adapt, query_loss(loss))                                       # (4)

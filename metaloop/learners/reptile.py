@@ -50,10 +50,10 @@ def reptile(
 
     def start(seed: int):
         theta = init(seed)
-        return {"net": theta, "method": method.init(learned(theta))} if carry_moments else theta
+        return {"net": theta, "method": method.init(learned(theta, net))} if carry_moments else theta
 
     def parts(theta):
-        return (theta["net"], theta["method"]) if carry_moments else (theta, method.init(learned(theta)))
+        return (theta["net"], theta["method"]) if carry_moments else (theta, method.init(learned(theta, net)))
 
     def solve(theta, S: Data):
         """U: (phi, the state of the inner method)."""
@@ -62,8 +62,8 @@ def reptile(
             B = slice(None)
             if batch and batch < n:
                 B = torch.arange(k * batch, (k + 1) * batch, device=S.x.device) % n
-            g = grad(lambda w: loss(net({**phi, **w}, S.x[B]), S.y[B]))(learned(phi))  # noqa: B023
-            w, state = method.update(inner_lr, g, learned(phi), state)
+            g = grad(lambda w: loss(net({**phi, **w}, S.x[B]), S.y[B]))(learned(phi, net))  # noqa: B023
+            w, state = method.update(inner_lr, g, learned(phi, net), state)
             phi = {**phi, **w}                                                          # (1)
         return phi, state
 
@@ -73,7 +73,7 @@ def reptile(
         return FineTuned(phi, query_net)                                                # (3)
 
     def drawn(phi: Params, state):
-        return (learned(phi), state) if carry_moments else learned(phi)
+        return (learned(phi, net), state) if carry_moments else learned(phi, net)
 
     def distance_to_solution(adapt, theta, task: Task):
         """1/2 |theta - phi|^2 with phi held constant; its gradient is theta - phi. The query set is not used."""

@@ -5,7 +5,7 @@ from .backbones import Backbone, Mean, conv4, mlp, resnet12
 from .classes import class_mean, class_sum, cross_entropy, labels, membership
 from .descent import Descent, adam, rmsprop, sgd
 from .distributions import Bernoulli, Gaussian
-from .functional import Net, condition, functional, learned, population
+from .functional import Net, condition, fixed, functional, learned, population
 from .memory import LeastUsed, Memory, Tape
 from .norms import POLICIES, BatchNorm, norm
 from .relation import Relation
@@ -40,6 +40,7 @@ __all__ = [
     "cosines",
     "cross_entropy",
     "descend",
+    "fixed",
     "functional",
     "labels",
     "learned",

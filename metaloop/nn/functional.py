@@ -2,16 +2,20 @@
 
 import copy
 import threading
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from itertools import product
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.utils import parametrize
+from torch.nn.utils.spectral_norm import SpectralNorm as OldSpectralNorm
 
-from ..core import Params
-from ..torch_private import pytree
+from ..core import Params, Theta
+from ..torch_private import SpectralNorm, pytree
 from .norms import BatchNorm, of_several
 
 STATISTICS = MEAN, VAR = ("running_mean", "running_var")
@@ -34,27 +38,91 @@ UNSAFE: dict[type[nn.Module], str] = {
     nn.EmbeddingBag: "nn.Embedding followed by a sum or a mean",
 }
 
+# Ways of a thread to compute: set by the contexts below.
+_mode = threading.local()
+_written: set[str] | None = None
+
+
+@contextmanager
+def at_meta_test() -> Iterator[None]:
+    """Within this, networks make no noise: their modules are in eval mode, but for whose statistics normalise."""
+    before, _mode.quiet = getattr(_mode, "quiet", False), True
+    try:
+        yield
+    finally:
+        _mode.quiet = before
+
+
+@contextmanager
+def writes() -> Iterator[set[str]]:
+    """Within this, the buffers that modules write into are gathered by name. What is written is forgotten."""
+    global _written
+    before, _written = _written, set()
+    try:
+        yield _written
+    finally:
+        _written = before
+
 
 class Net:
-    """`net(params, x, ...)`: the module's forward as a pure function. Made by `functional`."""
+    """`net(params, x, ...)`: the module's forward as a pure function. Made by `functional`.
 
-    def __init__(self, module: nn.Module, training: bool = True, conditioned: bool = False):
-        self.module = _skeleton(module).train(training)
-        self.training, self.conditioned = training, conditioned
+    fixed: the names of what descent does not move: buffers, and parameters with requires_grad=False. The function is
+    constant in them, and what a module writes into a buffer lasts as long as the call.
+    """
+
+    def __init__(self, module: nn.Module, training: bool = True, conditioned: bool = False, quiet: bool = False):
+        self.module, self._given = _skeleton(module), module
+        stored = {n: not (training and m.training) for n, m in module.named_modules() if isinstance(m, BatchNorm)}
+        if quiet or not training:
+            self.module.eval()
+        self.training, self.conditioned, self._quiet = training, conditioned, quiet or not training
         self._recorder = _skeleton(self.module)
         for layer in _norms(self._recorder):
             layer.record, layer.stored = True, False
-        for layer in _norms(self.module):
-            layer.stored = {"support": conditioned, "running": not training}.get(layer.policy, False)
-        self._variants: dict[tuple[bool, bool], Net] = {(training, conditioned): self}
+        for name, layer in self.module.named_modules():
+            if isinstance(layer, BatchNorm):
+                layer.stored = {"support": conditioned, "running": stored[name]}.get(layer.policy, False)
+        self._variants: dict[tuple[bool, bool, bool], Net] = {(training, conditioned, self._quiet): self}
         self._copies: dict[tuple[int, bool], nn.Module] = {}
         self.policies = frozenset(layer.policy for layer in _norms(self.module))
-        self._needed = [n for p in self.policies if p != "transductive" for n in self._statistics(p, stored=True)]
+        norms = [(n, m) for n, m in module.named_modules() if isinstance(m, BatchNorm)]
+        taken = [n for n, m in norms if m.training or m.policy == "support"]  # whose statistics are a batch's
+        estimated = {f"{n}.{s}".lstrip(".") for n in taken for s in STATISTICS}
+        buffers = [n for n in _tensors(module, nn.Module.named_buffers) if n not in estimated]
+        frozen = [n for n, p in module.named_parameters() if not p.requires_grad]
+        self._buffers, self.fixed = tuple(buffers), frozenset([*buffers, *frozen])
+        self._whole = {n: b.dtype for n, b in module.named_buffers() if n in buffers and not b.is_floating_point()}
+        needed = [n for p in self.policies if p != "transductive" for n in self._statistics(p, stored=True)]
+        self._needed = [*(n for n, _ in module.named_parameters()), *buffers, *needed]
 
     def __call__(self, params: Params, x: Tensor, *more: Any) -> Any:
+        if self._loud():
+            return self.quiet()(params, x, *more)
         if missing := [n for n in self._needed if n not in params]:
-            raise ValueError(f"net: theta has no '{missing[0]}', which its norm policy needs: it is another network's.")
-        return functional_call(self._own(), params, (x, *more))
+            wants = "its norm policy needs" if missing[0].endswith(STATISTICS) else "this one has"
+            raise ValueError(f"net: theta has no '{missing[0]}', which {wants}: it is another network's.")
+        module = self._own()
+        if not self.fixed:
+            return functional_call(module, params, (x, *more))
+        held = self._held(params)
+        mine = {n: held[n] for n in self._buffers}
+        if torch.compiler.is_compiling() or _written is None:
+            return functional_call(module, held, (x, *more))
+        before = {n: t._version for n, t in mine.items()}
+        try:
+            return functional_call(module, held, (x, *more))
+        finally:
+            _written.update(n for n, t in mine.items() if held[n] is not t or t._version != before[n])
+
+    def _held(self, params: Params) -> Params:
+        """params with what is fixed held constant, and copies of what a module could write into."""
+        held = {**params, **{n: params[n].detach() for n in self.fixed}}
+        return held | {n: held[n].to(self._whole.get(n, held[n].dtype), copy=True) for n in self._buffers}
+
+    def _loud(self) -> bool:
+        """Whether it would make noise where none is wanted."""
+        return not self._quiet and not torch.compiler.is_compiling() and getattr(_mode, "quiet", False)
 
     def _own(self, recorder: bool = False) -> nn.Module:
         """This thread's copy of the module, or of the recorder: a call puts parameters into it while it lasts."""
@@ -66,23 +134,29 @@ class Net:
             self._copies[key] = _skeleton(module)
         return self._copies[key]
 
-    def _variant(self, training: bool, conditioned: bool) -> "Net":
+    def _variant(self, training: bool, conditioned: bool, quiet: bool) -> "Net":
         """The same network in another mode: one object per mode, so that predictors compare equal."""
-        key = (training, conditioned)
+        key = (training, conditioned, quiet or not training)
         if key not in self._variants:
-            self._variants[key] = Net(self.module, training, conditioned)
+            self._variants[key] = Net(self._given, *key)
             self._variants[key]._variants = self._variants
         return self._variants[key]
 
     def eval(self) -> "Net":
         """As at meta-test: no dropout, `running` norms use the population's statistics."""
-        return self._variant(False, self.conditioned)
+        return self._variant(False, self.conditioned, True)
+
+    def quiet(self) -> "Net":
+        """With its module in eval mode (no dropout), but for whose statistics normalise."""
+        return self._variant(self.training, self.conditioned, True)
 
     def condition(self, params: Params, x: Tensor) -> tuple["Net", Params]:
         """The network for queries, given the support inputs x: `support` norms take x's statistics."""
+        if self._loud():
+            return self.quiet().condition(params, x)
         if "support" not in self.policies:
             return self, params
-        return self._variant(self.training, True), {**params, **self._record(params, "support", x)}
+        return self._variant(self.training, True, self._quiet), {**params, **self._record(params, "support", x)}
 
     def statistics(self, params: Params, x: Tensor, *more: Any) -> Params:
         """Mean and variance of each `running` norm's input on the batch x, keyed as in params. more: as in a call."""
@@ -90,7 +164,7 @@ class Net:
 
     def _record(self, params: Params, policy: str, x: Tensor, *more: Any) -> Params:
         recorder = self._own(recorder=True)
-        seen = {**dict(recorder.named_buffers()), **params}
+        seen = {**dict(recorder.named_buffers()), **self._held(params)}
         functional_call(recorder, seen, (x, *more))  # leaves what each norm saw in `seen`
         return {n: seen[n] for n in self._statistics(policy)}
 
@@ -103,12 +177,18 @@ class Net:
 def functional(module: nn.Module, *, reset: bool = True) -> tuple[Net, Callable[[int], Params]]:
     """Turn a torch module into `net(params, x)` and `init(seed) -> params`.
 
-    params is a flat dict from parameter (and norm-statistic) names to tensors. `init(seed)` draws them
-    anew with each layer's own `reset_parameters`; with `reset=False` it returns the module's present
-    values (pretrained weights, say), whatever the seed.
+    params is a flat dict from parameter and buffer names to tensors. What the module does not learn, buffers and
+    parameters with requires_grad=False, has the module's present values whatever the seed, and stays so: nothing that
+    moves theta moves it (`net.fixed`; see `fixed`). Buffers of whole numbers or bools are floats in params, so that all
+    can be differentiated; the module gets its own dtype. Its mode, train or eval, counts, layer by layer.
+
+    `init(seed)` draws the rest anew with each layer's own `reset_parameters`. Parameters that none reaches are drawn
+    from a normal distribution of their present mean and deviation, with a warning that names them; constant ones stay.
+    With `reset=False` it returns the module's present values (pretrained weights, say), whatever the seed.
 
     Raises ValueError, naming the layer and what to use instead, if the module holds a layer that cannot be
-    batched over tasks or differentiated twice.
+    batched over tasks or differentiated twice, or that writes into its tensors. net(params, x) raises ValueError
+    if params are another network's: if a name is missing.
 
     >>> net, init = functional(nn.Linear(3, 2))
     >>> net(init(0), torch.ones(5, 3)).shape
@@ -116,23 +196,54 @@ def functional(module: nn.Module, *, reset: bool = True) -> tuple[Net, Callable[
     """
     for name, layer in module.named_modules():
         _refuse(name or type(module).__name__, layer)
-    skeleton = Net(module)
-    if "support" in skeleton.policies:  # whose modes change while it computes, and a trace cannot copy modules
-        for mode in product((True, False), repeat=2):
+    skeleton = Net(_skeleton(module))
+    skeleton.quiet()  # a trace cannot copy modules
+    if "support" in skeleton.policies:  # whose modes change while it computes
+        for mode in product((True, False), repeat=3):
             skeleton._variant(*mode)
+    by_none: list[list[str]] = []  # one list, once known: the parameters that no layer draws
 
     def init(seed: int) -> Params:
-        fresh = copy.deepcopy(module)
+        params = {n: t.detach().clone() for n, t in _tensors(module).items()}
         if reset:
-            with torch.random.fork_rng():
-                torch.manual_seed(seed)
-                for layer in fresh.modules():
-                    if hasattr(layer, "reset_parameters"):
-                        layer.reset_parameters()  # type: ignore[operator]
-        state = dict(fresh.named_parameters()) | dict(fresh.named_buffers())
-        return {n: p.detach().clone() for n, p in state.items() if p.is_floating_point()}
+            drawn = _reset(module, seed)
+            if not by_none:
+                by_none.append(_drawn_by_none(module, drawn, _reset(module, seed + 1)))
+            params |= {n: drawn[n] for n in drawn if n in params and n not in skeleton.fixed}
+            params |= _like({n: drawn[n] for n in by_none[0]}, seed)
+        return {n: fixed(t, whole=n in skeleton._whole) if n in skeleton.fixed else t for n, t in params.items()}
 
+    init.fixed = skeleton.fixed  # type: ignore[attr-defined]
     return skeleton, init
+
+
+class _Fixed(Tensor):
+    """A fixed tensor, while `stays` looks. What is computed from it is one too."""
+
+
+class _Whole(_Fixed):
+    """The same, of whole numbers or bools."""
+
+
+def fixed(t: Tensor, *, whole: bool = False) -> Tensor:
+    """t, in a theta that `init` makes: a part of theta that is not learned.
+
+    It travels with theta, and no optimizer, decay or perturbation of the engine moves it; `adapt` leaves it alone by
+    itself. `functional` makes buffers and frozen parameters so. whole: of whole numbers, though t is of floats.
+    """
+    return t.as_subclass(_Whole if whole else _Fixed) if getattr(_mode, "looking", False) else t
+
+
+def stays(init: Callable[[int], Theta], named: Callable[[Theta], dict[str, Tensor]]) -> dict[str, str]:
+    """For each tensor of init's theta, by the names that `named` gives them: "fixed", "whole" if it is fixed whole
+    numbers, or "" if it is learned."""
+    _mode.looking = True
+    try:
+        tensors = named(init(0))
+    finally:
+        _mode.looking = False
+    kind = lambda t: "whole" if isinstance(t, _Whole) else "fixed" if isinstance(t, _Fixed) else ""
+    return {n: kind(t) for n, t in tensors.items()}
 
 
 def condition(net: Callable, params: Params, x: Tensor) -> tuple[Callable, Params]:
@@ -143,15 +254,16 @@ def condition(net: Callable, params: Params, x: Tensor) -> tuple[Callable, Param
     return net.condition(params, x) if isinstance(net, Net) else (net, params)
 
 
-def learned(params: Params) -> Params:
-    """What descent moves: the parameters without the norm statistics."""
-    return {n: p for n, p in params.items() if not n.endswith(STATISTICS)}
+def learned(params: Params, net: Callable | None = None) -> Params:
+    """What descent moves of net's params: those without the norm statistics and without what is fixed in net."""
+    still = net.fixed if isinstance(net, Net) else ()
+    return {n: p for n, p in params.items() if not n.endswith(STATISTICS) and n not in still}
 
 
 def population(net: Callable, key: str | None = None) -> Callable | None:
     """`Learner.statistics` of a learner on net: what its `running` norms see of the support inputs, or None if it
     has no such norms. theta is net's parameters, or holds them at `key`. `pooled` makes the population's of it."""
-    if not isinstance(net, Net) or "running" not in net.policies:
+    if not isinstance(net, Net) or not set(net._statistics("running")) - net.fixed:
         return None
     if key is None:
         return lambda theta, S: net.statistics(theta, S.x)
@@ -194,10 +306,72 @@ def _norms(module: nn.Module) -> list[BatchNorm]:
     return [m for m in module.modules() if isinstance(m, BatchNorm)]
 
 
+def _tensors(module: nn.Module, *kinds: Callable) -> dict[str, Tensor]:
+    """The module's parameters and buffers, of those kinds, as real numbers; but for complex ones."""
+    named = {n: t for kind in kinds or (nn.Module.named_parameters, nn.Module.named_buffers) for n, t in kind(module)}
+    return {n: t if t.is_floating_point() else _as_floats(t) for n, t in named.items() if not t.is_complex()}
+
+
+def _as_floats(t: Tensor) -> Tensor:
+    """Whole numbers or bools as floats that are exactly they."""
+    return next(f for f in (t.float(), t.double()) if torch.equal(f.to(t.dtype), t) or f.dtype == torch.float64)
+
+
+def _drawn_by_none(module: nn.Module, one: dict[str, Tensor], other: dict[str, Tensor]) -> list[str]:
+    """The learned parameters that are the same in two draws, and no constants; says so."""
+    names = [n for n, p in module.named_parameters() if p.requires_grad and p.numel()]
+    left = [n for n in names if torch.equal(one[n], other[n]) and (one[n] != one[n].flatten()[0]).any()]
+    if left:
+        warnings.warn(
+            f"functional: no reset_parameters() draws {', '.join(left)}; init(seed) takes a normal distribution of its "
+            "present mean and deviation. Give the layer that holds it a reset_parameters().", stacklevel=4,
+        )  # fmt: skip
+    return left
+
+
+def _like(params: Params, seed: int) -> Params:
+    """Normal numbers with the mean and deviation of each tensor."""
+    generator = torch.Generator().manual_seed(seed)
+    noise = {n: torch.randn(p.shape, generator=generator, dtype=torch.float64) for n, p in params.items()}
+    return {n: (p.double().cpu().mean() + p.double().cpu().std() * noise[n]).to(p) for n, p in params.items()}
+
+
+def _reset(module: nn.Module, seed: int) -> dict[str, Tensor]:
+    """The module's parameters after each layer's reset_parameters."""
+    fresh = copy.deepcopy(module)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for layer in fresh.modules():
+            if hasattr(layer, "reset_parameters"):
+                _reset_layer(layer)
+    return {n: t.detach() for n, t in fresh.named_parameters()}
+
+
+def _reset_layer(layer: Any) -> None:
+    """reset_parameters, and where weights are parametrised, of the layer as it is without."""
+    if not parametrize.is_parametrized(layer):
+        return layer.reset_parameters()
+    names, base = list(layer.parametrizations), type(layer).__bases__[0]
+    plain: Any = object.__new__(base)
+    plain.__dict__ = {**layer.__dict__, "_parameters": {**layer._parameters}, "_modules": {}}
+    for name in names:
+        plain._parameters[name] = nn.Parameter(getattr(layer, name).detach().clone())
+    plain.reset_parameters()
+    for name in names:
+        with suppress(NotImplementedError), torch.no_grad():  # a parametrisation without inverse
+            setattr(layer, name, plain._parameters[name].detach())
+
+
 def _refuse(name: str, layer: nn.Module) -> None:
     instead = next((use for kind, use in UNSAFE.items() if isinstance(layer, kind)), None)
     kind = type(layer).__name__
-    if instead is None and getattr(layer, "track_running_stats", False):
+    hooks = layer._forward_pre_hooks.values()
+    if (isinstance(layer, SpectralNorm) or any(isinstance(h, OldSpectralNorm) for h in hooks)) and layer.training:
+        instead = "it in eval mode, or metaloop.nn.norm; in training, spectral norm writes into its vectors"
+    if isinstance(layer, nn.Embedding):
+        bad = [n for n in ("max_norm", "scale_grad_by_freq", "sparse") if getattr(layer, n)]
+        instead = f"{kind}(...) without {bad[0]}" if bad else None
+    if instead is None and layer.training and getattr(layer, "track_running_stats", False):
         instead = f'metaloop.nn.norm(channels, "running") or {kind}(..., track_running_stats=False)'
     if instead is None and any(True for _ in layer.parameters(recurse=False)):
         lazy = [n for n, p in layer.named_parameters(recurse=False) if nn.parameter.is_lazy(p)]

@@ -29,6 +29,7 @@ from ..engine.evaluate import Score, score_each
 from ..engine.run import Run
 from ..engine.seeds import generator, noise
 from ..engine.session import CALIBRATION_TASKS, begin, estimate
+from ..nn.functional import at_meta_test
 from ..targets import target_of
 from ..torch_private import pytree
 
@@ -143,7 +144,7 @@ def judge(learner: Learner, theta: Theta, pool: "Rounds", k: int, points: int) -
     is over examples, and the mean loss."""
     D, Q = pool.deal(torch.tensor([k]), torch.arange(points)[None]), pool.held_out(k)
     target = target_of(Q.y, pool)
-    with torch.no_grad():
+    with torch.no_grad(), at_meta_test():
         predicted = learner.adapt(theta, Data(D.x[0], D.y[0]))(Q.x)
         loss = target.loss(predicted, Q.y)
     scores = score_each("follow_leader", target, predicted[:, None], Q.y[:, None])

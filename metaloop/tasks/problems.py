@@ -16,6 +16,7 @@ class ProblemPool(Over):
 
     def __init__(self, pool: Pool, init: Callable[[int], Params], spread: float | None):
         self.pool, self.init, self.spread, self.like = pool, init, spread, init(0)
+        self.fixed = getattr(init, "fixed", ())  # what the network does not learn: no start is drawn for it
 
     def sample(self, tasks=1, ways=5, shots=1, queries=15, generator=None) -> Task:
         (x, y), query = self.pool.sample(tasks, ways, shots, queries, generator)
@@ -26,7 +27,9 @@ class ProblemPool(Over):
             start = {name: torch.stack([phi[name] for phi in drawn]) for name in drawn[0]}
         else:
             start = {
-                name: self.spread * torch.randn(tasks, *p.shape, generator=generator, device=where)
+                name: p.expand(tasks, *p.shape)
+                if name in self.fixed
+                else self.spread * torch.randn(tasks, *p.shape, generator=generator, device=where)
                 for name, p in self.like.items()
             }
         start = {name: p.to(self.device) for name, p in start.items()}
@@ -48,7 +51,7 @@ def problems(pool: Pool, init: Callable[[int], Params], *, spread: float | None 
     """The tasks of a pool as optimisation problems: a network is to be trained on each support set, from its own start.
 
     init: of that network, as `functional` gives it. Each task's start is init(seed) for a seed of its own, or, with
-    spread, independent N(0, spread^2) numbers of the same shapes.
+    spread, independent N(0, spread^2) numbers of the same shapes; what the network does not learn stays as it is.
 
     >>> import metaloop as ml
     >>> net, init = ml.functional(torch.nn.Linear(10, 1, bias=False))
