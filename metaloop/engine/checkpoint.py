@@ -37,7 +37,7 @@ def unflatten(tensors: Mapping[str, Tensor], like: Any, prefix: str, source: str
     """The pytree with the structure of `like` and the tensors that `flatten` named.
 
     Raises ValueError, naming the first difference, if a tensor is missing, unknown, of another shape or dtype, or not
-    finite where that of `like` is.
+    finite where that of `like` is (-inf is let through where `like` has no numbers).
     """
     named, spec = flatten(like, prefix), pytree.tree_structure(like)
     ours = {n for n in tensors if n.startswith(prefix + "/")}
@@ -55,7 +55,8 @@ def unflatten(tensors: Mapping[str, Tensor], like: Any, prefix: str, source: str
             )
         if found.dtype != leaf.dtype:
             raise ValueError(f"{source}: '{name}' is {found.dtype}, this learner wants {leaf.dtype}.")
-        if not (found.isfinite() | ~leaf.isfinite().to(found.device)).all():  # a mask may hold -inf
+        masked = found == -torch.inf if leaf.is_meta else ~leaf.isfinite().to(found.device)  # a mask may hold -inf
+        if not (found.isfinite() | masked).all():
             raise ValueError(f"{source} is damaged: '{name}' holds numbers that are not finite.")
     if extra := sorted(ours - set(named)):
         raise ValueError(f"{source} holds '{extra[0]}', unknown here: it is of another learner or architecture.")
