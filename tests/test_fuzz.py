@@ -285,8 +285,10 @@ def test_damaged_files(place, data):
         assert not line or path.name in line or name.split("/")[0] in line, f"no file is named: {line}"
     finally:
         tidy(place)
+        now = files(place)
         for which, content in kept.items():
-            (place / which).write_bytes(content)
+            if now.get(which) != content:
+                (place / which).write_bytes(content)
 
 
 # ---- Arrays
@@ -403,10 +405,6 @@ def assert_one_line(error: ValueError) -> None:
 
 
 BUGS = [
-    Bug("a damaged list of scores is a traceback", "report/results.py",
-        (("told = conform(read_json(path), list[dict[str, Any]], str(path))", "told = read_json(path)"),
-         ("return conform(told, list[Entry], str(path))", "return [Entry(**entry) for entry in told]")),
-        "test_damaged_files"),
     Bug("a refused training leaves its folder", "cli/train.py", ("undo(folder)", "pass"), "test_command_lines"),
     Bug("labels are not counted", "estimator.py", ("if len(labels) != len(examples):", "if False:"), "test_arrays"),
 ]  # fmt: skip
