@@ -2,7 +2,7 @@
 
 A pool says its target; where there is no pool, or one that says nothing, the tensors tell (`target_of`). A further
 target is one class in this file, and its instance in TARGETS. It lies below all parts of the library that ask: the
-objectives and learners, the pools, the engine, the recipes, the report and the command line.
+networks, objectives and learners, the pools, the engine, the recipes, the report and the command line.
 """
 
 import shlex

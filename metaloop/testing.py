@@ -83,7 +83,7 @@ def answers_mean_what_is_said(case: Case) -> None:
     where S shows a single class. `probabilities(x)`, where f has it, is a distribution whose mode is a highest score.
     """
     theta, (S, Q) = case.theta(), case.task()
-    if Q.y.is_floating_point():
+    if target_of(Q.y).numbers:
         answer = case.learner.adapt(theta, S)(Q.x)
         assert answer.shape == Q.y.shape, f"f answers {tuple(answer.shape)} to targets {tuple(Q.y.shape)}"
         assert answer.isfinite().all(), "f answers numbers that are not finite"
@@ -248,7 +248,7 @@ def meta_training_helps(case: Case) -> None:
     if after >= 0.99 * before:
         said = f"the query loss on unseen tasks went from {before:.4f} to {after:.4f}"
         scores = predict(learner, theta, unseen)
-        if not unseen.query.y.is_floating_point() and torch.isclose(scores, scores[..., :1]).all():
+        if not target_of(unseen.query.y).numbers and torch.isclose(scores, scores[..., :1]).all():
             said += ": f answers the same for every class, whatever x"
         raise AssertionError(said)
 

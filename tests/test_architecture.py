@@ -23,7 +23,7 @@ LEARNERS = sorted(p.stem for p in (PACKAGE / "learners").glob("*.py") if p.stem 
 MAY = {
     "torch_private": set(),  # which everything may import
     "core": set(),
-    "nn": {"core"},
+    "nn": {"core", "targets"},
     "targets": {"core"},
     "objectives": {"core", "nn", "targets"},
     "learners": {"core", "nn", "objectives", "targets"},
@@ -116,7 +116,8 @@ def test_nothing_on_the_loading_path_can_run_code():
 def test_a_learner_is_a_short_file_with_its_paper(name):
     source = (PACKAGE / "learners" / f"{name}.py").read_text()
     assert source.count("\n") <= 120
-    assert re.search(r"arXiv:\d{4}\.\d{4,5}|doi:10\.\d{4}/", ast.get_docstring(ast.parse(source)))
+    where = r"arXiv:\d{4}\.\d{4,5}|doi:10\.\d{4}/|https?://\S+\.pdf\b"  # some workshops give no identifier
+    assert re.search(where, ast.get_docstring(ast.parse(source)))
     assert f"def {name}(" in source
 
 

@@ -70,8 +70,8 @@ def test_every_system_has_a_family_a_page_and_a_file():
 
 
 def test_a_system_in_no_family_is_told(monkeypatch):
-    monkeypatch.setattr(results, "system", lambda recipe: "siamese")
-    with pytest.raises(ValueError, match=r"siamese: in no family\. Name it in metaloop/__init__"):
+    monkeypatch.setattr(results, "system", lambda recipe: "hopfield")
+    with pytest.raises(ValueError, match=r"hopfield: in no family\. Name it in metaloop/__init__"):
         results.by_family([row(90.0)])
 
 

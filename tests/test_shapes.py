@@ -33,8 +33,8 @@ def test_a_wrong_shape_is_found():
         from conftest import check_shapes
         check_shapes()
         import torch
-        from metaloop.learners.protonet import prototypes
-        prototypes(torch.zeros(5, 3), torch.zeros(4, dtype=torch.int64), 2)
+        from metaloop.nn import class_mean
+        class_mean(torch.zeros(5, 3), torch.zeros(4, dtype=torch.int64), 2)
     """
     done = subprocess.run([sys.executable, "-c", code], cwd=TESTS.parent, env=env, capture_output=True, text=True)
     assert "TypeCheckError" in done.stderr, done.stderr

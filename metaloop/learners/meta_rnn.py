@@ -13,6 +13,7 @@ candidates for example n + 1: each continues from h(n) alone.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,10 +21,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..core import Data, Learner, Params, Task, predictor, static
-from ..nn.sequence import State
 from ..targets import rows_of_numbers
 from ..torch_private import pytree
 
+State = Any  # of a network: a pytree of all that it carries from one input to the next
 Recurrence = Callable[..., tuple[Tensor, State]]  # net(theta, [T, ..., input], state) -> ([T, ..., output], state)
 
 

@@ -25,8 +25,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..core import Data, Learner, Params, Task, predictor, static
-from ..nn.sequence import State
-from .meta_rnn import Recurrence
+from .meta_rnn import Recurrence, State
 
 
 @predictor

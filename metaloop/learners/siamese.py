@@ -1,5 +1,5 @@
 """Siamese Neural Networks for One-shot Image Recognition
-Koch, Zemel & Salakhutdinov, ICML Deep Learning Workshop 2015
+Koch, Zemel & Salakhutdinov, ICML Deep Learning Workshop 2015, https://www.cs.cmu.edu/~rsalakhu/papers/oneshot1.pdf
 
     h(x)      = sigmoid(embed(x))                                                         (1)
     l(x, x')  = sum_j w_j |h_j(x) - h_j(x')| + b                                          (2)

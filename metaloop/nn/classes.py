@@ -4,7 +4,10 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, arange
 
+from ..targets import target_of
 from ..torch_private import values
+
+Labels = Int[Tensor, " n"] | Float[Tensor, "n ways"]  # each example's class, or its probabilities
 
 
 def membership(y: Int[Tensor, " n"], ways: int) -> Bool[Tensor, "n ways"]:
@@ -12,8 +15,8 @@ def membership(y: Int[Tensor, " n"], ways: int) -> Bool[Tensor, "n ways"]:
     return labels(y, ways)[:, None] == arange(ways, device=y.device)
 
 
-def labels(y: Int[Tensor, " n"], ways: int) -> Int[Tensor, " n"]:
-    """y itself. Raises ValueError unless it is of 0 .. ways-1.
+def labels(y: Labels, ways: int) -> Labels:
+    """y itself. Raises ValueError unless it is of 0 .. ways-1; numbers, which are no labels, pass.
 
     It looks on a CPU only, and not into what torch.compile traces; `evaluate` and the first step of `fit` always do.
 
@@ -21,7 +24,7 @@ def labels(y: Int[Tensor, " n"], ways: int) -> Int[Tensor, " n"]:
     >>> labels(tensor([0, 2]), 3)
     tensor([0, 2])
     """
-    if not y.is_floating_point() and (seen := values(y)):
+    if not target_of(y).numbers and (seen := values(y)):
         least, most = min(seen), max(seen)
         if not 0 <= least <= most < ways:
             raise ValueError(
@@ -31,8 +34,9 @@ def labels(y: Int[Tensor, " n"], ways: int) -> Int[Tensor, " n"]:
     return y
 
 
-def cross_entropy(scores: Float[Tensor, "n ways"], y: Int[Tensor, " n"]) -> Float[Tensor, ""]:
-    """The mean over examples of -log softmax(scores)_y. Raises as `labels`; torch's own leaves out labels of -100."""
+def cross_entropy(scores: Float[Tensor, "n ways"], y: Labels) -> Float[Tensor, ""]:
+    """The mean over examples of -log softmax(scores)_y, or of its mean under the probabilities y. Raises as `labels`;
+    torch's own leaves out labels of -100."""
     return F.cross_entropy(scores, labels(y, scores.shape[min(1, scores.dim() - 1)]))
 
 
