@@ -12,6 +12,7 @@ what else of others a fork has imported, the next one finds there.
 import gc
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -80,7 +81,7 @@ class Nursery:
 
     def try_out(self, bug: Bug) -> str:
         """ "" if the tests caught the bug, otherwise what happened instead."""
-        code, output = self.run(["-x", *bug.caught_by.split()], bug)
+        code, output = self.run(["-x", *re.split(r" (?![^\[]*\])", bug.caught_by)], bug)  # an id may hold spaces
         return "" if code == 1 else "SURVIVES" if code == 0 else f"the tests did not run (exit {code}):\n{output}"
 
     def run(self, arguments: list[str], bug: Bug | None = None) -> tuple[int, str]:

@@ -374,6 +374,7 @@ LEARNERS = {
 @example(name="protonet", x=np.zeros((4, 2)), y=[0, "a", 0, "a"], z=np.zeros(2))
 @example(name="maml", x=np.zeros((4, 2)), y=[[0], [1], [0], [1]], z=np.zeros((0, 2)))
 @example(name="maml", x=np.zeros((4, 2)), y=None, z=np.zeros((1, 2)))
+@example(name="maml", x=np.zeros((4, 2)), y=[0, 1, 0, 1, 0], z=np.zeros((1, 2)))
 @given(name=st.sampled_from(sorted(LEARNERS)), x=examples(), y=labels(), z=examples())
 def test_arrays(name, x, y, z):
     """fit and predict answer, or raise ValueError in one line; answers are of the classes, probabilities sum to 1."""
@@ -386,6 +387,7 @@ def test_arrays(name, x, y, z):
             with pytest.raises(NotFittedError):
                 few.predict([[0.0, 0.0]])
             return
+        assert len(x) == len(y)
         assert len(few.classes_) >= 2
         try:
             p = few.predict_proba(z)

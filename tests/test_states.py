@@ -70,11 +70,14 @@ def rewrite(path: Path, change) -> None:
 
 # One writer
 
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(ml.__file__).parent.parent)}
 HOLD = "import sys, time; from pathlib import Path; from metaloop.engine.lock import Lock\nlock = Lock(Path(sys.argv[1])); print('held', flush=True); time.sleep(60)"  # noqa: E501
 
 
 def holder(folder: Path) -> subprocess.Popen:
-    process = subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE, text=True)
+    """Another process, of the same package, that holds the folder's lock."""
+    command = [sys.executable, "-P", "-c", HOLD, str(folder)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT)
     assert process.stdout.readline() == "held\n"
     return process
 
@@ -527,9 +530,8 @@ def test_scores_that_there_are_outlive_what_stops_the_rest(call, place, tmp_path
 
 def test_streams_that_take_nothing_or_not_every_sign():
     me = [sys.executable, "-m", "metaloop"]
-    environment = {**os.environ, "PYTHONPATH": str(Path(ml.__file__).parent.parent)}
     closed = " ".join([*me, "recipes", ">&-"])
-    done = subprocess.run(closed, shell=True, capture_output=True, text=True, env=environment)
+    done = subprocess.run(closed, shell=True, capture_output=True, text=True, env=ENVIRONMENT)
     assert done.returncode == 0
     assert "stdout is closed" in done.stderr
     from metaloop.cli import console

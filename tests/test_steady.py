@@ -277,7 +277,7 @@ BUGS = [
         ("            leaf.copy_(then)", "            pass"),
         "test_what_is_not_finite_is_found_though_nobody_looked[6]"),
     Bug("a meta-step in one piece is not clipped", "engine/steady.py",
-        ("point(self.leaves, grads, self.clip)", "point(self.leaves, grads, None)"),
+        ("self.fixed, self.clip)", "self.fixed, None)"),
         "test_steps_in_one_piece_are_the_steps[adam]"),
     Bug("a captured step is not done when it is captured", "engine/steady.py",
         ("            self._capture()\n", "            self._capture()\n            return self.result\n"),

@@ -17,7 +17,7 @@ from ..engine.run import machine, versions
 from ..engine.schema import conform, read_json
 from ..engine.seeds import generator
 from ..recipes.plan import Row
-from ..targets import units
+from ..targets import target_of, units
 from ..tasks.pool import Pool
 from ..torch_private import pytree
 
@@ -103,7 +103,7 @@ def check(run: Run, row: Row, pool: Pool, split: str = "test") -> None:
     task = getattr(pool, split).sample(tasks=1, **episode, generator=generator(0, "check", 0))
     where = pytree.tree_leaves(run.theta)[0].device
     task = pytree.tree_map(lambda t: t.to(where), task)
-    check_outputs("evaluate", row.learner, run.theta, task, row.ways)
+    check_outputs("evaluate", row.learner, run.theta, task, row.ways, target_of(task.query.y, pool))
 
 
 def in_units(score: Score) -> tuple[float, float | None, str]:

@@ -248,7 +248,7 @@ BUGS = [
         ("        if proximal:\n            g = {n", "        phi[n0 := next(iter(phi))].sub_(g[n0])\n"
         "        if proximal:\n            g = {n"), law("adapt_is_pure", "maml")),
     Bug("anil moves the body too", "learners/maml.py",
-        ("for n, p in learned(phi).items() if moves(n)}", "for n, p in learned(phi).items()}"),
+        ("learned(phi, net).items() if moves(n)}", "learned(phi, net).items()}"),
         "test_anil_moves_the_head_and_learns_the_body"),
     Bug("meta-sgd does not learn its rates", "learners/maml.py",
         ('(theta["net"], theta["inner_lr"]) if', '(theta["net"], inner_lr) if'),

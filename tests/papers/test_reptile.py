@@ -152,7 +152,7 @@ BUGS = [
         ('return (theta["net"], theta["method"])', 'return (theta["net"], method.init(learned(theta["net"])))'),
         "test_carried_moments_make_one_run_of_adam_over_the_tasks"),
     Bug("reptile's moments are not drawn", "learners/reptile.py",
-        ("state) if carry_moments else learned(phi)", "state) if False else learned(phi)"),
+        ("state) if carry_moments else learned(phi, net)", "state) if False else learned(phi, net)"),
         "test_carried_moments_make_one_run_of_adam_over_the_tasks"),
     Bug("adam's second moment is not rescaled", "nn/descent.py",
         ("beta2 * v_scale + (1 - beta2)", "v_scale + 1"), "test_carried_moments_make_one_run_of_adam_over_the_tasks"),
