@@ -379,7 +379,7 @@ def test_a_norm_of_one_number_is_refused(name):
             layer(torch.randn(shape))
     if name in ("support", "running"):
         with pytest.raises(ValueError, match=said):
-            net._record(init(0), torch.randn(shape), name)
+            net._record(init(0), name, torch.randn(shape))
 
 
 def test_the_populations_statistics_serve_one_number():
