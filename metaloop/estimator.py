@@ -69,6 +69,9 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
                 return self
             except (RuntimeError, IndexError) as error:
                 reason = str(error).partition("\n")[0]
+            except ValueError as error:
+                if whole == may_be_tokens or not isinstance(error.__cause__, RuntimeError | IndexError):
+                    raise  # the last try, or not torch's refusal, told in one line
         raise ValueError(f"FewShotClassifier.fit: the network cannot take such X ({reason}).")
 
     def predict_proba(self, X) -> np.ndarray:

@@ -4,7 +4,8 @@ A learner is given as a `Case`: the learner, and a function that deals tasks. Al
 small networks and small tasks; a law then takes a fraction of a second.
 
 Three laws are about what no test of an algorithm sees: f's answers mean what `metaloop.predictor` says, every tensor of
-theta learns or is estimated or scheduled, and nothing reads a tensor's values, for which a GPU would have to wait.
+theta learns or is estimated, scheduled or fixed, and nothing reads a tensor's values, for which a GPU would have to
+wait.
 
 A learner that breaks a law on purpose (first-order MAML's meta-gradient is no derivative) waives it by name and says
 why. A waived law must be broken: a waiver that is no longer needed is reported like a broken law.
@@ -179,7 +180,7 @@ def meta_gradient_is_the_derivative(case: Case) -> None:
 
 
 def all_of_theta_learns(case: Case) -> None:
-    """Every tensor of theta has a gradient in one of a few batches, or is estimated or scheduled instead.
+    """Every tensor of theta has a gradient in one of a few batches, or is estimated, scheduled or fixed instead.
 
     What `running` norms read at meta-test has no gradient: it is `Learner.statistics` that must name it. The places
     that theta holds for `support` norms, which take their statistics from S, are no part of what is learned.
@@ -190,7 +191,8 @@ def all_of_theta_learns(case: Case) -> None:
     unknown = min(still.keys() - names, default=None)
     assert unknown is None, f"statistics or scheduled give {unknown}, which theta does not hold"
     kept = policies(learner.adapt(theta, task.support)) & {"support", "running"} == {"support"}
-    left = {n for n in names.keys() - still if not (kept and n.endswith(("running_mean", "running_var")))}
+    fixed = {n for n, held in zip(names, fixed_leaves(learner, theta), strict=True) if held}
+    left = {n for n in names.keys() - still - fixed if not (kept and n.endswith(("running_mean", "running_var")))}
     for seed in range(3):
         grads, *_ = gradient(theta, case.batch(2, seed))
         left -= {n for n, g in flatten(grads, "theta").items() if g.any()}

@@ -1,5 +1,6 @@
 """The meta-gradient of many tasks: exact where the obvious form is not, in chunks, and clear about bad input."""
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -117,14 +118,33 @@ def test_a_tensor_of_theta_that_plays_no_part_has_a_zero_gradient():
     assert not grads["body.0.norm.running_var"].any()
 
 
-def test_each_task_meets_its_own_noise():
+@pytest.mark.parametrize("differentiates", [True, False])
+def test_each_task_meets_its_own_noise(differentiates):
+    """Of two tasks that are alike but for the sign of their loss, shared noise would leave nothing."""
     net, init = functional(nn.Sequential(nn.Dropout(0.5), nn.Linear(8, WAYS)))
     x, y = torch.ones(1, 6, 8).expand(2, -1, -1), torch.zeros(2, 6, dtype=torch.long)
-    tasks = Task(Data(x, y), Data(x, y))
+    tasks = Task(Data(x, y), Data(x, torch.tensor([[1.0], [-1.0]]).expand(2, 6)))
+
+    def objective(adapt, theta, task):
+        return (task.query.y * adapt(theta, task.support)(task.query.x)[:, 0]).sum(), {}
+
     learner, theta = maml(net, init, inner_lr=0.1), init(0)
-    a, b = predict(learner, theta, tasks)
+    learner = replace(learner, objective=objective, differentiates=differentiates)
+    grads, loss, _ = meta_gradient(learner, chunk=2)(theta, tasks)
+    assert loss != 0
+    assert grads["1.weight"].any()
+
+
+def test_noise_of_a_learners_own_is_each_predictors_own():
+    """A network's dropout is none at meta-test; what a predictor draws itself is."""
+    net, init = functional(nn.Sequential(nn.Dropout(0.5), nn.Linear(8, WAYS)))
+    x, y = torch.ones(1, 6, 8).expand(2, -1, -1), torch.zeros(2, 6, dtype=torch.long)
+    tasks, theta = Task(Data(x, y), Data(x, y)), init(0)
+    a, b = predict(maml(net, init, inner_lr=0.1), theta, tasks)
+    assert torch.equal(a, b)
+    noisy = maml(lambda params, x: net(params, x + torch.randn_like(x)), init, inner_lr=0.1)
+    a, b = predict(noisy, theta, tasks)
     assert not torch.equal(a, b)
-    assert meta_gradient(learner)(theta, tasks)[1].isfinite()
 
 
 def test_predict_is_each_predictors_answer():
@@ -162,6 +182,12 @@ BUGS = [
     Bug("the pooled form is taken for maml, stock layers", "engine/batch.py",
         ("if learner.differentiates:", "if False:"), "test_exact_for_stock_norm_layers"),
     Bug("tasks share their noise", "engine/batch.py",
+        ('randomness="different")(theta, task)', 'randomness="same")(theta, task)'),
+        "test_each_task_meets_its_own_noise[False]"),
+    Bug("tasks share their noise where it has an inner gradient", "engine/batch.py",
+        ('(gradient(one), in_dims=(None, 0), randomness="different")',
+        '(gradient(one), in_dims=(None, 0), randomness="same")'), "test_each_task_meets_its_own_noise[True]"),
+    Bug("predictors share their noise", "engine/batch.py",
         ('randomness="different")(theta, tasks)', 'randomness="same")(theta, tasks)'),
-        "test_each_task_meets_its_own_noise"),
+        "test_noise_of_a_learners_own_is_each_predictors_own"),
 ]  # fmt: skip

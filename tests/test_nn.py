@@ -359,9 +359,9 @@ LONELY = {
     "group": (norm(4, "group"), (5, 4)), "instance": (norm(4, "instance"), (5, 4, 1, 1)),
     "transductive": (norm(4), (1, 4)), "support": (norm(4, "support"), (1, 4, 1, 1)),
     "running": (norm(4, "running"), (1, 4)), "layer": (norm(1, "layer"), (5, 1)),
-    "torch's group": (nn.GroupNorm(2, 2), (5, 2)), "torch's layer": (nn.LayerNorm(1), (5, 3, 1)),
-    "torch's instance": (nn.InstanceNorm2d(2, affine=True), (5, 2, 1, 1)),
-    "torch's batch": (nn.BatchNorm1d(2, track_running_stats=False), (1, 2)),
+    "stock-group": (nn.GroupNorm(2, 2), (5, 2)), "stock-layer": (nn.LayerNorm(1), (5, 3, 1)),
+    "stock-instance": (nn.InstanceNorm2d(2, affine=True), (5, 2, 1, 1)),
+    "stock-batch": (nn.BatchNorm1d(2, track_running_stats=False), (1, 2)),
 }  # fmt: skip
 
 
@@ -911,7 +911,7 @@ BUGS = [
     Bug("a direction's slope is torch's", "nn/unit.py",
         ("torch.where(none, 1.0, z), dim=-1", "z, dim=-1"), "test_directions_are_torchs_and_zero_has_none"),
     Bug("torch's norms may have one number", "nn/functional.py",
-        ("layer.register_forward_pre_hook(of_several)", "None"), "test_a_norm_of_one_number_is_refused[torch's group]"),
+        ("layer.register_forward_pre_hook(of_several)", "None"), "test_a_norm_of_one_number_is_refused[stock-group]"),
     Bug("our norms may have one number", "nn/norms.py",
         ("    if numbers == 1:", "    if False:"), "test_a_norm_of_one_number_is_refused[instance]"),
     Bug("population variance is that within tasks", "nn/functional.py",

@@ -17,6 +17,7 @@ from zoo import WAYS, pictures
 import metaloop
 from metaloop import Data, Task, functional, maml, meta_gradient, protonet
 from metaloop.engine.batch import chunk_size
+from metaloop.engine.theta import outline
 from metaloop.engine.threads import Compiled, SideBySide
 from metaloop.nn import conv4
 from metaloop.torch_private import TorchDispatchMode
@@ -52,6 +53,7 @@ class Count(TorchDispatchMode):
 
 def operations(learner, tasks: int) -> Counter:
     gradient, theta, batch = meta_gradient(learner, chunk=tasks), learner.init(0), pictures(tasks, 0)
+    outline(learner)  # asks init: once for a learner, not once a step
     with Count() as count:
         gradient(theta, batch)
     return count.seen

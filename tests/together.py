@@ -32,7 +32,7 @@ QUICK = {**EPISODE, "steps": 5, "device": "cpu", "progress": False}
 
 
 class Double:
-    """A pool in float64; `spoil` is a step whose second task holds a NaN."""
+    """A pool in float64; `spoil` is the meta-step after which the second task holds a NaN."""
 
     def __init__(self, pool, spoil: int | None = None):
         self.pool, self.spoil, self.dealt = pool, spoil, 0
@@ -44,7 +44,7 @@ class Double:
     def sample(self, **episode):
         task = self.pool.sample(**episode)
         task = pytree.tree_map(lambda t: t.double() if t.is_floating_point() else t.clone(), task)
-        self.dealt += episode["tasks"] > 1
+        self.dealt += episode["tasks"] > 2  # what is tried before the first step are two
         if self.spoil is not None and self.dealt > self.spoil:
             task.query.x[1] = torch.nan
         return task

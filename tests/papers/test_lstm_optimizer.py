@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from mutations import Bug
 from torch import nn
 from torch.testing import assert_close
-from zoo import DERIVATIVE, LEARNS, ORDER, WAYS, Smooth, batched, blobs, one, started, waves
+from zoo import DERIVATIVE, ORDER, WAYS, Smooth, batched, blobs, one, started, waves
 
 from metaloop import Data, Task, functional, lstm_optimizer, meta_gradient
 from metaloop.learners.lstm_optimizer import preprocess
@@ -142,10 +142,7 @@ def test_a_support_set_without_a_start_is_refused(task):
         learner.objective(learner.adapt, learner.init(0), Task(Data(*task.support[:2]), task.query))
 
 
-CONSTANT = {
-    DERIVATIVE: "gradients of the network that is trained are held constant",
-    LEARNS: "the scale of m's output is a constant that theta keeps",
-}
+CONSTANT = {DERIVATIVE: "gradients of the network that is trained are held constant"}
 smooth, start = functional(Smooth())
 curve, curve_start = functional(mlp((1, 16, 16, 1)))
 
