@@ -166,6 +166,7 @@ def command_lines(draw) -> list[str]:
 @example(["evaluate", "curve", "--tasks", "1", "--shots", "1" + "0" * 30])
 @example(["evaluate", "curve", "--tasks", "9" * 5000])
 @example(["train", "maml-sinusoid-5shot", "--budget", "smoke", "--steps", "1", "--tasks", "1", "--memory", "1e400GB"])
+@example(["train", "maml-sinusoid-5shot", "--budget", "smoke", "--steps", "1", "--out", "new", "--memory", "1KB"])
 @example(["adapt", "proto", "few", "-o", "a" * 300])
 @example(["predict", "mine.safetensors", "\0"])
 @example(["predict", "mine.safetensors", "\udcff"])
