@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..core import Learner, Theta
-from ..nn.functional import stays
+from ..nn.functional import STATISTICS, stays
 from ..torch_private import pytree
 from .checkpoint import flatten, unflatten
 
@@ -40,11 +40,14 @@ def fixed_leaves(learner: Learner, theta: Theta) -> list[bool]:
 
 
 def check(call: str, learner: Learner, theta: Theta) -> None:
-    """Raise ValueError unless theta is a pytree of tensors under the names that the learner's own has."""
+    """Raise ValueError unless theta is a pytree of tensors under the names that the learner's own has. Statistics that
+    another norm policy keeps may stand beside them."""
     if not _of_tensors(theta):
         raise ValueError(f"{call}: theta is {type(theta).__name__}, expected a pytree of tensors such as run.theta.")
     ours, theirs = outline(learner), flatten(theta, "theta")
-    found = [f"holds no {n!r}" for n in ours if n not in theirs] + [f"holds {n!r}" for n in theirs if n not in ours]
+    found = [f"holds no {n!r}" for n in ours if n not in theirs] + [
+        f"holds {n!r}" for n in theirs if n not in ours and not n.endswith(STATISTICS)
+    ]
     if ours and found:
         raise ValueError(f"{call}: theta {found[0]}: it is of another learner or architecture. Give run.theta.")
 
