@@ -71,10 +71,9 @@ def opened(learner: Learner, like: Theta, tensors: dict[str, Tensor], source: st
 
 def without_fixed(learner: Learner, grads: Theta) -> Theta:
     """Gradients like theta, zero for what is fixed."""
-    fixed = fixed_leaves(learner, grads)
-    if not any(fixed):
+    if not any(outline(learner).values()):  # asked at each step, of most learners
         return grads
-    leaves, spec = pytree.tree_flatten(grads)
+    fixed, (leaves, spec) = fixed_leaves(learner, grads), pytree.tree_flatten(grads)
     return pytree.tree_unflatten(
         [torch.zeros_like(g) if still else g for g, still in zip(leaves, fixed, strict=True)], spec
     )
