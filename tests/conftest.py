@@ -55,7 +55,6 @@ def pytest_collection_modifyitems(config, items):
 
 def pytest_collection_finish():
     """What is here stays: no garbage collection need look through it again."""
-    gc.collect()
     gc.freeze()
 
 
