@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from .learners.snail import snail as snail
 
     # an inference network
+    from .learners.homoencoder import homoencoder as homoencoder
     from .learners.neural_statistician import neural_statistician as neural_statistician
 
     # a stream

@@ -4,8 +4,10 @@ from .autoencoder import Shaped, conv_decoder, conv_encoder
 from .backbones import Backbone, Mean, conv4, mlp, resnet12
 from .classes import class_mean, class_sum, cross_entropy, labels, membership
 from .descent import Descent, adam, rmsprop, sgd
-from .distributions import Bernoulli, Gaussian
+from .distributions import Bernoulli, CausalBernoulli, Gaussian
 from .functional import Net, condition, fixed, functional, learned, population
+from .imagination import Hallucinator
+from .masked import Masked
 from .memory import LeastUsed, Memory, Tape
 from .norms import POLICIES, BatchNorm, norm
 from .relation import Relation
@@ -19,9 +21,12 @@ __all__ = [
     "Backbone",
     "BatchNorm",
     "Bernoulli",
+    "CausalBernoulli",
     "Descent",
     "Gaussian",
+    "Hallucinator",
     "LeastUsed",
+    "Masked",
     "Mean",
     "Memory",
     "Net",
