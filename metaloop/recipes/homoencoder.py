@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import metaloop as ml
 
@@ -32,11 +32,11 @@ def homoencoder_plan(
     (encoder, init), *others = networks(
         pool.shape, c=c, z=z, hidden=hidden, layers=layers, widths=widths, depth=depth, decoder=decoder
     )
-    how = {"class_size": class_size, "decodes": decodes}
+    how: dict[str, Any] = {"class_size": class_size, "decodes": decodes}
     how["likelihood"] = ml.nn.CausalBernoulli if decoder == "masked" else ml.nn.Bernoulli
 
-    def at_test(ways: int = 5):
-        return ml.homoencoder((encoder.eval(), init), *others, ways=ways, **how)
+    def at_test(ways: int = 5, **other: Any):
+        return ml.homoencoder((encoder.eval(), init), *others, ways=ways, **{**how, **other})
 
     return Plan(
         pool, ml.homoencoder((encoder, init), *others, ways=sets, **how), at_test,

@@ -27,18 +27,20 @@ def imaginary_plan(
     """Prototypes of real and imaginary examples (PN + G) beside those of real ones alone (PN), on the same features.
 
     First a prototypical network is trained for `features` steps of 1-shot tasks, Adam 1e-3 halved every tenth of them,
-    into RUN/features; then it is fixed, with its population statistics, and G is trained on its features for `steps`
+    into RUN/features; its features are means over positions. Then it is fixed, with its population statistics, and G is trained on its features for `steps`
     steps of 1 to 5 shots, Adam from lr down a cosine to 0. examples: how many a class is given.
     """
     from torch import nn
 
     if not pool.pictures:
         raise ValueError(f"this recipe is for images; {pool.name} deals examples of shape {tuple(pool.shape)}.")
-    module = ml.nn.conv4(pool.shape, width=width, downsample=downsample, norm_policy="running")
-    first = ml.protonet(*ml.functional(module), ways=ways)
-    still = ml.nn.conv4(pool.shape, width=width, downsample=downsample, norm_policy="running")
-    embed = ml.functional(still.eval().requires_grad_(False))
-    generator, nothing = ml.functional(ml.nn.Hallucinator(module.dim, noise)), ml.functional(nn.Identity())
+
+    def module():
+        return ml.nn.conv4(pool.shape, width=width, downsample=downsample, norm_policy="running", features="mean")
+
+    first = ml.protonet(*ml.functional(module()), ways=ways)
+    embed = ml.functional(module().eval().requires_grad_(False))
+    generator, nothing = ml.functional(ml.nn.Hallucinator(width, noise)), ml.functional(nn.Identity())
 
     def at_test(ways: int = test_ways, imagines: bool = True):
         h = ml.protonet(*nothing, ways=ways)
@@ -83,6 +85,7 @@ RECIPES = [
         smoke={"features": 2, "steps": 2, "width": 4, "noise": 3, "ways": 5, "test_ways": 5, "shots": (1,)}, **settings,
     ) for name, words, protocol, settings, quick in (
         ("imaginary-omniglot", "Omniglot", data.vinyals, {}, {"features": 500, "steps": 5000}),
-        ("imaginary-mini-imagenet", "mini-ImageNet", data.mini_imagenet, {"ways": 10, "test_ways": 5}, {}),
+        ("imaginary-mini-imagenet", "mini-ImageNet", data.mini_imagenet, {"ways": 10, "test_ways": 5},
+         {"features": 1000, "steps": 3000, "downsample": "stride"}),
     )
 ]  # fmt: skip
