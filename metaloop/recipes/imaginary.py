@@ -48,7 +48,7 @@ def imaginary_plan(
         return ml.imaginary(h, generator, embed=embed, **how)
 
     rows = [
-        Row(f"{label(test_ways, n)}{words}", at_test(imagines=imagines), test_ways, n, min(15, 20 - n))
+        Row(f"{label(test_ways, n)}{words}", at_test(imagines=imagines), test_ways, n, 5)
         for n in shots for words, imagines in ((", imagined", True), (", real alone", False))
     ]  # fmt: skip
     return Plan(
