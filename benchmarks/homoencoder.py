@@ -4,7 +4,7 @@
 
 RUN: of the homoencoder recipes. All are judged by one quantity, whatever they were trained by: the bound on
 log p(X) / |X| of a whole test character X of 20 drawings, with c inferred from 5 of them and, as the Statistician reads
-a set, from 19; in nats per drawing, with what it consists of. And by 20-way 1-shot accuracy. Tasks are of 20 characters.
+a set, from 19; in nats per drawing, with what it consists of. And by 20-way 1-shot accuracy. Tasks are of 20 classes.
 Written beside: the paired difference of each run to the first one, with 95 % intervals over tasks.
 """
 

@@ -36,8 +36,8 @@ def homoencoder(
 
     D is the support set, or with sample_dropout a random part of it. class_size: |X|; None where D is all of its class.
     decodes: the x of (3): "query", examples that are not in D; "support", those that are; "class", both, each with its
-    share of |X|: then the loss is an unbiased estimate of minus (3), in nats per example, of any query set. The networks,
-    likelihood and by_density are `neural_statistician`'s. Raises ValueError for another word, or a class_size below 1.
+    share of |X|: then the loss is an unbiased estimate of minus (3), in nats per example. Networks, likelihood and
+    by_density are `neural_statistician`'s. Raises ValueError for another word, or a class_size below 1.
     """
     if decodes not in DECODED:
         raise ValueError(f"homoencoder: decodes is {decodes!r}, expected {', '.join(map(repr, DECODED))}.")

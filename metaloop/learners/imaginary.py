@@ -94,7 +94,8 @@ def imaginary(
         if metric.statistics is None:
             return seen
         made = task_of_features(theta, task)
-        return seen | {"metric": metric.statistics(theta["metric"], made if metric.statistics_of_task else made.support)}
+        what = made if metric.statistics_of_task else made.support
+        return seen | {"metric": metric.statistics(theta["metric"], what)}
 
     return Learner(
         init, adapt, objective, differentiates=metric.differentiates, classes=metric.classes,

@@ -27,8 +27,9 @@ def imaginary_plan(
     """Prototypes of real and imaginary examples (PN + G) beside those of real ones alone (PN), on the same features.
 
     First a prototypical network is trained for `features` steps of 1-shot tasks, Adam 1e-3 halved every tenth of them,
-    into RUN/features; its features are means over positions. Then it is fixed, with its population statistics, and G is trained on its features for `steps`
-    steps of 1 to 5 shots, Adam from lr down a cosine to 0. examples: how many a class is given.
+    into RUN/features; its features are means over positions. Then it is fixed, with its population statistics, and G is
+    trained on them for `steps` steps of 1 to 5 shots, Adam from lr down a cosine to 0. examples: how many a class is
+    given.
     """
     from torch import nn
 

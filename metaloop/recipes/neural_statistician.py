@@ -58,8 +58,8 @@ def drawings_plan(
 def networks(
     shape: tuple[int, ...], *, c: int, z: int, hidden: int, layers: int, widths: Sequence[int], depth: int, decoder: str
 ) -> list[Part]:
-    """Encoder, statistic, posterior, prior and decoder for drawings. decoder: "convolutions", "perceptron", or "masked",
-    which reads what it has drawn."""
+    """Encoder, statistic, posterior, prior and decoder for drawings. decoder: "convolutions", "perceptron", or
+    "masked", which reads what it has drawn."""
     from torch import nn
 
     inner, mlp = [hidden] * layers, ml.nn.mlp

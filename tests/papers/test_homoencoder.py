@@ -1,5 +1,5 @@
 """The Variational Homoencoder, restated with loops over classes and examples; its bound held to a model whose
-evidence is known, and to the Statistician's. The masked decoder that its ablation needs, by summing over all pictures."""
+evidence is known, and to the Statistician's. The masked decoder: by summing over all pictures."""
 
 from itertools import combinations, product
 
@@ -135,8 +135,8 @@ class Linear2:
 
 @pytest.mark.parametrize("decodes", ["class", "query", "support"])
 def test_the_bound_is_below_the_evidence_by_what_the_inference_is_wrong(monkeypatch, decodes):
-    """In the mean over all D of two out of three, log p(X) - |X| (3) = KL(q(c|D) | p(c|X)), where q(z|x,c) is exact: with
-    X the class, or what the class has besides D, or D. The terms are quadratic in the noise, so that its signs do."""
+    """In the mean over all D, two of three, log p(X) - |X| (3) = KL(q(c|D) | p(c|X)), where q(z|x,c) is exact: with X
+    the class, or what the class has besides D, or D. The terms are quadratic in the noise, so that its signs do."""
     model, x = Linear2(), torch.randn(3, 3, generator=torch.Generator().manual_seed(2), dtype=DOUBLE)
     size = {"class": 3, "query": 1, "support": None}[decodes]
     learner, y = model.learner(class_size=size, decodes=decodes), torch.zeros(3, dtype=torch.int64)
@@ -204,7 +204,8 @@ def test_a_logit_sees_the_code_and_what_was_drawn_before():
         assert code.all()
         assert not x[i:].any()
         row, column = divmod(i, 9)
-        near = [9 * r + c for r in range(6) for c in range(9) if 9 * r + c < i and row - r <= 2 and abs(column - c) <= 3]
+        close = [9 * r + c for r in range(6) for c in range(9) if row - r <= 2 and abs(column - c) <= 3]
+        near = [j for j in close if j < i]
         assert x[near].all()  # what the first layer sees
 
 

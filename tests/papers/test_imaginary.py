@@ -9,7 +9,7 @@ from mutations import Bug, law
 from torch import nn
 from torch.func import grad, vmap
 from torch.testing import assert_close
-from zoo import WAYS, batched, blobs, image_net, pictures, waived
+from zoo import WAYS, blobs, image_net, pictures, waived
 
 from metaloop import Data, Task, functional, imaginary, matching, meta_gradient, protonet
 from metaloop.engine.methods import estimated
@@ -244,8 +244,9 @@ BUGS = [
         ("super().__init__(*each)", "super().__init__(*each[:-1], each[-1][0])"), "test_no_feature_is_negative"),
     Bug("imagined features hold the gradient back", HERE, ("S.x, x]), torch", "S.x, x.detach()]), torch"),
         law("meta_gradient_is_the_derivative", "imaginary")),
-    Bug("queries are not conditioned", HERE, ("Data(net(params, task.query.x)", "Data(embed[0](theta['embed'], task.query.x)"),
+    Bug("queries are not conditioned", HERE,
+        ("Data(net(params, task.query.x)", "Data(embed[0](theta['embed'], task.query.x)"),
         "test_queries_go_through_the_embedding_as_the_support_set_does"),
-    Bug("statistics are of real examples alone", HERE, ("made.support)}", "task.support)}"),
+    Bug("statistics are of real examples alone", HERE, ("else made.support", "else task.support"),
         "test_population_statistics_are_gathered_from_the_embedding_and_from_the_metric_learner"),
 ]  # fmt: skip
