@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .learners.reptile import reptile as reptile
 
     # a metric
+    from .learners.imaginary import imaginary as imaginary
     from .learners.margin import margin as margin  # softmax, SphereFace, CosFace, ArcFace, triplets by option
     from .learners.matching import matching as matching
     from .learners.protonet import protonet as protonet
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from .learners.snail import snail as snail
 
     # an inference network
+    from .learners.homoencoder import homoencoder as homoencoder
     from .learners.neural_statistician import neural_statistician as neural_statistician
 
     # a stream

@@ -20,6 +20,7 @@ from .descent import adam as adam
 from .descent import rmsprop as rmsprop
 from .descent import sgd as sgd
 from .distributions import Bernoulli as Bernoulli
+from .distributions import CausalBernoulli as CausalBernoulli
 from .distributions import Gaussian as Gaussian
 from .functional import Net as Net
 from .functional import condition as condition
@@ -27,6 +28,8 @@ from .functional import fixed as fixed
 from .functional import functional as functional
 from .functional import learned as learned
 from .functional import population as population
+from .imagination import Hallucinator as Hallucinator
+from .masked import Masked as Masked
 from .memory import LeastUsed as LeastUsed
 from .memory import Memory as Memory
 from .memory import Tape as Tape
