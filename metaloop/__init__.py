@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     # an update rule
     from .learners.lstm_optimizer import lstm_optimizer as lstm_optimizer
+    from .learners.meta_lstm import meta_lstm as meta_lstm
 
     # a memory
     from .learners.mann import mann as mann
