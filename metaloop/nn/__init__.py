@@ -8,25 +8,30 @@ from .distributions import Bernoulli, Gaussian
 from .functional import Net, condition, fixed, functional, learned, population
 from .memory import LeastUsed, Memory, Tape
 from .norms import POLICIES, BatchNorm, norm
+from .pointer import Additive, Pointer, Seq2Seq
 from .relation import Relation
-from .sequence import LSTM, Recurrent, attend
+from .sequence import LSTM, KeyValue, Recurrent, attend
 from .unit import cosines, unit
 from .unroll import descend, unroll
 
 __all__ = [
     "LSTM",
     "POLICIES",
+    "Additive",
     "Backbone",
     "BatchNorm",
     "Bernoulli",
     "Descent",
     "Gaussian",
+    "KeyValue",
     "LeastUsed",
     "Mean",
     "Memory",
     "Net",
+    "Pointer",
     "Recurrent",
     "Relation",
+    "Seq2Seq",
     "Shaped",
     "Tape",
     "adam",
