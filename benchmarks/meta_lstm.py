@@ -3,10 +3,10 @@
     python benchmarks/meta_lstm.py [--out results/meta-lstm-gates.json]      a minute on one core
     python benchmarks/meta_lstm.py --plot results/meta-lstm-gates.json       draw docs/meta-lstm.png
 
-A line is fitted to twenty points, y = w . x with two weights, in twelve steps on the sum of squares; the scale of inputs
-differs from task to task. `meta_lstm` is meta-trained with each of its gates on the same tasks, from one seed. Measured:
-the squared error of unseen tasks' queries after each step; and how far the steps of gates="descent" are from those of
-torch.optim.SGD at rate sigmoid(b_I) / B.
+A line is fitted to twenty points, y = w . x with two weights, in twelve steps on the sum of squares; the scale of
+inputs differs from task to task. `meta_lstm` is meta-trained with each of its gates on the same tasks, from one seed.
+Measured: the squared error of unseen tasks' queries after each step; and how far the steps of gates="descent" are from
+those of torch.optim.SGD at rate sigmoid(b_I) / B.
 """
 
 import argparse

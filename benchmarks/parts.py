@@ -1,10 +1,10 @@
 """Pointer networks that sort and find convex hulls, and sequences said backwards with and without attention.
 
-    python benchmarks/parts.py [NAME ...] [--out results/parts.json]      each within minutes on one core
+    python benchmarks/parts.py [NAME ...] [--steps N] [--out results/parts.json]     each within minutes on one core
 
 Each network is trained on fresh examples by Adam on the cross-entropy of its answer, the rate falling to nothing, and
-scored on 10 000 unseen ones: an answer counts if all of it is right, made by the network alone. What is named is measured
-anew and takes its place in the file beside what was there.
+scored on 10 000 unseen ones: an answer counts if all of it is right, made by the network alone. What is named is
+measured anew and takes its place in the file beside what was there.
 """
 
 import argparse
@@ -38,9 +38,9 @@ def hull(n: int, batch: int, g: torch.Generator) -> Examples:
     x = torch.rand(n, batch, 2, generator=g)
     step = x[None] - x[:, None]  # [i, j, batch, 2]: from i to j
     turn = step[:, :, None, :, 0] * step[:, None, :, :, 1] - step[:, :, None, :, 1] * step[:, None, :, :, 0]
-    last = torch.arange(n)
-    others = (last[:, None, None] != last[None, :, None]) & (last[:, None, None] != last) & (last[None, :, None] != last)
-    edge = ((turn > 0) | ~others[..., None]).all(2) & (last[:, None] != last)[..., None]  # all others are left of i -> j
+    different = ~torch.eye(n, dtype=torch.bool)
+    others = different[:, :, None] & different[:, None] & different
+    edge = ((turn > 0) | ~others[..., None]).all(2) & different[..., None]  # all others are left of i -> j
     corner = edge.any(1)
     after = edge.long().argmax(1)  # the corner after i
     answer, now = torch.full((n + 1, batch), n), corner.long().argmax(0)
@@ -117,13 +117,14 @@ def train(name: str, steps: int | None = None) -> tuple[nn.Module, dict]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(PARTS)}; all unless given")
+    parser.add_argument("--steps", type=int, help="of training, for each; as many as below unless given")
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "parts.json")
     options = parser.parse_args()
     if unknown := set(options.names) - set(PARTS):
         parser.error(f"no part is called {', '.join(sorted(unknown))}. There are: {', '.join(PARTS)}.")
     torch.set_num_threads(1)
     for name in options.names or PARTS:
-        _, told = train(name)
+        _, told = train(name, options.steps)
         before = json.loads(options.out.read_text())["parts"] if options.out.exists() else {}
         parts = {n: {**before, name: told}[n] for n in PARTS if n in before or n == name}
         about = {"command": "python benchmarks/parts.py", "machine": machine(), "versions": versions(),

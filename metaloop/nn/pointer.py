@@ -27,9 +27,9 @@ class Pointer(nn.Module):
 
         e_1 .. e_m = LSTM(x_1 .. x_m),   d_t = LSTM(x at the place chosen at t-1),   p_t = softmax_j u(d_t, e_j)
 
-    u is `Additive`. `net(x [m, ..., input], chosen [T, ...]) -> scores [T, ..., m]` is told all choices, as in training;
-    `net.point(x, steps) -> [steps, ...]` makes its own, the likeliest place each time. ends: there is one place more, m,
-    which says that the answer is over. once: no place is chosen twice (but for that one).
+    u is `Additive`. `net(x [m, ..., input], chosen [T, ...]) -> scores [T, ..., m]` is told all choices, as in
+    training; `net.point(x, steps) -> [steps, ...]` makes its own, the likeliest place each time. ends: there is one
+    place more, m, which says that the answer is over. once: no place is chosen twice (but for that one).
     """
 
     def __init__(self, input: int, hidden: int, *, ends: bool = False, once: bool = False):
@@ -79,8 +79,8 @@ def _at(x: Float[Tensor, "m ... input"], places: Int[Tensor, "T ..."]) -> Float[
 
 
 class Seq2Seq(nn.Module):
-    """One sequence of symbols from another (Sutskever, Vinyals & Le 2014, arXiv:1409.3215): an LSTM reads the first, its
-    last state starts a second one, which is given each symbol of the answer to say the next.
+    """One sequence of symbols from another (Sutskever, Vinyals & Le 2014, arXiv:1409.3215): an LSTM reads the first,
+    and its last state starts a second one, which is given each symbol of the answer to say the next.
 
     attention: an answer's symbol is made of the state d_t and of what `Additive` attention from d_t finds in the states
     of reading; without it all is in one state. `net(x [S, ...], y [T, ...]) -> scores [T, ..., symbols]` is told the

@@ -97,7 +97,7 @@ class KeyValue(nn.Module):
 
         p_i = softmax_i q_j . k_i,    o_j = sum_i p_i v_i,    q_{j+1} = R_j (q_j + o_j)       j = 1 .. hops
 
-    `memory(q [..., n, d], k [..., m, d], v [..., m, e]) -> o of the last hop [..., n, e]`; with more hops than one, e = d.
+    `memory(q [..., n, d], k [..., m, d], v [..., m, e]) -> o [..., n, e]` of the last hop; with more than one, e = d.
     One hop with labels for values, one-hot, is Matching Networks' p(y | x): q and k are its embeddings, scaled as its
     metric says. R_j has no bias.
     """

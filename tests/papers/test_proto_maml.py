@@ -39,7 +39,8 @@ def start(theta, S):
     for k in range(WAYS):
         members = [z_i for z_i, y in zip(z, S.y, strict=True) if y == k]
         centres.append(sum(members) / len(members))
-    return {**{n: p.clone() for n, p in theta.items()}, W: torch.stack([2 * c for c in centres]), B: torch.stack([-(c @ c) for c in centres])}
+    head = {W: torch.stack([2 * c for c in centres]), B: torch.stack([-(c @ c) for c in centres])}
+    return {n: p.clone() for n, p in theta.items()} | head
 
 
 def descend(theta, S, steps, *, first_order=False):
