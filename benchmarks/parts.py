@@ -109,7 +109,8 @@ def train(name: str, steps: int | None = None) -> tuple[nn.Module, dict]:
             print(f"{name}: step {step + 1}, loss {loss.item():.4f}", flush=True)
     seconds = round(time.process_time() - began, 1)
     return net, {
-        "steps": steps, "batch": part.batch, "trained on": list(part.sizes), "cpu seconds": seconds,
+        "command": f"python benchmarks/parts.py {name} --steps {steps}", "steps": steps, "batch": part.batch,
+        "trained on": list(part.sizes), "cpu seconds": seconds,
         "exact (%)": {str(n): exact(net, part.deal, n) for n in part.tested},
     }  # fmt: skip
 
@@ -127,8 +128,7 @@ def main() -> None:
         _, told = train(name, options.steps)
         before = json.loads(options.out.read_text())["parts"] if options.out.exists() else {}
         parts = {n: {**before, name: told}[n] for n in PARTS if n in before or n == name}
-        about = {"command": "python benchmarks/parts.py", "machine": machine(), "versions": versions(),
-                 "rate": RATE, "tested": TESTED}  # fmt: skip
+        about = {"machine": machine(), "versions": versions(), "rate": RATE, "tested": TESTED}
         options.out.write_text(json.dumps({**about, "parts": parts}, indent=2) + "\n")
         print(f"{name}: {told['exact (%)']} % exact, {told['cpu seconds']} s")
 

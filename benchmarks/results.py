@@ -346,14 +346,14 @@ def memory_table(told: dict) -> str:
 
 def parts_table(told: dict) -> str:
     """What networks that are no learners reach: a line for each size that they were tested on."""
-    lines = ["| part | trained on | tested on | exact answers, % | steps | CPU seconds |", "| --- | --- | --- | --- | --- | --- |"]
+    lines = ["| part | trained on | tested on | exact answers, % | command | CPU seconds |"]
+    lines += ["| --- | --- | --- | --- | --- | --- |"]
     for name, part in told["parts"].items():
         of = part["trained on"]
         sizes = str(of[0]) if len(of) == 1 else f"{of[0]} to {of[-1]}"
         for n, exact in part["exact (%)"].items():
-            lines.append(f"| {name} | {sizes} | {n} | {exact:.2f} | {part['steps']} | {part['cpu seconds']:.0f} |")
-    about = f"`{told['command']}`; {describe(told['machine'])}; {listed(told['versions'])}."
-    return "\n".join([*lines, "", about]) + "\n"
+            lines.append(f"| {name} | {sizes} | {n} | {exact:.2f} | `{part['command']}` | {part['cpu seconds']:.0f} |")
+    return "\n".join([*lines, "", f"{describe(told['machine'])}; {listed(told['versions'])}."]) + "\n"
 
 
 def written() -> dict[Path, str]:
