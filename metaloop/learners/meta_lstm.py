@@ -1,5 +1,5 @@
 """Optimization as a Model for Few-Shot Learning
-Ravi & Larochelle, ICLR 2017, https://openreview.net/pdf?id=rJY0-Kcll
+Ravi & Larochelle, ICLR 2017, https://openreview.net/forum?id=rJY0-Kcll
 
 Gradient descent is the update of an LSTM's cell, c_t = f c_{t-1} + i c~_t, with c = phi, c~ = -g, f = 1 and a constant
 i. Here both gates are learned, for each coordinate of phi by itself; their weights are shared by all coordinates.
