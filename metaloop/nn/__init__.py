@@ -36,8 +36,12 @@ from .memory import Tape as Tape
 from .norms import POLICIES as POLICIES
 from .norms import BatchNorm as BatchNorm
 from .norms import norm as norm
+from .pointer import Additive as Additive
+from .pointer import Pointer as Pointer
+from .pointer import Seq2Seq as Seq2Seq
 from .relation import Relation as Relation
 from .sequence import LSTM as LSTM
+from .sequence import KeyValue as KeyValue
 from .sequence import Recurrent as Recurrent
 from .sequence import attend as attend
 from .unit import cosines as cosines
