@@ -39,14 +39,8 @@ def test_law_on_cuda(law):
         judge(law, replace(case, device="cuda"))
 
 
-def compiled() -> list[str]:
-    """What a norm adds to a graph does not depend on the learner, but on how its gradient is taken: of conv4 with each
-    norm, the cases of maml, whose tasks have gradients of their own, and of protonet, whose tasks are pooled."""
-    return [name for name in ZOO if "-conv4-" not in name or ZOO.home[name] in ("maml", "protonet")]
-
-
 @pytest.mark.compile
-@pytest.mark.parametrize("name", compiled())
+@pytest.mark.parametrize("name", ZOO)
 def test_compiles_whole_and_once(name):
     judge("compiles_whole_and_once", case(name, "compiles_whole_and_once"))
 
