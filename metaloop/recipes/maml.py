@@ -72,7 +72,7 @@ RECIPES = [
         ways=5, shots=1, steps=60_000, tasks=4, inner_lr=0.05, inner_steps=5, test_steps=10, width=32,
         downsample="max", queries=15, quick={"steps": 300}, smoke={"steps": 2, "tasks": 1, "queries": 1},
     ),
-    # BOIL on MAML's protocol, so that the two can be compared; the paper has no rows of Omniglot.
+    # BOIL on MAML's protocol, so that the two can be compared: no figure of its paper stands beside it.
     *(
         recipe(
             f"boil-omniglot-{ways}w1s", BOIL, f"BOIL, {ways}-way 1-shot", data.turned_by_task, maml_plan,
