@@ -76,7 +76,7 @@ RECIPES = [
     *(
         recipe(
             f"boil-omniglot-{ways}w1s", BOIL, f"BOIL, {ways}-way 1-shot", data.turned_by_task, maml_plan,
-            ways=ways, shots=1, steps=60_000, adapts="body", **many, quick={"steps": 1000},
+            published=None, ways=ways, shots=1, steps=60_000, adapts="body", **many, quick={"steps": 1000},
             smoke={"steps": 3, "tasks": 2},
         ) for ways, many in ((5, {"tasks": 32}), (20, {"tasks": 16, "inner_steps": 5, "test_steps": 5}))
     ),
