@@ -62,7 +62,7 @@ def backwards(n: int, batch: int, g: torch.Generator) -> Examples:
 class Part:
     """A network, what it is trained and tested on, and for how long."""
 
-    make: Callable[[], nn.Module]
+    make: Callable[[], Pointer | Seq2Seq]
     deal: Callable[..., Examples]
     sizes: tuple[int, ...]
     tested: tuple[int, ...]
@@ -78,18 +78,18 @@ PARTS = {
 }
 
 
-def answered(net: nn.Module, x: Tensor, steps: int) -> Tensor:
+def answered(net: Pointer | Seq2Seq, x: Tensor, steps: int) -> Tensor:
     return net.point(x, steps) if isinstance(net, Pointer) else net.answer(x, steps)
 
 
-def exact(net: nn.Module, deal: Callable[..., Examples], n: int, tested: int = TESTED) -> float:
+def exact(net: Pointer | Seq2Seq, deal: Callable[..., Examples], n: int, tested: int = TESTED) -> float:
     """The share of unseen examples whose whole answer is right, in per cent."""
     x, answer = deal(n, tested, torch.Generator().manual_seed(10**6))
     with torch.no_grad():
         return 100 * (answered(net, x, len(answer)) == answer).all(0).double().mean().item()
 
 
-def train(name: str, steps: int | None = None) -> tuple[nn.Module, dict]:
+def train(name: str, steps: int | None = None) -> tuple[Pointer | Seq2Seq, dict]:
     part = PARTS[name]
     torch.manual_seed(0)
     net, g, steps = part.make(), torch.Generator().manual_seed(0), steps or part.steps

@@ -50,7 +50,7 @@ RECIPES = [
     *(
         recipe(
             f"proto-maml-omniglot-{ways}w1s", PAPER, f"Proto-MAML, {ways}-way 1-shot", data.turned_by_task,
-            proto_maml_plan, ways=ways, shots=1, steps=60_000, **many, quick={"steps": 1000},
+            proto_maml_plan, published=None, ways=ways, shots=1, steps=60_000, **many, quick={"steps": 1000},
             smoke={"steps": 3, "tasks": 2},
         ) for ways, many in ((5, {"tasks": 32}), (20, {"tasks": 16, "inner_steps": 5, "test_steps": 5}))
     ),
