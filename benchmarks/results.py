@@ -344,8 +344,11 @@ def memory_table(told: dict) -> str:
     return "\n".join([*lines, "", about]) + "\n"
 
 
-def parts_table(told: dict) -> str:
+def parts_table(path: Path) -> str:
     """What networks that are no learners reach: a line for each size that they were tested on."""
+    if not path.exists():
+        return "Not run yet.\n"
+    told = json.loads(path.read_text())
     lines = ["| part | trained on | tested on | exact answers, % | command | CPU seconds |"]
     lines += ["| --- | --- | --- | --- | --- | --- |"]
     for name, part in told["parts"].items():
@@ -360,7 +363,7 @@ def written() -> dict[Path, str]:
     """What every page with figures should hold: its marked places filled, or all of it."""
     table = rows()
     told = {name: json.loads((RESULTS / f"{name}.json").read_text())
-            for name in ("bench-cpu", "bench-queries-cpu", "memory-cpu", "parts", "protocols")}  # fmt: skip
+            for name in ("bench-cpu", "bench-queries-cpu", "memory-cpu", "protocols")}  # fmt: skip
     readme, results, protocols = ROOT / "README.md", DOCS / "results.md", DOCS / "protocols.md"
     performance = DOCS / "performance.md"
     pages: dict[Path, str] = {}
@@ -373,7 +376,7 @@ def written() -> dict[Path, str]:
         (performance, "results", speed_table(told["bench-cpu"])),
         (performance, "queries", queries_table(told["bench-queries-cpu"])),
         (performance, "memory", memory_table(told["memory-cpu"])),
-        (DOCS / "parts.md", "parts", parts_table(told["parts"])),
+        (DOCS / "parts.md", "parts", parts_table(RESULTS / "parts.json")),
     ):
         place = re.compile(rf"(<!-- {mark} -->\n).*(<!-- /{mark} -->)", re.S)
         pages[path], found = place.subn(lambda m: m[1] + text + m[2], pages.get(path, path.read_text()))  # noqa: B023
