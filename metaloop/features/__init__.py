@@ -1,7 +1,7 @@
 """Features: what turns a person's examples into vectors, without learning from their labels. One file a source.
 
-`at_hand` gives those that this installation offers for a kind of examples, best first; `build` makes one again from what a
-predictor file says of it. A source that needs an extra is named with it where the extra is missing.
+`at_hand` gives those that this installation offers for a kind of examples, best first; `build` makes one again from
+what a predictor file says of it. A source that needs an extra is named with it where the extra is missing.
 """
 
 from collections.abc import Mapping
