@@ -104,7 +104,9 @@ def _pooled(x: Tensor, cell: int) -> Tensor:
 
 def _colours(x: Tensor, grid: int = 4, bins: int = 4) -> Tensor:
     r, g, b = x.unbind(1)
-    scales = torch.stack([(r + g + b) / 3, (r - g) / 0.8 + 0.5, (r + g - 2 * b) / 1.6 + 0.5], 1).clamp(0, 1) * (bins - 1)
+    scales = torch.stack([(r + g + b) / 3, (r - g) / 0.8 + 0.5, (r + g - 2 * b) / 1.6 + 0.5], 1).clamp(0, 1) * (
+        bins - 1
+    )
     near = (1 - (scales[:, :, None] - torch.arange(bins).view(bins, 1, 1)).abs()).clamp_min(0)
     return F.adaptive_avg_pool2d(near.flatten(1, 2), grid).flatten(1).sqrt()
 
