@@ -1,6 +1,7 @@
 """f for a person's own examples: what it answers, and how it is kept in a file."""
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,12 +22,12 @@ KEPT = 0.9  # of one class alone, the share of its own pictures that should be t
 
 
 class Answers(NamedTuple):
-    """Of each of q examples: p [q, K], the probability of each class; alike [q], how near the nearest example of S is, a
-    cosine; nearest [q], which one that is."""
+    """Of each of q examples: p [q, K], the probability of each class; known [q], how much it is like one of the classes,
+    the largest score; alike [q, n], how near the examples of S are, cosines."""
 
     p: Tensor
+    known: Tensor
     alike: Tensor
-    nearest: Tensor
 
 
 @dataclass(kw_only=True)
@@ -91,49 +92,41 @@ class Own:
         g = sum(share * F.normalize(z[n] - self.means[n], dim=1) @ self.u[n].T for n, share in blend)
         raw = sum(share * z[n] @ self.used[n].T for n, share in blend)
         s = scores(self.choice.head, g[None], self.A[None], self.G[None])[0]  # type: ignore[index]
-        alike, nearest = raw.max(1)  # type: ignore[union-attr]
-        return Answers((s / self.choice.temperature).softmax(1), alike, nearest)
+        known = s.amax(1) if len(self.classes) > 2 else raw.amax(1)  # type: ignore[union-attr]
+        return Answers((s / self.choice.temperature).softmax(1), known, raw)  # type: ignore[arg-type]
 
-    def cosines(self) -> Tensor:
-        """How alike the examples of S are, [n, n]."""
-        return sum(share * self.used[n] @ self.used[n].T for n, share in self.choice.features.items())  # type: ignore[return-value]
+    def threshold(self, rate: float) -> float:
+        """The `known` above which an example is taken for one of the classes, so that of others at most the share `rate` is.
 
-    def strangeness(self, rate: float) -> float:
-        """How near an example must be to one of S to be taken for one of its classes, so that at most the share `rate` of
-        others is: from how near each example is to those of other classes, which are unknown to each other.
-
-        Raises ValueError if there are too few examples to say.
+        Raises ValueError if the rate is out of range, or if there are too few examples to say.
         """
+        if not 0 < rate < 1:
+            raise ValueError(f"a false-accept rate of {rate:g} is out of range: give one between 0 and 1, 0.05 say.")
         if len(self.classes) == 1:
             raise ValueError("one class alone says nothing of what others look like: there is no rate to choose.")
-        if not 0 < rate < 1:
-            raise ValueError(f"a false-accept rate of {rate:g} is out of range: give one between 0 and 1.")
-        near = self.cosines().masked_fill((self.Y @ self.Y.T) > 0, -1).amax(1)
-        found = quantile(near.tolist(), 1 - rate)
+        found = quantile(self.choice.strangers, 1 - rate)
         if found is None:
+            have = len(self.choice.strangers)
             raise ValueError(
-                f"a false-accept rate of {rate:g} needs {enough(1 - rate)} examples, there are {len(near)}: "
-                f"the lowest is {1 / (len(near) + 1):.2g}."
+                f"a false-accept rate of {rate:g} needs {enough(1 - rate)} examples, there are {have}: "
+                f"ask for at least {math.ceil(100 / (have + 1)) / 100:g}, or add examples."
             )
         return found
 
     def lost(self, threshold: float) -> float | None:
-        """The share of S's own examples that would be called none of these, each left out; None where none can be."""
-        own = self.cosines().fill_diagonal_(-1)
-        more = self.Y.sum(0)[self.y] > 1
-        return float((own.amax(1)[more] <= threshold).double().mean()) if more.any() else None
+        """The share of held-out examples of S that would be called none of these; None where none could be held out."""
+        kept = [v > threshold for v in self.choice.known]
+        return 1 - sum(kept) / len(kept) if kept else None
 
     def alone(self) -> float:
-        """The threshold of one class alone: below it lie about a tenth of its own examples, each left out.
+        """The threshold of one class alone: about a tenth of its own examples, each left out, lie below it.
 
         Raises ValueError if there is a single one.
         """
-        near = self.cosines().fill_diagonal_(-1).amax(1)
-        if len(near) < 2:
-            raise ValueError("of one class alone two examples are needed: with one, nothing says how far they differ.")
-        level = min(KEPT, len(near) / (len(near) + 1))
-        found = quantile([-v for v in near.tolist()], level)
-        assert found is not None
+        n = len(self.choice.known)
+        found = quantile([-v for v in self.choice.known], min(KEPT, n / (n + 1)))
+        if found is None:
+            raise ValueError("of one class alone two examples are needed: one does not say how far they differ.")
         return -found
 
     def sets(self, p: Tensor, coverage: float) -> list[list[int]]:
