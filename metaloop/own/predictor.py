@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..engine import checkpoint
+from ..engine.predictor import read
 from ..engine.schema import conform
 from ..features import Features, build
 from .choose import Choice, choose, enough, quantile
@@ -215,6 +216,16 @@ def save(path: str | Path, f: Own, versions: dict[str, str]) -> None:
         sources=f.sources, digests=f.digests, versions=versions,
     )  # fmt: skip
     checkpoint.write(Path(path), tensors, {"predictor": {"own": asdict(about)}})
+
+
+def open_predictor(path: str | Path) -> Own:
+    """f as saved. Raises ValueError if the file holds none of this kind."""
+    tensors, about = read(path)
+    if "own" not in about:
+        raise ValueError(
+            f"{path} was made from a run, and knows its images no more. Adapt the run to all of them anew."
+        )
+    return load(tensors, about["own"], str(path))
 
 
 def load(tensors: Mapping[str, Tensor], told: Any, source: str) -> Own:
