@@ -5,6 +5,7 @@ from .backbones import Backbone, Mean, conv4, mlp, resnet12
 from .classes import class_mean, class_sum, cross_entropy, labels, membership
 from .descent import Descent, adam, rmsprop, sgd
 from .distributions import Bernoulli, Gaussian
+from .frozen import Frozen, frozen
 from .functional import Net, condition, fixed, functional, learned, population
 from .memory import LeastUsed, Memory, Tape
 from .norms import POLICIES, BatchNorm, norm
@@ -20,6 +21,7 @@ __all__ = [
     "BatchNorm",
     "Bernoulli",
     "Descent",
+    "Frozen",
     "Gaussian",
     "LeastUsed",
     "Mean",
@@ -41,6 +43,7 @@ __all__ = [
     "cross_entropy",
     "descend",
     "fixed",
+    "frozen",
     "functional",
     "labels",
     "learned",
