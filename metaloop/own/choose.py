@@ -141,7 +141,7 @@ def strangers(G: dict[str, Tensor], Y: Tensor, blend: dict[str, float], head: st
         own, others = Y[:, k] > 0, torch.arange(K) != k
         w = (~own).double()[None]
         g = mixed({f: centred(G[f], w) for f in blend}, blend)
-        s = scores(head, g, coefficients(head, g, Y, w, 1e-4), g)[0]
+        s = scores(head, g, coefficients(head, g, Y, w, 3e-3), g)[0]
         found[own] = known(head, s[own][:, others], close[own][:, others])
     return found.tolist()
 

@@ -29,9 +29,9 @@ def centred(G: Tensor, w: Tensor) -> Tensor:
     return G / length[:, :, None] / length[:, None, :]
 
 
-def coefficients(head: str, G: Tensor, Y: Tensor, w: Tensor, enough: float = 1e-6) -> Tensor:
+def coefficients(head: str, G: Tensor, Y: Tensor, w: Tensor, enough: float = 1e-4) -> Tensor:
     """A of (3), or the shares in prototypes, for G [f, n, n], Y [n, K] of 0 and 1, w [f, n]: [f, n, K], 0 where w is.
-    (3) is done when a step changes A by less than `enough`."""
+    (3) is done when a step changes a^2 A, the scores of an example like another, by less than `enough`."""
     members = w[:, :, None] * Y
     P = members / members.sum(1, keepdim=True).clamp_min(1)
     a = HEADS[head]
@@ -46,7 +46,7 @@ def coefficients(head: str, G: Tensor, Y: Tensor, w: Tensor, enough: float = 1e-
         new = known * (ahead - step @ (known * slope))
         change = new - A
         A, ahead = new, new + t / (t + 3) * change  # Nesterov's
-        if change.abs().max() < enough:
+        if a**2 * change.abs().max() < enough:
             break
     return A
 
@@ -87,7 +87,7 @@ def folds_of(y: Tensor, most: int) -> Tensor:
 def held_out(head: str, g: Tensor, Y: Tensor, folds: Tensor) -> Tensor:
     """The scores of each example by the head of the others, those of another fold, for g [F, n, n] centred on these:
     [n, K]; of no use where an example is never held out."""
-    s = scores(head, g, coefficients(head, g, Y, training(folds).to(g.dtype), 1e-4), g)
+    s = scores(head, g, coefficients(head, g, Y, training(folds).to(g.dtype), 3e-3), g)
     return s[folds.clamp_min(0), torch.arange(len(folds))]
 
 
