@@ -1,6 +1,7 @@
 """How well texts of few examples are told apart: metaloop's heads beside logistic regression, on the same features.
 
-    python benchmarks/texts.py        writes results/texts.json; needs metaloop[texts] and METALOOP_DATA
+    python benchmarks/texts.py            writes results/texts.json; needs metaloop[texts] and METALOOP_DATA
+    python benchmarks/texts.py --table    writes the table in docs/backbones.md from results/texts.json
 
 CLINC150 (Larson et al. 2019) and BANKING77 (Casanueva et al. 2020). Nothing is trained on either. 5-way tasks are of
 the classes of CLINC150's last five domains by name, and of BANKING77, which is one domain, of the last 27 classes by
@@ -130,29 +131,53 @@ def error(pairs, bins=15):
     return sum(abs(p[at == b].sum() - right[at == b].sum()) for b in range(bins)) / len(p)
 
 
+METHODS = ("regression, tf-idf", "ours, tf-idf", "regression, minilm", "ours, minilm")
+
+
+def table(rows):
+    """Markdown: accuracy in per cent with 95 % intervals."""
+    told = lambda v, half: f"{v:.1f} ± {half:.1f}"
+    lines = ["| accuracy, per cent | " + " | ".join(METHODS) + " | the last two differ by |", "| --- " * 6 + "|"]
+    for name, row in rows.items():
+        few = [told(*row["accuracy, per cent"][m]) for m in METHODS]
+        lines.append("| " + " | ".join([name, *few, told(*row["ours - regression, minilm, points"])]) + " |")
+    return "\n".join(lines)
+
+
+def page(rows):
+    """docs/backbones.md with that table."""
+    before, _, rest = (ROOT / "docs" / "backbones.md").read_text().partition("<!-- texts -->")
+    return f"{before}<!-- texts -->\n{table(rows)}\n<!-- /texts -->{rest.partition('<!-- /texts -->')[2]}"
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", type=int, default=300, help="5-way tasks")
     parser.add_argument("--draws", type=int, default=5, help="draws of all intents")
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "texts.json")
+    parser.add_argument("--table", action="store_true")
     options = parser.parse_args()
+    if options.table:
+        (ROOT / "docs" / "backbones.md").write_text(page(json.loads(options.out.read_text())["rows"]))
+        return
     data, start = Path(os.environ["METALOOP_DATA"]), time.process_time()
     warnings.simplefilter("error")
-    minilm, rows = Known(features.build({"features": "minilm-l6"})), {}
-    for name, (train, test, few) in (("CLINC150", clinc150(data)), ("BANKING77", banking77(data))):
-        every = sorted(by_class(train))
-        for shots in (1, 5):
-            of = {"ways": 5, "shots": shots, "tasks": options.tasks, "queries": 15}
-            rows[f"{name}, 5-way, {shots} shot"] = row(minilm, train, test, few, **of)
-        of = {"ways": None, "shots": 10, "tasks": options.draws, "queries": None}
-        rows[f"{name}, all intents, 10 shots"] = row(minilm, train, test, every, **of)
-        about = {
-            "metaloop": metaloop.__version__,
-            "torch": torch.__version__,
-            "cpu seconds": time.process_time() - start,
-        }
-        options.out.write_text(json.dumps({"rows": rows, "about": about}, indent=1) + "\n")
-        print(json.dumps(rows, indent=1), flush=True)
+    minilm = Known(features.build({"features": "minilm-l6"}))
+    sets = {"CLINC150": clinc150(data), "BANKING77": banking77(data)}
+    kinds = {
+        "5-way, 1 shot": {"ways": 5, "shots": 1, "tasks": options.tasks, "queries": 15},
+        "5-way, 5 shots": {"ways": 5, "shots": 5, "tasks": options.tasks, "queries": 15},
+        "all intents, 10 shots": {"ways": None, "shots": 10, "tasks": options.draws, "queries": None},
+    }
+    rows = {}
+    for kind, of in kinds.items():
+        for name, (train, test, few) in reversed(sets.items()):
+            classes = few if of["ways"] else sorted(by_class(train))
+            rows[f"{name}, {kind}"] = row(minilm, train, test, classes, **of)
+            seconds = round(time.process_time() - start)
+            about = {"metaloop": metaloop.__version__, "torch": torch.__version__, "cpu seconds": seconds}
+            options.out.write_text(json.dumps({"rows": rows, "about": about}, indent=1) + "\n")
+            print(json.dumps(rows[f"{name}, {kind}"]), flush=True)
 
 
 if __name__ == "__main__":

