@@ -27,7 +27,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 SIZE, CROP = 224, 224 / 256  # pixels a side of a picture as it is shown; the share of its shorter side that is kept
 MEAN, DEVIATION = 127.0, 128.0
-BATCH = 32  # pictures at a time
+BATCH = 4  # pictures at a time: no slower than more, and what is seen of one does not depend on its neighbours
 
 # how many; kernel, stride of the first, expand, channels in, channels out
 BLOCKS = (

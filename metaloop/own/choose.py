@@ -4,7 +4,7 @@ Examples are held out one of each class at a time (`heads.folds_of`), so that th
 every class instead of k - 1 of one and k of the others; where a class has many, a tenth or a fifth of it. A head with features
 answers p(y | x) = softmax(s(x) / T). T is the one at which held-out classes are most likely, with a prior that says how
 these heads are on other data; it belongs to k' examples, and becomes the T for k by the power of k that it follows there
-(`prior`). A choice is left for another only if that one's held-out classes are more likely by more than the standard
+(`usual`). A choice is left for another only if that one's held-out classes are more likely by more than the standard
 error of the difference.
 
 With one example of each class nothing can be held out: then it is a fixed blend of features, a fixed head and T.
@@ -17,20 +17,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .heads import HEADS, centred, coefficients, folds_of, held_out, scores, training
+from .heads import HEADS, centred, closeness, coefficients, folds_of, held_out, known, scores, training
 
-# (T of one example a class, the power of k that it grows with), as measured on other data (benchmarks/own.py): of features
-# that say what a picture looks like, and of those that were learned from many, by whose measure classes lie far apart.
-PLAIN = {
-    "nearest": (0.19, -0.40), "prototypes": (0.19, -0.55),
-    "logistic 5": (0.70, 0.10), "logistic 10": (0.90, 0.05), "logistic 20": (1.10, 0.0),
-}  # fmt: skip
-LEARNED = {
-    "nearest": (0.054, -0.10), "prototypes": (0.054, -0.30),
-    "logistic 5": (0.215, 0.33), "logistic 10": (0.27, 0.32), "logistic 20": (0.33, 0.27),
+# T of one example a class, in that of logistic 10; and the power of k that it grows with (benchmarks/own.py).
+USUAL = {
+    "nearest": (0.2, -0.25), "prototypes": (0.2, -0.45),
+    "logistic 5": (0.8, 0.15), "logistic 10": (1.0, 0.15), "logistic 20": (1.2, 0.15),
 }  # fmt: skip
 WITHOUT_LEARNING = ("edges", "pixels", "tf-idf", "numbers")
-WIDTH = 0.5  # how far log T may be from that
+WIDTH = 0.5  # how far log T may be from what is usual
 TEMPERATURES = torch.logspace(-2.5, 1.5, 161, dtype=torch.float64)
 FIRST = "logistic 10"  # the head that others have to beat
 WORDS = {"nearest": "the nearest picture", "prototypes": "the mean of each class"}
@@ -64,87 +59,107 @@ class Choice:
             raise ValueError("'choice' differs in how many examples were held out")
 
 
-def blends(names: list[str]) -> list[dict[str, float]]:
-    """What is tried of features, the first choice first: all together, the best counting most; each alone."""
-    return [fixed(names), *({n: 1.0} for n in names)] if len(names) > 1 else [{n: 1.0} for n in names]
+def blends(names: list[str], alike: float) -> list[dict[str, float]]:
+    """What is tried of features, the first choice first: blends in which the best counts most, and each alone."""
+    one = [{n: 1.0} for n in names]
+    more = [{n: s for n, s in zip(names, shares, strict=False)} for shares in ((0.65, 0.25, 0.1), (0.4, 0.5, 0.1))]
+    more = [{n: s / sum(blend.values()) for n, s in blend.items()} for blend in more]
+    return [fixed(names, alike), *(more if len(names) > 1 else []), *one] if len(names) > 1 else one
 
 
-def fixed(names: list[str]) -> dict[str, float]:
-    """The blend that is used where nothing can be held out."""
-    shares = [1.0, 0.3, 0.1][: len(names)]
-    return {n: s / sum(shares) for n, s in zip(names, shares, strict=False)}
+def fixed(names: list[str], alike: float) -> dict[str, float]:
+    """The blend where nothing can be held out: the best features, and the more of the second the more `alike` examples of
+    different classes are to the best, which then may never have learned of such things."""
+    second = 0.2 if plain(names[0]) else min(max(alike - 0.3, 0.05), 0.3)
+    return {names[0]: 1 - second, names[1]: second} if len(names) > 1 else {names[0]: 1.0}
 
 
 def choose(G: dict[str, Tensor], y: Tensor) -> Choice:
     """G: of each feature, best first, the cosines [n, n] between examples; y int64 [n] in 0 .. K-1, all of them there."""
-    names = list(G)
-    Y = F.one_hot(y).to(torch.float64)
+    G = {n: g.double() for n, g in G.items()}
+    names, Y = list(G), F.one_hot(y).double()
+    n, K = Y.shape
+    different = Y @ Y.T == 0
+    alike = {f: float(g[different].mean()) if K > 1 else 0.0 for f, g in G.items()}
     k = float(y.bincount().double().log().mean().exp())
-    folds = folds_of(y, FOLDS if len(y) <= MANY else FOLDS // 2)
+    folds = folds_of(y, FOLDS if n <= MANY else FOLDS // 2)
     held = (folds >= 0).nonzero()[:, 0]
-    if not len(held) or Y.shape[1] < 2:
-        blend = fixed(names)
-        alike = mixed(G, blend).fill_diagonal_(-1).amax(1).tolist() if Y.shape[1] < 2 and len(y) > 1 else []
-        own = list(range(len(alike)))
-        return Choice(
-            blend, FIRST, prior(blend, FIRST, k), own, [0] * len(own), [1.0] * len(own), alike,
-            strangers(G, Y, blend, FIRST), 0,
-        )  # fmt: skip
-    train = training(folds)
-    before = float((train.double() @ Y).clamp_min(1).log().mean().exp())  # examples of a class, while some are held out
-    parts = {n: centred(g.double(), train.double()) for n, g in G.items()}
+    first = blends(names, alike[names[0]])[0]
+    if K == 1:
+        near = mixed(G, first).fill_diagonal_(-1).amax(1).tolist() if n > 1 else []
+        everyone = list(range(len(near)))
+        return Choice(first, FIRST, 1.0, everyone, [0] * len(near), [1.0] * len(near), near, [], 0)
+    if not len(held):
+        t = usual(first, FIRST, 1.0, alike)
+        return Choice(first, FIRST, t, [], [], [], [], strangers(G, Y, first, FIRST), 0)
+    train = training(folds).double()
+    before = float((train @ Y).clamp_min(1).log().mean().exp())  # examples of a class, while some are held out
+    parts = {f: centred(g, train) for f, g in G.items()}
 
     def tried(blend: dict[str, float], head: str) -> tuple[float, Tensor, Tensor]:
-        s = held_out(head, sum(share * parts[n] for n, share in blend.items()), Y, folds)[held]  # type: ignore[arg-type]
-        t = temperature(s, y[held], prior(blend, head, before))
-        return t, F.cross_entropy(s / t, y[held], reduction="none"), s / t
+        s = held_out(head, mixed(parts, blend), Y, folds)[held]
+        t = temperature(s, y[held], usual(blend, head, before, alike))
+        return t, F.cross_entropy(s / t, y[held], reduction="none"), s
 
-    best, answers = (blends(names)[0], FIRST), tried(blends(names)[0], FIRST)
-    others = [(blend, FIRST) for blend in blends(names)[1:]]
-    for stage in (others, None):
-        for one in stage if stage is not None else [(best[0], h) for h in HEADS if h != FIRST]:
-            found = tried(*one)
-            gain = answers[1] - found[1]
-            if gain.sum() > gain.std(correction=0) * math.sqrt(len(gain)):
-                best, answers = one, found
-    (blend, head), (t, _, s) = best, answers
-    p = s.softmax(1)
-    known = t * s.amax(1) if Y.shape[1] > 2 else mixed(G, blend).fill_diagonal_(-1).amax(1)[held]
+    best, found = (first, FIRST), tried(first, FIRST)
+    for others in (  # first the features, then the head
+        lambda: [(blend, FIRST) for blend in blends(names, alike[names[0]])[1:]],
+        lambda: [(best[0], head) for head in HEADS if head != FIRST],
+    ):
+        start, answers = found[1], [(one, tried(*one)) for one in others()]
+        better = [a for a in answers if (gain := start - a[1][1]).sum() > gain.std(correction=0) * math.sqrt(len(gain))]
+        if better:
+            best, found = min(better, key=lambda a: float(a[1][1].sum()))
+    (blend, head), (t, _, s) = best, found
+    p, raw = (s / t).softmax(1), mixed(G, blend)
+    if K > 2:
+        close = closeness(raw[None], raw, train[:, :, None] * Y)[folds.clamp_min(0), torch.arange(n)][held]
+        like = known(head, s, close)
+    else:
+        like = raw.fill_diagonal_(-1).amax(1)[held]
     return Choice(
-        features=blend, head=head, temperature=t * prior(blend, head, k) / prior(blend, head, before), held=held.tolist(),
-        answered=s.argmax(1).tolist(), true=p[torch.arange(len(p)), y[held]].tolist(),
-        known=known.tolist(), strangers=strangers(G, Y, blend, head),
-        tried=len(blends(names)) + len(HEADS) - 1,
+        features=blend, head=head, held=held.tolist(), answered=s.argmax(1).tolist(),
+        temperature=t * usual(blend, head, k, alike) / usual(blend, head, before, alike),
+        true=p[torch.arange(len(p)), y[held]].tolist(), known=like.tolist(), strangers=strangers(G, Y, blend, head),
+        tried=len(blends(names, 0)) + len(HEADS) - 1,
     )  # fmt: skip
 
 
 def mixed(G: dict[str, Tensor], blend: dict[str, float]) -> Tensor:
-    """The cosines of a blend, [n, n]."""
-    return sum((share * G[n].double() for n, share in blend.items()), torch.zeros(()))
+    """The cosines of a blend."""
+    return sum((share * G[n] for n, share in blend.items()), torch.zeros((), dtype=torch.float64))
 
 
 def strangers(G: dict[str, Tensor], Y: Tensor, blend: dict[str, float], head: str) -> list[float]:
     """See `Choice`: class by class, the head learns without it and is asked of its examples."""
     n, K = Y.shape
-    if K == 1:
-        return []
+    raw = mixed(G, blend)
     if K == 2:
-        return mixed(G, blend).masked_fill(Y @ Y.T > 0, -1).amax(1).tolist()
-    found = torch.empty(n, dtype=torch.float64)
+        return raw.masked_fill(Y @ Y.T > 0, -1).amax(1).tolist()
+    found, close = torch.empty(n, dtype=torch.float64), closeness(raw[None], raw, Y[None])[0]
     for k in range(K):
-        without = Y[:, k] == 0
-        w, others = without.double()[None], torch.arange(K) != k
-        g = sum((share * centred(G[name].double(), w) for name, share in blend.items()), torch.zeros(()))
+        own, others = Y[:, k] > 0, torch.arange(K) != k
+        w = (~own).double()[None]
+        g = mixed({f: centred(G[f], w) for f in blend}, blend)
         s = scores(head, g, coefficients(head, g, Y, w, 1e-4), g)[0]
-        found[~without] = s[~without][:, others].amax(1)
+        found[own] = known(head, s[own][:, others], close[own][:, others])
     return found.tolist()
 
 
-def prior(blend: dict[str, float], head: str, k: float) -> float:
-    """The T that is usual for k examples a class."""
-    most = max(blend, key=lambda n: blend[n])
-    first, power = (PLAIN if most.startswith(WITHOUT_LEARNING) else LEARNED)[head]
-    return first * k**power
+def plain(name: str) -> bool:
+    """Whether features are made without weights that were learned elsewhere."""
+    return name.startswith(WITHOUT_LEARNING)
+
+
+def usual(blend: dict[str, float], head: str, k: float, alike: dict[str, float]) -> float:
+    """The T that is usual for k examples a class. Learned features tell those things well that they find unlike each other
+    (a mean cosine of 0.3 between classes), and others worse; to pixels and edges such a mean says how much of a picture
+    is the same in all."""
+    name = max(blend, key=lambda n: blend[n])
+    c = alike[name]
+    first = min(max(0.65 * math.exp(7 * (c - 0.68)), 0.5), 2.0) if plain(name) else 0.6 * math.exp(5.5 * min(0.0, c - 0.48))
+    factor, power = USUAL[head]
+    return max(first, 0.1) * factor * k**power
 
 
 def temperature(s: Tensor, y: Tensor, usual: float) -> float:

@@ -62,6 +62,20 @@ def scores(head: str, g: Tensor, A: Tensor, G: Tensor) -> Tensor:
     return HEADS[head] ** 2 * (g @ A)
 
 
+def closeness(g: Tensor, G: Tensor, members: Tensor) -> Tensor:
+    """The cosine of each z with the mean z of each class: g [f, q, n] and G [n, n] of z, members [f, n, K] of 0 and 1;
+    [f, q, K], -1 for classes without an example."""
+    P = members / members.sum(1, keepdim=True).clamp_min(1)
+    length = torch.einsum("fnk,nm,fmk->fk", P, G, P).clamp_min(1e-12).sqrt()
+    return (g @ P / length[:, None]).masked_fill((members.sum(1) == 0)[:, None], -1)
+
+
+def known(head: str, s: Tensor, close: Tensor) -> Tensor:
+    """How much x is like one of the classes: max_k s_k / a + cos(z(x), mean z of k), [f, q]. The scores alone say to which
+    class x is nearer than to the others, and of a thing that is none of them too little."""
+    return (s / (HEADS[head] or 1.0) + close).amax(-1)
+
+
 def folds_of(y: Tensor, most: int) -> Tensor:
     """Which fold each example is held out with: one of each class together, so that classes stay as even as they are;
     several where a class has more than `most`. The only example of a class never is: -1."""
@@ -70,13 +84,11 @@ def folds_of(y: Tensor, most: int) -> Tensor:
     return torch.where(counts[y] > 1, place % min(int(counts.max()), most), -1)
 
 
-def held_out(head: str, G: Tensor, Y: Tensor, folds: Tensor) -> Tensor:
-    """The scores of each example by the head of the others, those of another fold, for G [F, n, n] centred on these:
-    [n, K]; NaN where an example is never held out."""
-    w = training(folds).to(G.dtype)
-    s = scores(head, G, coefficients(head, G, Y, w, 1e-4), G)
-    own = s[folds.clamp_min(0), torch.arange(len(folds))]
-    return own.masked_fill((folds < 0)[:, None], torch.nan)
+def held_out(head: str, g: Tensor, Y: Tensor, folds: Tensor) -> Tensor:
+    """The scores of each example by the head of the others, those of another fold, for g [F, n, n] centred on these:
+    [n, K]; of no use where an example is never held out."""
+    s = scores(head, g, coefficients(head, g, Y, training(folds).to(g.dtype), 1e-4), g)
+    return s[folds.clamp_min(0), torch.arange(len(folds))]
 
 
 def training(folds: Tensor) -> Tensor:

@@ -12,10 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..engine import checkpoint
+from ..engine.predictor import read
 from ..engine.schema import conform
 from ..features import Features, build
-from .choose import Choice, choose, enough, quantile
-from .heads import coefficients, scores
+from .choose import Choice, choose, enough, mixed, quantile
+from .heads import closeness, coefficients, known, scores
 
 MOST = 4000  # examples; what is computed of n is n x n
 KEPT = 0.9  # of one class alone, the share of its own pictures that should be taken for it
@@ -76,10 +77,10 @@ class Own:
         self.used = {n: self.z[n].double() for n in choice.features}
         self.means = {n: u.mean(0) if len(classes) > 1 else torch.zeros_like(u[0]) for n, u in self.used.items()}
         self.u = {n: F.normalize(u - self.means[n], dim=1) for n, u in self.used.items()}
-        self.G = sum(share * self.u[n] @ self.u[n].T for n, share in choice.features.items())
-        self.A = (
-            A if A is not None else coefficients(choice.head, self.G[None], self.Y, torch.ones(1, len(y)).double())[0]
-        )  # type: ignore[index]
+        self.G = mixed({n: u @ u.T for n, u in self.u.items()}, choice.features)
+        self.alike = mixed({n: u @ u.T for n, u in self.used.items()}, choice.features)
+        everyone = torch.ones(1, len(y), dtype=torch.float64)
+        self.A = coefficients(choice.head, self.G[None], self.Y, everyone)[0] if A is None else A
 
     def answers(self, examples: Any) -> Answers:
         """What f says of examples of its kind."""
@@ -88,12 +89,15 @@ class Own:
 
     def of(self, z: Mapping[str, Tensor]) -> Answers:
         """The same of their features [q, d], of length 1."""
-        blend = self.choice.features.items()
-        g = sum(share * F.normalize(z[n] - self.means[n], dim=1) @ self.u[n].T for n, share in blend)
-        raw = sum(share * z[n] @ self.used[n].T for n, share in blend)
-        s = scores(self.choice.head, g[None], self.A[None], self.G[None])[0]  # type: ignore[index]
-        known = s.amax(1) if len(self.classes) > 2 else raw.amax(1)  # type: ignore[union-attr]
-        return Answers((s / self.choice.temperature).softmax(1), known, raw)  # type: ignore[arg-type]
+        g = mixed({n: F.normalize(z[n] - self.means[n], dim=1) @ self.u[n].T for n in self.used}, self.choice.features)
+        raw = mixed({n: z[n] @ self.used[n].T for n in self.used}, self.choice.features)
+        s = scores(self.choice.head, g[None], self.A[None], self.G[None])[0]
+        if len(self.classes) > 2:
+            close = closeness(raw[None], self.alike, self.Y[None])[0]
+            like = known(self.choice.head, s, close)
+        else:
+            like = raw.amax(1)
+        return Answers((s / self.choice.temperature).softmax(1), like, raw)
 
     def threshold(self, rate: float) -> float:
         """The `known` above which an example is taken for one of the classes, so that of others at most the share `rate` is.
@@ -215,6 +219,16 @@ def save(path: str | Path, f: Own, versions: dict[str, str]) -> None:
         sources=f.sources, digests=f.digests, versions=versions,
     )  # fmt: skip
     checkpoint.write(Path(path), tensors, {"predictor": {"own": asdict(about)}})
+
+
+def open_predictor(path: str | Path) -> Own:
+    """f as saved. Raises ValueError if the file holds none of this kind."""
+    tensors, about = read(path)
+    if "own" not in about:
+        raise ValueError(
+            f"{path} was made from a run, and knows its images no more. Adapt the run to all of them anew."
+        )
+    return load(tensors, about["own"], str(path))
 
 
 def load(tensors: Mapping[str, Tensor], told: Any, source: str) -> Own:
