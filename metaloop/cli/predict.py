@@ -98,12 +98,10 @@ def _own(args, tensors, told) -> None:
         print(json.dumps(rows + [{"image": str(i), "error": reason} for i, reason in bad], indent=2))
     else:
         _table(rows, args.coverage)
-        if single:
-            note(
-                f"note: it knows one class, and says yes to about nine in ten of its own; how often to others, it cannot know"
-            )
-        elif args.false_accept is not None and (lost := f.lost(threshold)) is not None:  # type: ignore[arg-type]
-            note(f"note: at that rate {100 * lost:.0f} % of your own held-out images were called {NONE}, too")
+    if single:
+        note("note: it knows one class, and says yes to about nine in ten of its own; to how many others, it cannot know")
+    elif args.false_accept is not None and (lost := f.lost(threshold)) is not None:  # type: ignore[arg-type]
+        note(f"note: at that rate {100 * lost:.0f} % of your own held-out images were called {NONE}, too")
     if bad:
         raise unread(bad)
     suggest(f"metaloop predict {quoted(args.file)} IMAGE...{'' if args.json else ' --json'}")

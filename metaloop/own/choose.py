@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .heads import HEADS, centred, closeness, coefficients, folds_of, held_out, known, scores, training
+from .heads import HEADS, ROUGH, centred, closeness, coefficients, folds_of, held_out, known, scores, training
 
 # T of one example a class, in that of logistic 10; and the power of k that it grows with (benchmarks/own.py).
 USUAL = {
@@ -141,7 +141,7 @@ def strangers(G: dict[str, Tensor], Y: Tensor, blend: dict[str, float], head: st
         own, others = Y[:, k] > 0, torch.arange(K) != k
         w = (~own).double()[None]
         g = mixed({f: centred(G[f], w) for f in blend}, blend)
-        s = scores(head, g, coefficients(head, g, Y, w, 3e-3), g)[0]
+        s = scores(head, g, coefficients(head, g, Y, w, ROUGH), g)[0]
         found[own] = known(head, s[own][:, others], close[own][:, others])
     return found.tolist()
 

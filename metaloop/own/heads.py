@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 HEADS = {"nearest": 0.0, "prototypes": 0.0, "logistic 5": 5.0, "logistic 10": 10.0, "logistic 20": 20.0}  # name -> a
-STEPS = 2000  # of (3), at most
+STEPS, ROUGH = 2000, 1e-4  # of (3), at most; `enough` where an example is held out
 
 
 def centred(G: Tensor, w: Tensor) -> Tensor:
@@ -29,9 +29,9 @@ def centred(G: Tensor, w: Tensor) -> Tensor:
     return G / length[:, :, None] / length[:, None, :]
 
 
-def coefficients(head: str, G: Tensor, Y: Tensor, w: Tensor, enough: float = 1e-4) -> Tensor:
+def coefficients(head: str, G: Tensor, Y: Tensor, w: Tensor, enough: float = 1e-6) -> Tensor:
     """A of (3), or the shares in prototypes, for G [f, n, n], Y [n, K] of 0 and 1, w [f, n]: [f, n, K], 0 where w is.
-    (3) is done when a step changes a^2 A, the scores of an example like another, by less than `enough`."""
+    (3) is done when A is w (y - p) to `enough`: there the loss has no slope."""
     members = w[:, :, None] * Y
     P = members / members.sum(1, keepdim=True).clamp_min(1)
     a = HEADS[head]
@@ -41,12 +41,15 @@ def coefficients(head: str, G: Tensor, Y: Tensor, w: Tensor, enough: float = 1e-
     weight = (P.sum(2) * w.sum(1, keepdim=True) / (members.sum(1) > 0).sum(1, keepdim=True))[:, :, None]  # w_i
     step = torch.linalg.inv(0.5 * weight * G + torch.eye(G.shape[1], dtype=G.dtype))
     A = ahead = torch.zeros_like(members)
-    for t in range(STEPS):
+    since = torch.zeros(len(w), 1, 1, dtype=G.dtype)
+    for _ in range(STEPS):
         slope = weight * ((G @ ahead).softmax(-1) - Y) + ahead
         new = known * (ahead - step @ (known * slope))
         change = new - A
-        A, ahead = new, new + t / (t + 3) * change  # Nesterov's
-        if a**2 * change.abs().max() < enough:
+        wrong = ((ahead - new) * change).sum((1, 2), keepdim=True) > 0  # momentum leads astray: begin anew
+        since = torch.where(wrong, 0.0, since + 1)
+        A, ahead = new, new + since / (since + 3) * change  # Nesterov's
+        if (known * slope).abs().max() < enough:
             break
     return A
 
@@ -87,7 +90,7 @@ def folds_of(y: Tensor, most: int) -> Tensor:
 def held_out(head: str, g: Tensor, Y: Tensor, folds: Tensor) -> Tensor:
     """The scores of each example by the head of the others, those of another fold, for g [F, n, n] centred on these:
     [n, K]; of no use where an example is never held out."""
-    s = scores(head, g, coefficients(head, g, Y, training(folds).to(g.dtype), 3e-3), g)
+    s = scores(head, g, coefficients(head, g, Y, training(folds).to(g.dtype), ROUGH), g)
     return s[folds.clamp_min(0), torch.arange(len(folds))]
 
 
