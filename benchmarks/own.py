@@ -2,15 +2,16 @@
 
     python benchmarks/own.py [--kinds cifar10 ...] [--shots 1 3 5 10] [--draws 5] [--plain]
 
-Each draw takes `ways` classes of a kind, `shots` pictures of each to adapt to and ten others to ask of, and as many classes that
-are none of these as are left, up to as many. Written, for each number of shots, to results/own-KIND.json (with --plain, which
-leaves out features that need an extra, to results/own-KIND-plain.json): the share that is right, beside that of the nearest
-picture by its 32 x 32 pixels; the calibration error in 15 bins; the area under the curve of known against unknown; in how many
-draws the stated 95 % interval holds the share that is right; how often the 90 % sets hold the true class, and how large
-they are; the share of unknown pictures that are taken for a class at a stated rate of 10 %.
+Each draw takes `ways` classes of a kind, `shots` pictures of each to adapt to and ten others to ask of, and as many
+classes that are none of these as are left, up to as many. Written, for each number of shots, to results/own-KIND.json
+(with --plain, which leaves out features that need an extra, to results/own-KIND-plain.json): the share that is right,
+beside that of the nearest picture by its 32 x 32 pixels; the calibration error in 15 bins; the area under the curve of
+known against unknown; in how many draws the stated 95 % interval holds the share that is right; how often the 90 % sets
+hold the true class, and how large they are; the share of unknown pictures that are taken for a class at a stated rate
+of 10 %.
 
-Pictures are looked for in METALOOP_DATA: cifar10/cifar10-test-jpg.zip, fashion_mnist/t10k-*.gz, omniglot/images_evaluation.zip,
-mini_imagenet/*.zip. Kinds that are not there are left out.
+Pictures are looked for in METALOOP_DATA: cifar10/cifar10-test-jpg.zip, fashion_mnist/t10k-*.gz,
+omniglot/images_evaluation.zip, mini_imagenet/*.zip. Kinds that are not there are left out.
 """
 
 import argparse
@@ -21,6 +22,7 @@ import time
 import zipfile
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 
@@ -87,7 +89,7 @@ KINDS = {"cifar10": cifar10, "fashion": fashion, "omniglot": omniglot, "mini_ima
 def calibration_error(p: Tensor, right: Tensor) -> float:
     """The mean distance of confidence and share that is right, in 15 bins of confidence."""
     sure, bins = p.amax(1), (p.amax(1) * 15).long().clamp(max=14)
-    gaps = [(sure[bins == b].mean() - right[bins == b].double().mean()).abs() * (bins == b).sum() for b in bins.unique()]
+    gaps = [(sure[at].mean() - right[at].double().mean()).abs() * at.sum() for at in (bins == b for b in bins.unique())]
     return float(sum(gaps) / len(p))
 
 
@@ -107,7 +109,7 @@ def draws(z: dict[str, Tensor], shots: int, n: int) -> Iterator[tuple]:
         rows = torch.stack([torch.randperm(pictures, generator=g) for _ in range(classes)])
         known, unknown = order[:ways], order[ways : 2 * ways]
 
-        def take(these: Tensor, low: int, high: int) -> dict[str, Tensor]:
+        def take(these: Tensor, low: int, high: int, rows: Tensor = rows) -> dict[str, Tensor]:
             index = rows[these, low:high]
             return {name: v[these[:, None], index].flatten(0, 1) for name, v in z.items()}
 
@@ -138,22 +140,19 @@ def measure(features, z: dict[str, Tensor], pixels: str, shots: int, n: int) -> 
             good = sum(int(f.y[i]) == k for i, k in zip(f.choice.held, f.choice.answered, strict=True))
             low, high = wilson(good, len(f.choice.held))
             held.append(low <= float(right[-1].double().mean()) <= high)
-            try:
+            with suppress(ValueError):
                 sets = f.sets(a.p, COVERAGE)
                 hits.append(np.mean([int(k) in s for k, s in zip(yq, sets, strict=True)]))
                 sizes.append(np.mean([len(s) for s in sets]))
-            except ValueError:
-                pass  # too few to promise that
-        try:
+        with suppress(ValueError):  # too few to promise that
             taken.append(float((u.known > f.threshold(RATE)).double().mean()))
-        except ValueError:
-            pass
     share = np.array([float(r.double().mean()) for r in right])
     mean = lambda values: round(float(np.mean(values)), 4) if values else None
     return {
         "shots": shots, "ways": len(classes), "draws": n, "accuracy": round(float(share.mean()), 4),
         "ci95": round(float(1.96 * share.std(ddof=1) / np.sqrt(n)), 4) if n > 1 else None,
-        "pixels_nearest": mean(nearest), "calibration_error": round(calibration_error(torch.cat(p), torch.cat(right)), 4),
+        "pixels_nearest": mean(nearest),
+        "calibration_error": round(calibration_error(torch.cat(p), torch.cat(right)), 4),
         "log_loss": round(float(F.nll_loss(torch.cat(p).clamp_min(1e-12).log(), torch.cat(truth))), 4),
         "auroc_unknown": mean(areas), "interval_holds": mean(held), "set_coverage_90": mean(hits),
         "set_size_90": mean(sizes), "false_accept_at_10": mean(taken), "choosing_seconds": mean(seconds),
@@ -179,7 +178,7 @@ def main() -> None:
         every = [image for images in pictures.values() for image in images]
         features = [f for f in at_hand("pictures", every) if not args.plain or key(f).startswith(WITHOUT_LEARNING)]
         began = time.process_time()
-        z = {key(f): F.normalize(f(every).float(), dim=1).view(len(pictures), -1, f(every[:1]).shape[1]) for f in features}
+        z = {key(f): F.normalize(f(every).float(), dim=1).unflatten(0, (len(pictures), -1)) for f in features}
         spent = (time.process_time() - began) / len(every)
         pixels = next(key(f) for f in features if key(f).startswith("pixels"))
         rows = []

@@ -21,8 +21,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
     """f = F_theta(S), with S = (X, y): `fit` adapts a meta-trained learner to a few labelled examples.
 
     run_or_learner: a Run, the folder of a recipe's run, or a Learner with its theta. None: no run; the best features at
-        hand with a head and a temperature that are chosen by held-out examples (metaloop.own). X may then also be a list of
-        PIL images or of texts, and predictor_ is a metaloop.own.Own.
+        hand with a head and a temperature that are chosen by held-out examples (metaloop.own). X may then also be a
+        list of PIL images or of texts, and predictor_ is a metaloop.own.Own.
 
     X: numpy array, torch tensor or what numpy makes an array of, [n, C, H, W], [n, H, W] where C = 1, or flat
     [n, C * H * W]; bytes are divided by 255, other numbers are taken as they are (images: ink 1 on paper 0, or colour,

@@ -10,8 +10,8 @@ OPTIONS = (
     option("where", nargs="+", metavar="[RUN] FOLDER", help="one sub-folder of images per class; before it a run's "
            "folder, to use what was trained there instead of the best that is at hand"),
     option("-o", "--output", metavar="FILE", help="the predictor, e.g. mine.safetensors"),
-    option("--add", metavar="FOLDER", help="more images, of classes it knows or new ones, for the predictor FILE that is "
-           "given instead of a folder: the same as if made of all at once"),
+    option("--add", metavar="FOLDER", help="more images, of classes it knows or new ones, for the predictor FILE that "
+           "is given instead of a folder: the same as if made of all at once"),
 )  # fmt: skip
 
 
@@ -22,7 +22,7 @@ def run(args) -> None:
         raise ValueError("-o FILE is missing: where the predictor is kept, e.g. -o mine.safetensors.")
     if len(args.where) > 2:
         raise ValueError(
-            f"{len(args.where)} folders are given: one with your images, before it perhaps a run's folder."
+            f"{len(args.where)} folders are given: give your images, before them perhaps a run."
         )
     if len(args.where) == 2:
         return _from_run(*args.where, args.output)

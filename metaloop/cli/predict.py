@@ -26,8 +26,8 @@ OPTIONS = (
     option("images", nargs="+", metavar="IMAGE", help="image files, or folders of them"),
     option("--coverage", type=share, metavar="SHARE", help="answer with a set of classes that holds the right one that "
            "often, 0.95 say"),
-    option("--false-accept", type=share, metavar="SHARE", help="answer `none of these` so that of images of no class at "
-           "most this share, 0.05 say, is taken for one"),
+    option("--false-accept", type=share, metavar="SHARE", help="answer `none of these` so that of images of no class "
+           "at most this share, 0.05 say, is taken for one"),
     option("--json", action="store_true", help="print JSON"),
 )  # fmt: skip
 NONE = "none of these"
@@ -42,8 +42,8 @@ def run(args) -> None:
     for name in ("coverage", "false_accept"):
         if getattr(args, name) is not None:
             raise ValueError(
-                f"--{name.replace('_', '-')}: {args.file} was made from a run, which kept no held-out images to tell that "
-                f"by. Make it without a run: metaloop adapt FOLDER -o FILE."
+                f"--{name.replace('_', '-')}: {args.file} was made from a run, which kept no held-out images to tell "
+                f"that by. Make it without a run: metaloop adapt FOLDER -o FILE."
             )
     _of_a_run(args)
 
@@ -58,9 +58,7 @@ def _own(args, tensors, told) -> None:
     single = len(f.classes) == 1
     if single:
         if args.coverage is not None or args.false_accept is not None:
-            raise ValueError(
-                "of one class alone no coverage and no rate can be promised: nothing says what others look like."
-            )
+            raise ValueError("of one class alone no coverage or rate can be promised: what do others look like?")
         threshold = f.alone()
     else:
         threshold = f.threshold(args.false_accept) if args.false_accept is not None else None
@@ -99,7 +97,7 @@ def _own(args, tensors, told) -> None:
     else:
         _table(rows, args.coverage)
     if single:
-        note("note: it knows one class, and says yes to about nine in ten of its own; to how many others, it cannot know")
+        note("note: it knows one class, and says yes to about nine in ten of its own; to others, it cannot know")
     elif args.false_accept is not None and (lost := f.lost(threshold)) is not None:  # type: ignore[arg-type]
         note(f"note: at that rate {100 * lost:.0f} % of your own held-out images were called {NONE}, too")
     if bad:

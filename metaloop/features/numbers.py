@@ -1,7 +1,7 @@
 """Rows of numbers, each column measured by its own spread, by how near they are to each other.
 
-Random Fourier features (Rahimi & Recht, Random Features for Large-Scale Kernel Machines, NIPS 2007): with u = (x - m) / s of d
-columns, z(x) . z(x') is near exp(-|u - u'|^2 / 2 d), and |z| = 1.
+Random Fourier features (Rahimi & Recht, Random Features for Large-Scale Kernel Machines, NIPS 2007): with u = (x - m) /
+s of d columns, z(x) . z(x') is near exp(-|u - u'|^2 / 2 d), and |z| = 1.
 """
 
 from typing import Any

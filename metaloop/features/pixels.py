@@ -1,9 +1,10 @@
 """Pictures without any learned weights: their pixels, or the directions of their edges and their colours.
 
-The directions of edges, counted in the cells of a grid, are those of Dalal & Triggs, Histograms of Oriented Gradients for
-Human Detection, CVPR 2005; signed and unsigned together, and each cell measured by its neighbours, as in Felzenszwalb et
-al., Object Detection with Discriminatively Trained Part-Based Models, PAMI 2010, section 6. Here in two sizes of cells,
-with the square root of the counts, and with histograms of brightness and of two differences of colours beside them.
+The directions of edges, counted in the cells of a grid, are those of Dalal & Triggs, Histograms of Oriented Gradients
+for Human Detection, CVPR 2005; signed and unsigned together, and each cell measured by its neighbours, as in
+Felzenszwalb et al., Object Detection with Discriminatively Trained Part-Based Models, PAMI 2010, section 6. Here in two
+sizes of cells, with the square root of the counts, and with histograms of brightness and of two differences of colours
+beside them.
 """
 
 import math

@@ -1,11 +1,11 @@
 """What is chosen for a person's examples, and by what: how likely the classes of held-out examples are.
 
-Examples are held out one of each class at a time (`heads.folds_of`), so that the head that is tried has k' = k - 1 examples of
-every class instead of k - 1 of one and k of the others; where a class has many, a tenth or a fifth of it. A head with features
-answers p(y | x) = softmax(s(x) / T). T is the one at which held-out classes are most likely, with a prior that says how
-these heads are on other data; it belongs to k' examples, and becomes the T for k by the power of k that it follows there
-(`usual`). A choice is left for another only if that one's held-out classes are more likely by more than the standard
-error of the difference.
+Examples are held out one of each class at a time (`heads.folds_of`), so that the head that is tried has k' = k - 1
+examples of every class instead of k - 1 of one and k of the others; where a class has many, a tenth or a fifth of it. A
+head with features answers p(y | x) = softmax(s(x) / T). T is the one at which held-out classes are most likely, with a
+prior that says how these heads are on other data; it belongs to k' examples, and becomes the T for k by the power of k
+that it follows there (`usual`). A choice is left for another only if that one's held-out classes are more likely by
+more than the standard error of the difference.
 
 With one example of each class nothing can be held out: then it is a fixed blend of features, a fixed head and T.
 """
@@ -68,14 +68,15 @@ def blends(names: list[str], alike: float) -> list[dict[str, float]]:
 
 
 def fixed(names: list[str], alike: float) -> dict[str, float]:
-    """The blend where nothing can be held out: the best features, and the more of the second the more `alike` examples of
-    different classes are to the best, which then may never have learned of such things."""
+    """The blend where nothing can be held out: the best features, and the more of the second the more `alike` examples
+    of different classes are to the best, which then may never have learned of such things."""
     second = 0.2 if plain(names[0]) else min(max(alike - 0.3, 0.05), 0.3)
     return {names[0]: 1 - second, names[1]: second} if len(names) > 1 else {names[0]: 1.0}
 
 
 def choose(G: dict[str, Tensor], y: Tensor) -> Choice:
-    """G: of each feature, best first, the cosines [n, n] between examples; y int64 [n] in 0 .. K-1, all of them there."""
+    """G: of each feature, best first, the cosines [n, n] between examples; y int64 [n] in 0 .. K-1, all of them
+    there."""
     G = {n: g.double() for n, g in G.items()}
     names, Y = list(G), F.one_hot(y).double()
     n, K = Y.shape
@@ -102,11 +103,12 @@ def choose(G: dict[str, Tensor], y: Tensor) -> Choice:
         return t, F.cross_entropy(s / t, y[held], reduction="none"), s
 
     best, found = (first, FIRST), tried(first, FIRST)
-    for others in (  # first the features, then the head
-        lambda: [(blend, FIRST) for blend in blends(names, alike[names[0]])[1:]],
-        lambda: [(best[0], head) for head in HEADS if head != FIRST],
-    ):
-        start, answers = found[1], [(one, tried(*one)) for one in others()]
+    for stage in ("features", "head"):
+        if stage == "features":
+            others = [(blend, FIRST) for blend in blends(names, alike[names[0]])[1:]]
+        else:
+            others = [(best[0], head) for head in HEADS if head != FIRST]
+        start, answers = found[1], [(one, tried(*one)) for one in others]
         better = [a for a in answers if (gain := start - a[1][1]).sum() > gain.std(correction=0) * math.sqrt(len(gain))]
         if better:
             best, found = min(better, key=lambda a: float(a[1][1].sum()))
@@ -152,12 +154,15 @@ def plain(name: str) -> bool:
 
 
 def usual(blend: dict[str, float], head: str, k: float, alike: dict[str, float]) -> float:
-    """The T that is usual for k examples a class. Learned features tell those things well that they find unlike each other
-    (a mean cosine of 0.3 between classes), and others worse; to pixels and edges such a mean says how much of a picture
-    is the same in all."""
+    """The T that is usual for k examples a class. Learned features tell those things well that they find unlike each
+    other (a mean cosine of 0.3 between classes), and others worse; to pixels and edges such a mean says how much of a
+    picture is the same in all."""
     name = max(blend, key=lambda n: blend[n])
     c = alike[name]
-    first = min(max(0.65 * math.exp(7 * (c - 0.68)), 0.5), 2.0) if plain(name) else 0.6 * math.exp(5.5 * min(0.0, c - 0.48))
+    if plain(name):
+        first = min(max(0.65 * math.exp(7 * (c - 0.68)), 0.5), 2.0)
+    else:
+        first = 0.6 * math.exp(5.5 * min(0.0, c - 0.48))
     factor, power = USUAL[head]
     return max(first, 0.1) * factor * k**power
 
@@ -177,8 +182,8 @@ def wilson(right: int, n: int) -> tuple[float, float]:
 
 
 def quantile(scores: list[float], level: float) -> float | None:
-    """The ceil((n + 1) level)-th smallest of n scores: a further one is at most that with probability `level`, if all come
-    from one place. None if there are too few to say."""
+    """The ceil((n + 1) level)-th smallest of n scores: a further one is at most that with probability `level`, if all
+    come from one place. None if there are too few to say."""
     at = math.ceil((len(scores) + 1) * level - 1e-9)
     return sorted(scores)[at - 1] if at <= len(scores) else None
 

@@ -7,10 +7,10 @@ G_ij = u_i . u_j. A head's scores of x are a function of g_i = u_i . u(x) alone:
     prototypes   s_k = p_k . u(x) - |p_k|^2 / 2,   p_k the mean of u_i over y_i = k                             (2)
     logistic     s_k = a^2 sum_i A_ik g_i,  which minimises  sum_i w_i CE(s(x_i), y_i) + a^2 tr(A^T G A) / 2    (3)
 
-(3) is logistic regression on a u with unit decay. w_i = n / (K n_k) gives all classes the same weight: how many pictures
-somebody has of a class says nothing of how often it is met. Its Newton step needs a matrix for each state; Bohning's bound,
-the softmax's Hessian <= I / 2, needs one for all, and decreases the loss with each step (Bohning, Multinomial logistic
-regression algorithm, Annals of the Institute of Statistical Mathematics 44, 1992).
+(3) is logistic regression on a u with unit decay. w_i = n / (K n_k) gives all classes the same weight: how many
+pictures somebody has of a class says nothing of how often it is met. Its Newton step needs a matrix for each state;
+Bohning's bound, the softmax's Hessian <= I / 2, needs one for all, and decreases the loss with each step (Bohning,
+Multinomial logistic regression algorithm, Annals of the Institute of Statistical Mathematics 44, 1992).
 """
 
 import torch
@@ -21,7 +21,8 @@ STEPS, ROUGH = 2000, 1e-4  # of (3), at most; `enough` where an example is held 
 
 
 def centred(G: Tensor, w: Tensor) -> Tensor:
-    """G of z [m, m] as that of u, for each row of w [f, m] (1: in S, 0: held out) as the mean over S alone: [f, m, m]."""
+    """G of z [m, m] as that of u, for each row of w [f, m] (1: in S, 0: held out) as the mean over S alone: [f, m,
+    m]."""
     share = w / w.sum(1, keepdim=True)
     mean = share @ G
     G = G - mean[:, :, None] - mean[:, None, :] + (mean * share).sum(1)[:, None, None]
@@ -55,8 +56,8 @@ def coefficients(head: str, G: Tensor, Y: Tensor, w: Tensor, enough: float = 1e-
 
 
 def scores(head: str, g: Tensor, A: Tensor, G: Tensor) -> Tensor:
-    """(1) to (3) for g [f, q, n], with A [f, n, K] of `coefficients` at G [f, n, n]: [f, q, K]; -inf for classes without
-    an example."""
+    """(1) to (3) for g [f, q, n], with A [f, n, K] of `coefficients` at G [f, n, n]: [f, q, K]; -inf for classes
+    without an example."""
     seen = A.transpose(1, 2) > 0
     if head == "nearest":
         return torch.stack([g.masked_fill(~seen[:, k, None], -torch.inf).amax(-1) for k in range(A.shape[2])], -1)
@@ -74,8 +75,8 @@ def closeness(g: Tensor, G: Tensor, members: Tensor) -> Tensor:
 
 
 def known(head: str, s: Tensor, close: Tensor) -> Tensor:
-    """How much x is like one of the classes: max_k s_k / a + cos(z(x), mean z of k), [f, q]. The scores alone say to which
-    class x is nearer than to the others, and of a thing that is none of them too little."""
+    """How much x is like one of the classes: max_k s_k / a + cos(z(x), mean z of k), [f, q]. The scores alone say to
+    which class x is nearer than to the others, and of a thing that is none of them too little."""
     return (s / (HEADS[head] or 1.0) + close).amax(-1)
 
 

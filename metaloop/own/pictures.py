@@ -13,7 +13,8 @@ LARGEST_SIDE = 512  # pixels: of a larger JPEG no more is decoded than this need
 
 
 class Pictures(NamedTuple):
-    """images: upright, in colour; files: what they were read from; digests: what tells them apart; skipped: (file, why)."""
+    """images: upright, in colour; files: what they were read from; digests: what tells them apart; skipped: (file,
+    why)."""
 
     images: list[Image.Image]
     files: list[Path]
@@ -44,8 +45,8 @@ def read(paths: Iterable[Path]) -> Pictures:
 def read_classes(folder: Path) -> tuple[Pictures, list[int], list[str]]:
     """A folder with one sub-folder of pictures per class: the pictures, the class of each, the classes' names.
 
-    The same file twice in a class counts once. Raises ValueError for a missing folder, one without sub-folders, and a class
-    without a readable picture.
+    The same file twice in a class counts once. Raises ValueError for a missing folder, one without sub-folders, and a
+    class without a readable picture.
     """
     if not folder.is_dir():
         raise ValueError(f"{folder} is {'not a folder' if folder.exists() else 'not there'}.")
@@ -53,10 +54,10 @@ def read_classes(folder: Path) -> tuple[Pictures, list[int], list[str]]:
     if not inside:
         loose = any(p.suffix.lower() in suffixes() for p in folder.iterdir())
         raise ValueError(
-            f"{folder} holds {'pictures, and ' if loose else ''}no sub-folders. Make one sub-folder for each class; its name "
-            f"is the class."
+            f"{folder} holds {'pictures, and ' if loose else ''}no sub-folders. Make one sub-folder for each class; "
+            "its name is the class."
         )
-    all_of, y = Pictures([], [], [], []), []
+    all_of, y = Pictures([], [], [], []), list[int]()
     for k, sub in enumerate(inside):
         found = read(p for p in sorted(sub.iterdir()) if p.suffix.lower() in suffixes() and not p.name.startswith("."))
         if not found.images:
@@ -64,17 +65,20 @@ def read_classes(folder: Path) -> tuple[Pictures, list[int], list[str]]:
             why = f"the last, {last[0].name}: {last[1]}" if last else f"there is none: {KINDS}"
             raise ValueError(f"{folder}: class '{sub.name}' has no readable picture ({why}). Add some or remove it.")
         seen: set[str] = set()
-        for image, file, mark in zip(*found[:3], strict=True):
+        for image, file, mark in zip(found.images, found.files, found.digests, strict=True):
             if mark in seen:
                 found.skipped.append((file, f"is a copy of another picture of '{sub.name}'"))
                 continue
             seen.add(mark)
-            for to, what in zip((*all_of[:3], y), (image, file, mark, k), strict=True):
-                to.append(what)
+            all_of.images.append(image)
+            all_of.files.append(file)
+            all_of.digests.append(mark)
+            y.append(k)
         all_of.skipped.extend(found.skipped)
     return all_of, y, [p.name for p in inside]
 
 
 def read_given(paths: Iterable[Path]) -> Pictures:
-    """Picture files, and those in folders among them, at any depth. Raises ValueError for a folder without a picture."""
+    """Picture files, and those in folders among them, at any depth. Raises ValueError for a folder without a
+    picture."""
     return read(file for path in paths for file in image_files(path))

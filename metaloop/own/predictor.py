@@ -23,8 +23,8 @@ KEPT = 0.9  # of one class alone, the share of its own pictures that should be t
 
 
 class Answers(NamedTuple):
-    """Of each of q examples: p [q, K], the probability of each class; known [q], how much it is like one of the classes,
-    the largest score; alike [q, n], how near the examples of S are, cosines."""
+    """Of each of q examples: p [q, K], the probability of each class; known [q], how much it is like one of the
+    classes, the largest score; alike [q, n], how near the examples of S are, cosines."""
 
     p: Tensor
     known: Tensor
@@ -59,8 +59,9 @@ class Told:
 class Own:
     """F of heads and features: f(x) = softmax(s(x) / T), and what is known of how far to trust it.
 
-    z: of each feature the vectors of S, [n, d], of length 1; y [n], the class of each. The features that the choice leaves out are kept,
-    so that it can be made anew when there are more examples. Nothing here changes when it is asked.
+    z: of each feature the vectors of S, [n, d], of length 1; y [n], the class of each. The features that the choice
+    leaves out are kept, so that it can be made anew when there are more examples. Nothing here changes when it is
+    asked.
     """
 
     def __init__(
@@ -100,7 +101,8 @@ class Own:
         return Answers((s / self.choice.temperature).softmax(1), like, raw)
 
     def threshold(self, rate: float) -> float:
-        """The `known` above which an example is taken for one of the classes, so that of others at most the share `rate` is.
+        """The `known` above which an example is taken for one of the classes, so that of others at most the share
+        `rate` is.
 
         Raises ValueError if the rate is out of range, or if there are too few examples to say.
         """
@@ -134,8 +136,9 @@ class Own:
         return -found
 
     def sets(self, p: Tensor, coverage: float) -> list[list[int]]:
-        """For each row of p [q, K] the classes, most probable first, that hold the true one with probability `coverage`: all
-        with p_k >= 1 - q, q the quantile of 1 - p of the true class over the examples that were held out. Never none.
+        """For each row of p [q, K] the classes, most probable first, that hold the true one with probability
+        `coverage`: all with p_k >= 1 - q, q the quantile of 1 - p of the true class over the examples that were held
+        out. Never none.
 
         Raises ValueError if coverage is out of range, or asks for more held-out examples than there are.
         """
@@ -145,10 +148,10 @@ class Own:
         if found is None:
             have = len(self.choice.true)
             why = "with one example of each class none can be held out" if not have else f"{have} could be held out"
+            ask = f"Ask for at most {math.floor(100 * have / (have + 1)) / 100:g}, or add" if have else "Add"
             raise ValueError(
-                f"a coverage of {coverage:g} needs {enough(coverage)} held-out examples, and {why}: such a set could only "
-                f"hold every class. "
-                + (f"Ask for at most {have / (have + 1):.2f}, or add examples." if have else "Add examples.")
+                f"a coverage of {coverage:g} needs {enough(coverage)} held-out examples, and {why}: such a set could "
+                f"only hold every class. {ask} examples."
             )
         order = p.sort(dim=1, descending=True)
         inside = (order.values >= 1 - found - 1e-12).sum(1).clamp_min(1)

@@ -25,13 +25,12 @@ def expected(f: Own) -> str:
     c = f.choice
     right, n = sum(int(f.y[i]) == k for i, k in zip(c.held, c.answered, strict=True)), len(c.held)
     if not n:
-        return (
-            "how often it will be right cannot be said from one picture of each class: a second one of each would tell"
-        )
+        one = "from one picture of each class"
+        return f"how often it will be right cannot be said {one}: a second one of each would tell"
     low, high = wilson(right, n)
     return (
-        f"expect {100 * right / n:.0f} % right (95 % interval {100 * low:.0f} to {100 * high:.0f}): {right} of {n} pictures "
-        f"were, each held out"
+        f"expect {100 * right / n:.0f} % right (95 % interval {100 * low:.0f} to {100 * high:.0f}): {right} of {n} "
+        "pictures were, each held out"
     )
 
 
