@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     # The contract
     from .core import Data as Data, Learner as Learner, Problem as Problem, Task as Task
     from .core import fold as fold, predictor as predictor, static as static
+    from .nn.frozen import frozen as frozen
     from .nn.functional import functional as functional
 
     # What is learned about one task: an initialisation

@@ -20,7 +20,9 @@ from .torch_private import pytree
 class FewShotClassifier(ClassifierMixin, BaseEstimator):
     """f = F_theta(S), with S = (X, y): `fit` adapts a meta-trained learner to a few labelled examples.
 
-    run_or_learner: a Run, the folder of a recipe's run, or a Learner with its theta.
+    run_or_learner: a Run, the folder of a recipe's run, or a Learner with its theta. None: no run; the best features at
+        hand with a head and a temperature that are chosen by held-out examples (metaloop.own). X may then also be a
+        list of PIL images or of texts, and predictor_ is a metaloop.own.Own.
 
     X: numpy array, torch tensor or what numpy makes an array of, [n, C, H, W], [n, H, W] where C = 1, or flat
     [n, C * H * W]; bytes are divided by 255, other numbers are taken as they are (images: ink 1 on paper 0, or colour,
@@ -41,7 +43,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
     'high'
     """
 
-    def __init__(self, run_or_learner: Run | Learner | str | Path, theta: Theta = None):
+    def __init__(self, run_or_learner: Run | Learner | str | Path | None = None, theta: Theta = None):
         self.run_or_learner = run_or_learner
         leaves = pytree.tree_leaves(theta)
         held = all(not isinstance(t, Tensor) or t.is_leaf for t in leaves)  # what has a history cannot be copied
@@ -51,7 +53,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         """Adapt to the examples X with labels y."""
         if y is None:
             raise ValueError("FewShotClassifier.fit: requires y to be passed, a label for each example; it is None.")
-        examples, (classes, labels) = _numbers("fit", X), _classes(y)
+        alone = self.run_or_learner is None
+        examples, (classes, labels) = _examples("fit", X) if alone else _numbers("fit", X), _classes(y)
         if len(labels) != len(examples):
             raise ValueError(
                 f"FewShotClassifier.fit: {len(examples)} examples in X, y of shape ({len(labels)},); one label each."
@@ -59,6 +62,11 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         ways = len(classes)
         if ways < 2:
             raise ValueError("FewShotClassifier.fit: y names one class. Give examples of two or more.")
+        if alone:
+            from .own import given
+
+            self.predictor_, self.classes_ = given.fit(_finite("fit", examples), labels, ways), classes
+            return self
         learner, theta, shape = self._resolve(ways)
         may_be_tokens = shape is None and examples.dtype in WHOLE
         for whole in (False, True) if may_be_tokens else (False,):  # a network that looks them up takes no floats
@@ -77,6 +85,10 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
     def predict_proba(self, X) -> np.ndarray:
         """The probability of each of classes_: [n, classes]."""
         check_is_fitted(self)
+        if self.run_or_learner is None:
+            from .own import given
+
+            return given.probabilities(self.predictor_, _finite("predict", _examples("predict", X))).numpy()
         x = self._tensor("predict", _numbers("predict", X), self.shape_, self.whole_)
         if len(x) == 1 and "transductive" in predictor.policies(self.predictor_):
             warnings.warn(
@@ -157,6 +169,21 @@ def _numbers(call: str, X) -> Tensor:
     if x.is_complex():
         raise ValueError(f"{call}: X holds complex numbers, which are none of a network's.")
     return x
+
+
+def _examples(call: str, X):
+    """X as it is where it is a list of PIL images or texts, else as `_numbers`."""
+    from PIL import Image
+
+    from .own.given import is_list_of
+
+    return X if is_list_of(X, Image.Image) or is_list_of(X, str) else _numbers(call, X)
+
+
+def _finite(call: str, examples):
+    if isinstance(examples, Tensor) and not examples.isfinite().all():
+        raise ValueError(f"FewShotClassifier.{call}: X holds values that are not finite (NaN or infinite).")
+    return examples
 
 
 def _classes(y) -> tuple[np.ndarray, Tensor]:

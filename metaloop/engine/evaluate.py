@@ -100,7 +100,8 @@ def evaluate(
     if not_finite(learner, theta):
         raise ValueError("evaluate: theta holds numbers that are not finite.")
     source, scores, name = getattr(pool, split), [], getattr(metric, "__name__", "metric") if metric else ""
-    where = choose(device) if device else pytree.tree_leaves(theta)[0].device
+    held = pytree.tree_leaves(theta)  # none, if all that it knows is frozen
+    where = choose(device) if device else held[0].device if held else torch.device("cpu")
     answer = SideBySide(partial(predict, learner))
     fixed = getattr(source, "tasks", None)
     tasks, size = (min(tasks, fixed), fixed) if fixed else (tasks, BLOCK)

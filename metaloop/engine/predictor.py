@@ -76,17 +76,18 @@ def load(path: str | Path, like: Callable[[dict[str, Any]], Any]) -> tuple[Any, 
     Raises ValueError if the file is damaged, holds no predictor, or one of another structure, or numbers that are not
     finite.
     """
-    tensors, known = _read(path)
+    tensors, known = read(path)
     return checkpoint.unflatten(tensors, like(known), "f", str(path)), known
 
 
 def about(path: str | Path) -> dict[str, Any]:
     """What was kept with a predictor. Raises ValueError as `load` does."""
-    return _read(path)[1]
+    return read(path)[1]
 
 
-def _read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    make = "`metaloop adapt RUN FOLDER -o FILE` makes one"
+def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """A predictor's tensors and what was kept with them. Raises ValueError if the file is damaged or holds none."""
+    make = "`metaloop adapt FOLDER -o FILE` makes one"
     if Path(path).is_dir():
         raise ValueError(f"{path} is a folder, not a predictor. {make}.")
     tensors, meta = checkpoint.read(Path(path))

@@ -22,6 +22,8 @@ from .descent import sgd as sgd
 from .distributions import Bernoulli as Bernoulli
 from .distributions import CausalBernoulli as CausalBernoulli
 from .distributions import Gaussian as Gaussian
+from .frozen import Frozen as Frozen
+from .frozen import frozen as frozen
 from .functional import Net as Net
 from .functional import condition as condition
 from .functional import fixed as fixed

@@ -184,7 +184,12 @@ def functional(module: nn.Module, *, reset: bool = True) -> tuple[Net, Callable[
 
     `init(seed)` draws the rest anew with each layer's own `reset_parameters`. Parameters that none reaches are drawn
     from a normal distribution of their present mean and deviation, with a warning that names them; constant ones stay.
-    With `reset=False` it returns the module's present values (pretrained weights, say), whatever the seed.
+    With `reset=False` it returns the module's present values (pretrained weights, say), whatever the seed. Batch norms
+    of a pretrained network are taken in eval mode, `functional(module.eval(), reset=False)`: then they are
+
+        y = (x - running_mean) / sqrt(running_var + eps) * weight + bias
+
+    whose statistics stay what they are and whose weight and bias are learned.
 
     Raises ValueError, naming the layer and what to use instead, if the module holds a layer that cannot be
     batched over tasks or differentiated twice, or that writes into its tensors. net(params, x) raises ValueError

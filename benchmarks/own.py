@@ -1,0 +1,197 @@
+"""Examples of one's own, without a run: how good the predictor is, and whether what it says of itself is so.
+
+    python benchmarks/own.py [--kinds cifar10 ...] [--shots 1 3 5 10] [--draws 5] [--plain]
+
+Each draw takes `ways` classes of a kind, `shots` pictures of each to adapt to and ten others to ask of, and as many
+classes that are none of these as are left, up to as many. Written, for each number of shots, to results/own-KIND.json
+(with --plain, which leaves out features that need an extra, to results/own-KIND-plain.json): the share that is right,
+beside that of the nearest picture by its 32 x 32 pixels; the calibration error in 15 bins; the area under the curve of
+known against unknown; in how many draws the stated 95 % interval holds the share that is right; how often the 90 % sets
+hold the true class, and how large they are; the share of unknown pictures that are taken for a class at a stated rate
+of 10 %.
+
+Pictures are looked for in METALOOP_DATA: cifar10/cifar10-test-jpg.zip, fashion_mnist/t10k-*.gz,
+omniglot/images_evaluation.zip, mini_imagenet/*.zip. Kinds that are not there are left out.
+"""
+
+import argparse
+import gzip
+import json
+import os
+import time
+import zipfile
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+import metaloop as ml
+from metaloop.engine.run import machine, versions
+from metaloop.features import at_hand
+from metaloop.own.choose import WITHOUT_LEARNING, wilson
+from metaloop.own.predictor import key, remade
+
+ROOT = Path(__file__).resolve().parent.parent
+ASKED, WAYS = 10, 20  # pictures of a class that are asked of; classes at most
+COVERAGE, RATE = 0.9, 0.1
+
+
+def zipped(path: Path, suffix: str, most: int) -> dict[str, list[Image.Image]]:
+    """The first pictures of each folder in an archive."""
+    found: dict[str, list[Image.Image]] = {}
+    with zipfile.ZipFile(path) as archive:
+        for name in sorted(archive.namelist()):
+            if name.endswith(suffix) and len(found.setdefault(str(Path(name).parent), [])) < most:
+                found[str(Path(name).parent)].append(Image.open(BytesIO(archive.read(name))).convert("RGB"))
+    return found
+
+
+def cifar10(root: Path, most: int):
+    return zipped(root / "cifar10" / "cifar10-test-jpg.zip", ".jpg", most)
+
+
+def fashion(root: Path, most: int):
+    folder = root / "fashion_mnist"
+    x, y = (
+        np.frombuffer(gzip.decompress((folder / f"t10k-{name}-ubyte.gz").read_bytes()), np.uint8, offset=offset)
+        for name, offset in (("images-idx3", 16), ("labels-idx1", 8))
+    )
+    x = x.reshape(-1, 28, 28)
+    return {str(k): [Image.fromarray(i).convert("RGB") for i in x[y == k][:most]] for k in range(10)}
+
+
+def omniglot(root: Path, most: int):
+    every = zipped(root / "omniglot" / "images_evaluation.zip", ".png", most)
+    return {name: every[name] for name in sorted(every)[:: len(every) // (2 * WAYS)]}
+
+
+def mini_imagenet(root: Path, most: int):
+    pool = ml.tasks.mini_imagenet(root)
+    found = {}
+    for part in (pool.test, pool.val):
+        starts = part.counts.cumsum(0) - part.counts
+        for name, start in zip(part.names, starts.tolist(), strict=True):
+            rows = part.images[start : start + most].permute(0, 2, 3, 1).numpy()
+            found[name] = [Image.fromarray(row) for row in rows]
+    return found
+
+
+KINDS = {"cifar10": cifar10, "fashion": fashion, "omniglot": omniglot, "mini_imagenet": mini_imagenet}
+
+
+def calibration_error(p: Tensor, right: Tensor) -> float:
+    """The mean distance of confidence and share that is right, in 15 bins of confidence."""
+    sure, bins = p.amax(1), (p.amax(1) * 15).long().clamp(max=14)
+    gaps = [(sure[at].mean() - right[at].double().mean()).abs() * at.sum() for at in (bins == b for b in bins.unique())]
+    return float(sum(gaps) / len(p))
+
+
+def area(known: Tensor, unknown: Tensor) -> float:
+    """How often a known example is above an unknown one."""
+    above = (known[:, None] > unknown).double() + 0.5 * (known[:, None] == unknown).double()
+    return float(above.mean())
+
+
+def draws(z: dict[str, Tensor], shots: int, n: int) -> Iterator[tuple]:
+    """(S, Q, U, y of S, y of Q), each a table of vectors: known classes' and unknown classes' pictures."""
+    classes, pictures = next(iter(z.values())).shape[:2]
+    ways = min(WAYS, classes * 2 // 3)
+    for seed in range(n):
+        g = torch.Generator().manual_seed(seed)
+        order = torch.randperm(classes, generator=g)
+        rows = torch.stack([torch.randperm(pictures, generator=g) for _ in range(classes)])
+        known, unknown = order[:ways], order[ways : 2 * ways]
+
+        def take(these: Tensor, low: int, high: int, rows: Tensor = rows) -> dict[str, Tensor]:
+            index = rows[these, low:high]
+            return {name: v[these[:, None], index].flatten(0, 1) for name, v in z.items()}
+
+        y = torch.arange(ways)
+        S, Q = take(known, 0, shots), take(known, shots, shots + ASKED)
+        yield S, Q, take(unknown, 0, ASKED), y.repeat_interleave(shots), y.repeat_interleave(ASKED)
+
+
+def measure(features, z: dict[str, Tensor], pixels: str, shots: int, n: int) -> dict:
+    """One row: see above."""
+    p, right, truth, areas, nearest, held, sizes, hits, taken, seconds = ([] for _ in range(10))
+    chosen: Counter[str] = Counter()
+    for S, Q, U, y, yq in draws(z, shots, n):
+        classes = [f"{k:03d}" for k in range(int(y.max()) + 1)]
+        names = [str(i) for i in range(len(y))]
+        began = time.process_time()
+        f = remade("pictures", classes, features, {key(x): S[key(x)] for x in features}, y, names, names)
+        seconds.append(time.process_time() - began)
+        told = lambda part: {m: part[m].double() for m in f.used}  # noqa: B023
+        a, u = f.of(told(Q)), f.of(told(U))
+        right.append(a.p.argmax(1) == yq)
+        p.append(a.p)
+        truth.append(yq)
+        areas.append(area(a.known, u.known))
+        nearest.append(float((y[(Q[pixels] @ S[pixels].T).argmax(1)] == yq).double().mean()))
+        chosen[f"{f.choice.head}: " + ", ".join(f"{m} {s:.2f}" for m, s in f.choice.features.items())] += 1
+        if f.choice.held:
+            good = sum(int(f.y[i]) == k for i, k in zip(f.choice.held, f.choice.answered, strict=True))
+            low, high = wilson(good, len(f.choice.held))
+            held.append(low <= float(right[-1].double().mean()) <= high)
+            with suppress(ValueError):
+                sets = f.sets(a.p, COVERAGE)
+                hits.append(np.mean([int(k) in s for k, s in zip(yq, sets, strict=True)]))
+                sizes.append(np.mean([len(s) for s in sets]))
+        with suppress(ValueError):  # too few to promise that
+            taken.append(float((u.known > f.threshold(RATE)).double().mean()))
+    share = np.array([float(r.double().mean()) for r in right])
+    mean = lambda values: round(float(np.mean(values)), 4) if values else None
+    return {
+        "shots": shots, "ways": len(classes), "draws": n, "accuracy": round(float(share.mean()), 4),
+        "ci95": round(float(1.96 * share.std(ddof=1) / np.sqrt(n)), 4) if n > 1 else None,
+        "pixels_nearest": mean(nearest),
+        "calibration_error": round(calibration_error(torch.cat(p), torch.cat(right)), 4),
+        "log_loss": round(float(F.nll_loss(torch.cat(p).clamp_min(1e-12).log(), torch.cat(truth))), 4),
+        "auroc_unknown": mean(areas), "interval_holds": mean(held), "set_coverage_90": mean(hits),
+        "set_size_90": mean(sizes), "false_accept_at_10": mean(taken), "choosing_seconds": mean(seconds),
+        "chosen": dict(chosen.most_common(3)),
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
+    parser.add_argument("--shots", nargs="+", type=int, default=[1, 2, 3, 5, 10])
+    parser.add_argument("--draws", type=int, default=5)
+    parser.add_argument("--plain", action="store_true", help="without features that need an extra")
+    parser.add_argument("--out", type=Path, default=ROOT / "results")
+    args = parser.parse_args()
+    root = Path(os.environ.get("METALOOP_DATA", ""))
+    for kind in args.kinds:
+        try:
+            pictures = KINDS[kind](root, max(args.shots) + ASKED)
+        except (OSError, ValueError) as error:
+            print(f"{kind}: left out ({error})")
+            continue
+        every = [image for images in pictures.values() for image in images]
+        features = [f for f in at_hand("pictures", every) if not args.plain or key(f).startswith(WITHOUT_LEARNING)]
+        began = time.process_time()
+        z = {key(f): F.normalize(f(every).float(), dim=1).unflatten(0, (len(pictures), -1)) for f in features}
+        spent = (time.process_time() - began) / len(every)
+        pixels = next(key(f) for f in features if key(f).startswith("pixels"))
+        rows = []
+        for shots in args.shots:
+            rows.append(measure(features, z, pixels, shots, args.draws))
+            print(kind, json.dumps(rows[-1]), flush=True)
+        told = {
+            "what": "own pictures, no run", "kind": kind, "features": [f.name for f in features],
+            "features_seconds_per_picture": round(spent, 4), "rows": rows, "versions": versions(), "machine": machine(),
+        }  # fmt: skip
+        path = args.out / f"own-{kind}{'-plain' if args.plain else ''}.json"
+        path.write_text(json.dumps(told, indent=1, default=str) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,193 @@
+"""What is chosen for a person's examples, and by what: how likely the classes of held-out examples are.
+
+Examples are held out one of each class at a time (`heads.folds_of`), so that the head that is tried has k' = k - 1
+examples of every class instead of k - 1 of one and k of the others; where a class has many, a tenth or a fifth of it. A
+head with features answers p(y | x) = softmax(s(x) / T). T is the one at which held-out classes are most likely, with a
+prior that says how these heads are on other data; it belongs to k' examples, and becomes the T for k by the power of k
+that it follows there (`usual`). A choice is left for another only if that one's held-out classes are more likely by
+more than the standard error of the difference.
+
+With one example of each class nothing can be held out: then it is a fixed blend of features, a fixed head and T.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .heads import HEADS, ROUGH, centred, closeness, coefficients, folds_of, held_out, known, scores, training
+
+# T of one example a class, in that of logistic 10; and the power of k that it grows with (benchmarks/own.py).
+USUAL = {
+    "nearest": (0.2, -0.25), "prototypes": (0.2, -0.45),
+    "logistic 5": (0.8, 0.15), "logistic 10": (1.0, 0.15), "logistic 20": (1.2, 0.15),
+}  # fmt: skip
+WITHOUT_LEARNING = ("edges", "pixels", "tf-idf", "numbers")
+WIDTH = 0.5  # how far log T may be from what is usual
+TEMPERATURES = torch.logspace(-2.5, 1.5, 161, dtype=torch.float64)
+FIRST = "logistic 10"  # the head that others have to beat
+WORDS = {"nearest": "the nearest picture", "prototypes": "the mean of each class"}
+FOLDS, MANY = 10, 100  # of more than MANY examples half as many
+
+
+@dataclass
+class Choice:
+    """What was chosen, and what was seen of examples that were held out.
+
+    features: the share of each in the blend. tried: how many ways were compared.
+    held: the places of those held out; answered: the class that each was given; true: p of its true one; known: its
+    largest score. strangers: of every example the largest score of the classes that it is none of, which had not seen
+    its class. (Of one or two classes these are cosines: how near the nearest example is.)
+    """
+
+    features: dict[str, float]
+    head: str
+    temperature: float
+    held: list[int]
+    answered: list[int]
+    true: list[float]
+    known: list[float]
+    strangers: list[float]
+    tried: int
+
+    def __post_init__(self):
+        if self.head not in HEADS or not 0 < self.temperature < math.inf:
+            raise ValueError(f"'choice' is of head '{self.head}' at temperature {self.temperature}")
+        if not len(self.held) == len(self.answered) == len(self.true) == len(self.known):
+            raise ValueError("'choice' differs in how many examples were held out")
+
+
+def blends(names: list[str], alike: float) -> list[dict[str, float]]:
+    """What is tried of features, the first choice first: blends in which the best counts most, and each alone."""
+    one = [{n: 1.0} for n in names]
+    more = [{n: s for n, s in zip(names, shares, strict=False)} for shares in ((0.65, 0.25, 0.1), (0.4, 0.5, 0.1))]
+    more = [{n: s / sum(blend.values()) for n, s in blend.items()} for blend in more]
+    return [fixed(names, alike), *(more if len(names) > 1 else []), *one] if len(names) > 1 else one
+
+
+def fixed(names: list[str], alike: float) -> dict[str, float]:
+    """The blend where nothing can be held out: the best features, and the more of the second the more `alike` examples
+    of different classes are to the best, which then may never have learned of such things."""
+    second = 0.2 if plain(names[0]) else min(max(alike - 0.3, 0.05), 0.3)
+    return {names[0]: 1 - second, names[1]: second} if len(names) > 1 else {names[0]: 1.0}
+
+
+def choose(G: dict[str, Tensor], y: Tensor) -> Choice:
+    """G: of each feature, best first, the cosines [n, n] between examples; y int64 [n] in 0 .. K-1, all of them
+    there."""
+    G = {n: g.double() for n, g in G.items()}
+    names, Y = list(G), F.one_hot(y).double()
+    n, K = Y.shape
+    different = Y @ Y.T == 0
+    alike = {f: float(g[different].mean()) if K > 1 else 0.0 for f, g in G.items()}
+    k = float(y.bincount().double().log().mean().exp())
+    folds = folds_of(y, FOLDS if n <= MANY else FOLDS // 2)
+    held = (folds >= 0).nonzero()[:, 0]
+    first = blends(names, alike[names[0]])[0]
+    if K == 1:
+        near = mixed(G, first).fill_diagonal_(-1).amax(1).tolist() if n > 1 else []
+        everyone = list(range(len(near)))
+        return Choice(first, FIRST, 1.0, everyone, [0] * len(near), [1.0] * len(near), near, [], 0)
+    if not len(held):
+        t = usual(first, FIRST, 1.0, alike)
+        return Choice(first, FIRST, t, [], [], [], [], strangers(G, Y, first, FIRST), 0)
+    train = training(folds).double()
+    before = float((train @ Y).clamp_min(1).log().mean().exp())  # examples of a class, while some are held out
+    parts = {f: centred(g, train) for f, g in G.items()}
+
+    def tried(blend: dict[str, float], head: str) -> tuple[float, Tensor, Tensor]:
+        s = held_out(head, mixed(parts, blend), Y, folds)[held]
+        t = temperature(s, y[held], usual(blend, head, before, alike))
+        return t, F.cross_entropy(s / t, y[held], reduction="none"), s
+
+    best, found = (first, FIRST), tried(first, FIRST)
+    for stage in ("features", "head"):
+        if stage == "features":
+            others = [(blend, FIRST) for blend in blends(names, alike[names[0]])[1:]]
+        else:
+            others = [(best[0], head) for head in HEADS if head != FIRST]
+        start, answers = found[1], [(one, tried(*one)) for one in others]
+        better = [a for a in answers if (gain := start - a[1][1]).sum() > gain.std(correction=0) * math.sqrt(len(gain))]
+        if better:
+            best, found = min(better, key=lambda a: float(a[1][1].sum()))
+    (blend, head), (t, _, s) = best, found
+    p, raw = (s / t).softmax(1), mixed(G, blend)
+    if K > 2:
+        close = closeness(raw[None], raw, train[:, :, None] * Y)[folds.clamp_min(0), torch.arange(n)][held]
+        like = known(head, s, close)
+    else:
+        like = raw.fill_diagonal_(-1).amax(1)[held]
+    return Choice(
+        features=blend, head=head, held=held.tolist(), answered=s.argmax(1).tolist(),
+        temperature=t * usual(blend, head, k, alike) / usual(blend, head, before, alike),
+        true=p[torch.arange(len(p)), y[held]].tolist(), known=like.tolist(), strangers=strangers(G, Y, blend, head),
+        tried=len(blends(names, 0)) + len(HEADS) - 1,
+    )  # fmt: skip
+
+
+def mixed(G: dict[str, Tensor], blend: dict[str, float]) -> Tensor:
+    """The cosines of a blend."""
+    return sum((share * G[n] for n, share in blend.items()), torch.zeros((), dtype=torch.float64))
+
+
+def strangers(G: dict[str, Tensor], Y: Tensor, blend: dict[str, float], head: str) -> list[float]:
+    """See `Choice`: class by class, the head learns without it and is asked of its examples."""
+    n, K = Y.shape
+    raw = mixed(G, blend)
+    if K == 2:
+        return raw.masked_fill(Y @ Y.T > 0, -1).amax(1).tolist()
+    found, close = torch.empty(n, dtype=torch.float64), closeness(raw[None], raw, Y[None])[0]
+    for k in range(K):
+        own, others = Y[:, k] > 0, torch.arange(K) != k
+        w = (~own).double()[None]
+        g = mixed({f: centred(G[f], w) for f in blend}, blend)
+        s = scores(head, g, coefficients(head, g, Y, w, ROUGH), g)[0]
+        found[own] = known(head, s[own][:, others], close[own][:, others])
+    return found.tolist()
+
+
+def plain(name: str) -> bool:
+    """Whether features are made without weights that were learned elsewhere."""
+    return name.startswith(WITHOUT_LEARNING)
+
+
+def usual(blend: dict[str, float], head: str, k: float, alike: dict[str, float]) -> float:
+    """The T that is usual for k examples a class. Learned features tell those things well that they find unlike each
+    other (a mean cosine of 0.3 between classes), and others worse; to pixels and edges such a mean says how much of a
+    picture is the same in all."""
+    name = max(blend, key=lambda n: blend[n])
+    c = alike[name]
+    if plain(name):
+        first = min(max(0.65 * math.exp(7 * (c - 0.68)), 0.5), 2.0)
+    else:
+        first = 0.6 * math.exp(5.5 * min(0.0, c - 0.48))
+    factor, power = USUAL[head]
+    return max(first, 0.1) * factor * k**power
+
+
+def temperature(s: Tensor, y: Tensor, usual: float) -> float:
+    """The T at which the classes y [n] of scores s [n, K] are most likely, with log T normal around that of `usual`."""
+    likely = torch.stack([F.cross_entropy(s / t, y, reduction="sum") for t in TEMPERATURES])
+    far = (TEMPERATURES / usual).log() / WIDTH
+    return float(TEMPERATURES[(likely + far.square() / 2).argmin()])
+
+
+def wilson(right: int, n: int) -> tuple[float, float]:
+    """The 95 % interval of a share of which n tries are known (Wilson, Probable inference, JASA 22, 1927)."""
+    z = 1.959964
+    mid, half = right + z * z / 2, z * math.sqrt(right * (n - right) / n + z * z / 4)
+    return (mid - half) / (n + z * z), (mid + half) / (n + z * z)
+
+
+def quantile(scores: list[float], level: float) -> float | None:
+    """The ceil((n + 1) level)-th smallest of n scores: a further one is at most that with probability `level`, if all
+    come from one place. None if there are too few to say."""
+    at = math.ceil((len(scores) + 1) * level - 1e-9)
+    return sorted(scores)[at - 1] if at <= len(scores) else None
+
+
+def enough(level: float) -> int:
+    """How many scores `quantile` needs."""
+    return math.ceil(level / (1 - level) - 1e-9)

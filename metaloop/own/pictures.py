@@ -1,0 +1,84 @@
+"""A person's picture files: read as they are, upright, in colour."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from PIL import Image, ImageOps
+
+from ..tasks.reading import KINDS, Skipped, _opaque, image_files, suffixes
+from .predictor import digest
+
+LARGEST_SIDE = 512  # pixels: of a larger JPEG no more is decoded than this needs
+
+
+class Pictures(NamedTuple):
+    """images: upright, in colour; files: what they were read from; digests: what tells them apart; skipped: (file,
+    why)."""
+
+    images: list[Image.Image]
+    files: list[Path]
+    digests: list[str]
+    skipped: Skipped
+
+
+def read(paths: Iterable[Path]) -> Pictures:
+    """The picture files. What cannot be read is skipped."""
+    found = Pictures([], [], [], [])
+    for path in paths:
+        try:
+            if not path.is_file():
+                raise ValueError("there is no such file" if not path.exists() else "it is no file")
+            with Image.open(path) as file:
+                file.draft("RGB", (LARGEST_SIDE, LARGEST_SIDE))
+                image = _opaque(ImageOps.exif_transpose(file)).convert("RGB")
+            found.digests.append(digest(path.read_bytes()))
+        except Exception as error:  # what Pillow raises for damaged files has no common base
+            empty = path.is_file() and path.stat().st_size == 0
+            found.skipped.append((path, "is empty" if empty else str(error).partition("\n")[0]))
+            continue
+        found.images.append(image)
+        found.files.append(path)
+    return found
+
+
+def read_classes(folder: Path) -> tuple[Pictures, list[int], list[str]]:
+    """A folder with one sub-folder of pictures per class: the pictures, the class of each, the classes' names.
+
+    The same file twice in a class counts once. Raises ValueError for a missing folder, one without sub-folders, and a
+    class without a readable picture.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is {'not a folder' if folder.exists() else 'not there'}.")
+    inside = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    if not inside:
+        loose = any(p.suffix.lower() in suffixes() for p in folder.iterdir())
+        raise ValueError(
+            f"{folder} holds {'pictures, and ' if loose else ''}no sub-folders. Make one sub-folder for each class; "
+            "its name is the class."
+        )
+    all_of, y = Pictures([], [], [], []), list[int]()
+    for k, sub in enumerate(inside):
+        found = read(p for p in sorted(sub.iterdir()) if p.suffix.lower() in suffixes() and not p.name.startswith("."))
+        if not found.images:
+            last = found.skipped[-1] if found.skipped else None
+            why = f"the last, {last[0].name}: {last[1]}" if last else f"there is none: {KINDS}"
+            raise ValueError(f"{folder}: class '{sub.name}' has no readable picture ({why}). Add some or remove it.")
+        seen: set[str] = set()
+        for image, file, mark in zip(found.images, found.files, found.digests, strict=True):
+            if mark in seen:
+                found.skipped.append((file, f"is a copy of another picture of '{sub.name}'"))
+                continue
+            seen.add(mark)
+            all_of.images.append(image)
+            all_of.files.append(file)
+            all_of.digests.append(mark)
+            y.append(k)
+        all_of.skipped.extend(found.skipped)
+    return all_of, y, [p.name for p in inside]
+
+
+def read_given(paths: Iterable[Path]) -> Pictures:
+    """Picture files, and those in folders among them, at any depth. Raises ValueError for a folder without a
+    picture."""
+    return read(file for path in paths for file in image_files(path))
