@@ -6,6 +6,9 @@ from .images import folder, mini_imagenet  # your own; mini-ImageNet
 from .mnist import mnist  # handwritten digits, downloaded
 from .omniglot import lake_runs, omniglot  # handwritten characters, downloaded; Lake's 20 fixed tasks
 
+# arrays of your own
+from .arrays import arrays  # isort: skip
+
 # random functions
 from .functions import boolean, gaussians, quadratic, semilinear, sinusoid  # isort: skip
 
@@ -28,8 +31,8 @@ from .reading import read_folder, read_image, read_images  # isort: skip
 from .varied import Varied, distortions, strokes  # isort: skip
 
 __all__ = [
-    "ClassPool", "FixedPool", "Pool", "Varied", "associative_recall", "boolean", "class_stream", "copy", "distortions",
-    "distributions", "folder", "gaussians", "glyphs", "lake_runs", "least_squares", "mini_imagenet", "mnist",
+    "ClassPool", "FixedPool", "Pool", "Varied", "arrays", "associative_recall", "boolean", "class_stream", "copy",
+    "distortions", "distributions", "folder", "gaussians", "glyphs", "lake_runs", "least_squares", "mini_imagenet", "mnist",
     "omniglot", "omniglot_stream", "presentations", "problems", "quadratic", "rainbow_mnist", "read_folder",
     "read_image", "read_images", "semilinear", "sine_stream", "sinusoid", "strokes",
 ]

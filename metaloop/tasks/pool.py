@@ -191,24 +191,29 @@ class Splits(Over):
 
 
 class ClassPool(Pool):
-    """Images of many classes, kept as bytes on one device.
+    """Examples of many classes on one device: pictures, kept as bytes, or arrays of any shape.
 
-    images: uint8 [turns * N, C, H, W], sorted by class. counts: examples of each class, N in all. names: of the
-    classes. With turns = 4 the images are followed by their copies rotated by 90, 180 and 270 degrees, and each
-    class of each task is shown under one rotation drawn for it.
-    Tasks have x float32 in [0, 1], [tasks, n, C, H, W]. `sample` leaves classes with fewer than shots + queries
+    images: [turns * N, ...], sorted by class: uint8, dealt as float32 in [0, 1], or floats, dealt as they are. counts:
+    examples of each class, N in all. names: of the classes. With turns = 4 the images are followed by their copies
+    rotated by 90, 180 and 270 degrees, and each class of each task is shown under one rotation drawn for it.
+    rows: int64 [N], where the examples lie among `images`, which then need no order and may hold others too; without
+    turns. release: called when examples have been copied out of `images`, which may lie on disk (`files.Mapped`).
+    Tasks have x float32 [tasks, n, ...]. `sample` leaves classes with fewer than shots + queries
     examples out of the draw, and raises ValueError if fewer than `ways` remain.
     """
 
     names: list[str]
 
     def __init__(
-        self, images: Tensor, counts: Tensor, names: list[str], *, name: str, split: str = "", turns: int = 1
-    ):
-        assert images.dtype == torch.uint8
+        self, images: Tensor, counts: Tensor, names: list[str], *, name: str, split: str = "", turns: int = 1,
+        rows: Tensor | None = None, release: Callable[[], Any] | None = None,
+    ):  # fmt: skip
+        assert images.dtype == torch.uint8 or images.is_floating_point()
         assert len(counts) == len(names)
-        assert len(images) == turns * int(counts.sum())
+        assert (len(images) if rows is None else len(rows)) == turns * int(counts.sum())
+        assert rows is None or turns == 1
         self.images, self.counts, self.names, self.turns = images, counts.cpu().long(), names, turns
+        self.rows, self.release = None if rows is None else rows.cpu(), release
         self.name, self.split = name, split
         self.shape, self.classes, self.device = tuple(images.shape[1:]), len(names), images.device
         self.first = self.counts.cumsum(0) - self.counts
@@ -216,27 +221,43 @@ class ClassPool(Pool):
         self._tables: dict[Any, Tensor] = {}
 
     def sample(self, tasks=1, ways=5, shots=1, queries=15, generator=None) -> Task:
+        return self.deal(self.draw(tasks, ways, shots, queries, generator))
+
+    def draw(self, tasks=1, ways=5, shots=1, queries=15, generator=None) -> Task:
+        """The tasks that `sample` deals, each example told by its place: x int64 [tasks, n]. Example i of class k lies
+        at first[k] + i, and each_turn further on with each quarter turn."""
         self._check_positive(tasks=tasks, ways=ways, shots=shots, queries=queries)
         index, order = self._draw(tasks, ways, shots, queries, generator)
         support, query = index[..., :shots].flatten(1).gather(1, order), index[..., shots:].flatten(1)
         y = torch.arange(ways, device=order.device).repeat_interleave(queries).repeat(tasks, 1)
-        return Task(self._data(support, order // shots), self._data(query, y))
+        return Task(Data(support, order // shots), Data(query, y))
+
+    def deal(self, drawn: Task) -> Task:
+        """The examples themselves of tasks as `draw` tells them, on the pool's device."""
+        return Task(*(self._data(*part) for part in drawn))
 
     def flat(self, batch: int = 64) -> "FlatPool":
         return FlatPool(self, batch)
 
     def digests(self) -> list[str]:
         """Of the first turn."""
-        images, found = self.images[: self.each_turn].cpu().numpy(), []
+        found = []
         for first, count in zip(self.first.tolist(), self.counts.tolist(), strict=True):
-            each = (blake2b(image, digest_size=8).digest() for image in images[first : first + count])
+            places = range(first, first + count) if self.rows is None else self.rows[first : first + count].tolist()
+            images = (self.images[i].contiguous().cpu().numpy() for i in places)
+            each = (blake2b(image, digest_size=8).digest() for image in images)
             together = sum(int.from_bytes(digest, "little") for digest in each) % 2**48
             found.append(f"{together:012x}")
+            self._release()
         return found
 
     def to(self, device) -> "ClassPool":
         images = self.images.to(device)
-        return ClassPool(images, self.counts, self.names, name=self.name, split=self.split, turns=self.turns)
+        release = self.release if images is self.images else None
+        return ClassPool(
+            images, self.counts, self.names, name=self.name, split=self.split, turns=self.turns, rows=self.rows,
+            release=release,
+        )  # fmt: skip
 
     def _draw(self, tasks, ways, shots, queries, generator) -> tuple[Tensor, Tensor]:
         """Which images each class of each task has, [tasks, ways, shots + queries]; the support sets' orders."""
@@ -283,8 +304,15 @@ class ClassPool(Pool):
 
     def _data(self, index: Tensor, y: Tensor) -> Data:
         index, y = index.to(self.device), y.to(self.device)
+        if self.rows is not None:
+            index = self._table(self.device, "rows", lambda: self.rows)[index]  # type: ignore[arg-type,return-value]
         x = self.images.index_select(0, index.flatten()).view(*index.shape, *self.shape)
-        return Data(x.float().div_(255), y)
+        self._release()
+        return Data(x.float().div_(255) if x.dtype == torch.uint8 else x.float(), y)
+
+    def _release(self) -> None:
+        if self.release is not None:
+            self.release()
 
     def __repr__(self) -> str:
         return f"{self.name}({self.split or 'all'}: {self.classes} classes of shape {self.shape})"
@@ -308,7 +336,7 @@ class FlatPool(Over):
         self._check_positive(tasks=tasks)
         where = generator.device if generator is not None else torch.device("cpu")
         size = (tasks, 2 * self.batch)
-        index = torch.randint(len(self.pool.images), size, generator=generator, device=where)
+        index = torch.randint(self.pool.turns * self.pool.each_turn, size, generator=generator, device=where)
         labels = self.pool._labels(where)
         y = labels[index % len(labels)]
         return Task(*(self.pool._data(*half) for half in zip(index.chunk(2, 1), y.chunk(2, 1), strict=True)))
