@@ -1,8 +1,12 @@
 """Data of one's own: arrays, tables, texts, lists of files, other people's pickles."""
 
+import importlib
+import os
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import metaloop.tasks as T
 
@@ -147,3 +151,114 @@ def test_an_array_on_disk_stays_there(tmp_path):
     assert len({*pool.digests()}) == 10
     flat = pool.flat(batch=5).sample(tasks=2)
     assert [pool.names[k] for k in flat.query.y[0]] == [f"c{int(k)}" for k in flat.query.x[0, :, 0]]
+
+
+# ---- folders
+
+
+def paint(path, colour, kind="PNG"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (6, 6), colour).save(path, kind)
+
+
+def test_a_picture_is_known_by_what_is_in_it(tmp_path, own_cache):
+    for k, name in enumerate(("a", "b")):
+        paint(tmp_path / "data" / name / "named.wrongly", (0, 200 * k, 9), "PPM")
+        paint(tmp_path / "data" / name / "nothing", (0, 200 * k, 9), "GIF")
+        paint(tmp_path / "data" / name / "jpeg.png", (0, 200 * k, 9), "JPEG")
+        (tmp_path / "data" / name / "notes").write_text("no picture, and not meant to be one")
+        (tmp_path / "data" / name / "table.csv").write_text("a,b\n1,2\n")
+    pool = T.folder(tmp_path / "data", split=None, channels=3, size=4)
+    assert (pool.counts.tolist(), pool.skipped) == ([3, 3], [])
+    assert (pool.images[:, 1].float().mean((1, 2)) - torch.tensor([0, 0, 0, 200, 200, 200])).abs().max() < 6
+    x, _, bad = T.read_images([tmp_path / "data"], (3, 4, 4))
+    assert (len(x), bad) == (6, [])
+
+
+def test_pictures_lie_at_any_depth_on_request(tmp_path, own_cache):
+    for k, name in enumerate(("a", "b")):
+        paint(tmp_path / "data" / name / "1.png", (k, 0, 0))
+        paint(tmp_path / "data" / name / "deep" / "er" / "2.png", (k, 0, 0))
+        paint(tmp_path / "data" / name / ".trash" / "3.png", (k, 0, 0))
+    assert T.folder(tmp_path / "data", split=None).counts.tolist() == [1, 1]
+    assert T.folder(tmp_path / "data", split=None, nested=True).counts.tolist() == [2, 2]
+
+
+def test_folders_called_train_val_and_test_are_the_split(tmp_path, own_cache):
+    data = tmp_path / "data"
+    for k, place in enumerate(("train/a", "train/b", "valid/c", "valid/d", "test/e", "test/A")):
+        for i in range(3):
+            paint(data / place / f"{i}.png", (40 * k, 0, 90))
+    pool = T.folder(data)
+    assert [part.names for part in (pool.train, pool.val, pool.test)] == [["a", "b"], ["c", "d"], ["A", "e"]]
+    x = pool.test.sample(ways=2, shots=1, queries=2, generator=torch.manual_seed(0)).support.x
+    assert sorted((255 * x[0, :, 0]).round().flatten(1).unique().tolist()) == [160, 200]
+    assert T.folder(data, split=None).names == ["A", "a", "b", "c", "d", "e"]
+    paint(data / "test" / "a" / "0.png", (0, 0, 0))
+    one_line(lambda: T.folder(data), "class 'a' is in test and in train. Meta-test asks about classes")
+    assert T.folder(data, split=None).names == ["A", "a", "b", "c", "d", "e"]
+    lists = {"train": ["a", "b"], "test": ["A"]}
+    one_line(lambda: T.folder(data / "train", split=lists), "the test classes name 'A'")
+    assert T.folder(data / "train", split={"train": ["b"]}).train.names == ["b"]
+
+
+def many(path, classes=3, each=200):
+    for k in range(classes):
+        paint(path / f"c{k}" / "0.png", (60 * k, 10, 90))
+        for i in range(1, each):
+            os.link(path / f"c{k}" / "0.png", path / f"c{k}" / f"{i}.png")
+    (path / "c1" / "5.png").unlink()
+    (path / "c1" / "5.png").write_bytes(b"x")
+    return path
+
+
+def test_pictures_are_decoded_by_several_processes_and_a_stopped_decoding_goes_on(tmp_path, own_cache, monkeypatch):
+    path, stored = many(tmp_path / "data"), importlib.import_module("metaloop.tasks.stored")
+    monkeypatch.setattr(stored, "cores", lambda: 2)
+    monkeypatch.setattr(stored, "ALONE", 100)
+    decode, done = stored.decode, []
+
+    def stopped(folder, blocks, log):
+        done.append([*blocks])
+        read_blocks(folder, done[-1][:1], log)
+        raise KeyboardInterrupt
+
+    read_blocks = decode.read_blocks
+    with monkeypatch.context() as patch:
+        patch.setattr(decode, "read_blocks", stopped)
+        patch.setattr(stored, "_by_processes", lambda *_: None)
+        with pytest.raises(KeyboardInterrupt):
+            T.folder(path, split=None, channels=3, size=4)
+    assert done == [[0, 1, 2]]
+    (part,) = (p for p in own_cache.iterdir() if p.suffix == ".part")
+    part.rename(part.with_name(part.name.replace(str(os.getpid()), "99999999")))  # as if by a process that is no more
+    left = []
+    by_processes = stored._by_processes
+    monkeypatch.setattr(stored, "_by_processes", lambda part, todo, n: left.append(todo) or by_processes(part, todo, n))
+    monkeypatch.setattr(decode, "read_blocks", lambda folder, blocks, log: left.append(blocks))
+    with pytest.warns(UserWarning, match="skipped 1 files"):
+        pool = T.folder(path, split=None, channels=3, size=4)
+    assert left == [[1, 2], []]  # the other processes have left nothing
+    assert pool.counts.tolist() == [200, 199, 200]
+    assert [(p.name, "cannot identify" in reason) for p, reason in pool.skipped] == [("5.png", True)]
+    of_class = torch.arange(3).repeat_interleave(pool.counts)
+    assert torch.equal(pool.images[pool.rows][:, 0, 0, 0].long(), 60 * of_class)
+    assert not [p for p in own_cache.iterdir() if p.suffix == ".part"]
+    monkeypatch.setattr(stored, "_decode", lambda *_: pytest.fail("decoded again"))
+    with pytest.warns(UserWarning, match="skipped 1 files"):
+        assert T.folder(path, split=None, channels=3, size=4).digests() == pool.digests()
+
+
+def test_a_cache_that_is_damaged_or_cannot_be_written_costs_time_alone(tmp_path, own_cache, monkeypatch):
+    for k in range(2):
+        paint(tmp_path / "data" / f"c{k}" / "0.png", (9 * k, 0, 50))
+    read = lambda: T.folder(tmp_path / "data", split=None, channels=3, size=4).images[:, 0, 0, 0].tolist()
+    assert read() == [0, 9]
+    (stored,) = own_cache.iterdir()
+    (stored / "x").write_bytes(b"short")
+    assert read() == [0, 9]
+    (stored / "skipped.json").write_text("{")
+    assert read() == [0, 9]
+    monkeypatch.setenv("METALOOP_CACHE", str(stored / "x" / "none"))
+    with pytest.warns(UserWarning, match="folder: cannot keep the decoded data"):
+        assert read() == [0, 9]

@@ -32,7 +32,7 @@ from .varied import Varied, distortions, strokes  # isort: skip
 
 __all__ = [
     "ClassPool", "FixedPool", "Pool", "Varied", "arrays", "associative_recall", "boolean", "class_stream", "copy",
-    "distortions", "distributions", "folder", "gaussians", "glyphs", "lake_runs", "least_squares", "mini_imagenet", "mnist",
-    "omniglot", "omniglot_stream", "presentations", "problems", "quadratic", "rainbow_mnist", "read_folder",
-    "read_image", "read_images", "semilinear", "sine_stream", "sinusoid", "strokes",
+    "distortions", "distributions", "folder", "gaussians", "glyphs", "lake_runs", "least_squares", "mini_imagenet",
+    "mnist", "omniglot", "omniglot_stream", "presentations", "problems", "quadratic", "rainbow_mnist",
+    "read_folder", "read_image", "read_images", "semilinear", "sine_stream", "sinusoid", "strokes",
 ]
