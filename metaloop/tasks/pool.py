@@ -18,6 +18,9 @@ from ..targets import CLASSES, Target, of_kind
 from ..torch_private import pytree
 
 
+AT_ONCE = 256  # examples that are read from the disk together
+
+
 class Pool:
     """What every pool answers. One without splits is its own train, val and test.
 
@@ -306,9 +309,15 @@ class ClassPool(Pool):
         index, y = index.to(self.device), y.to(self.device)
         if self.rows is not None:
             index = self._table(self.device, "rows", lambda: self.rows)[index]  # type: ignore[arg-type,return-value]
-        x = self.images.index_select(0, index.flatten()).view(*index.shape, *self.shape)
-        self._release()
-        return Data(x.float().div_(255) if x.dtype == torch.uint8 else x.float(), y)
+        if self.release is None:
+            x = self.images.index_select(0, index.flatten()).float()
+        else:
+            x = torch.empty(index.numel(), *self.shape)
+            for ours, where in zip(x.split(AT_ONCE), index.flatten().split(AT_ONCE), strict=True):
+                ours.copy_(self.images.index_select(0, where))
+                self._release()
+        x = x.div_(255) if self.images.dtype == torch.uint8 else x
+        return Data(x.view(*index.shape, *self.shape), y)
 
     def _release(self) -> None:
         if self.release is not None:

@@ -112,9 +112,11 @@ def class_files(path: Path, *, nested: bool = False) -> dict[str, list[Path]]:
 
 def images_in(folder: Path, nested: bool) -> list[Path]:
     """The images in a folder, sorted; nested: at any depth. Hidden files and folders do not count."""
-    found = folder.rglob("*") if nested else folder.iterdir()
-    seen = (p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts))
-    return sorted(p for p in seen if is_image(p))
+    found = []
+    for place, inside, files in os.walk(folder, followlinks=True):
+        inside[:] = [name for name in inside if nested and not name.startswith(".")]
+        found += [os.path.join(place, name) for name in files if not name.startswith(".")]
+    return [Path(path) for path in sorted(found) if is_image(Path(path))]
 
 
 def is_image(path: Path) -> bool:
