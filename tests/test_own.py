@@ -1,14 +1,22 @@
 """Data of one's own: arrays, tables, texts, lists of files, other people's pickles."""
 
-import importlib
+import base64
+import gzip
+import importlib.util
 import os
+import pickle
+import struct
+import zlib
+from io import BytesIO
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from test_tasks import data_root
 
 import metaloop.tasks as T
+from metaloop.tasks.pickles import Machine, read_pickle
 
 
 @pytest.fixture
@@ -262,3 +270,378 @@ def test_a_cache_that_is_damaged_or_cannot_be_written_costs_time_alone(tmp_path,
     monkeypatch.setenv("METALOOP_CACHE", str(stored / "x" / "none"))
     with pytest.warns(UserWarning, match="folder: cannot keep the decoded data"):
         assert read() == [0, 9]
+
+
+# ---- pickles
+
+THINGS = {
+    "bytes": np.arange(24, dtype=np.uint8).reshape(2, 2, 2, 3),
+    "fortran": np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+    "other end": np.arange(3, dtype=">i4"), "words": np.array(["a", "bc\u00e9"]), "raw": np.array([b"a", b"bc"]),
+    "objects": np.array(["x", None, 3], object),
+    "none": np.zeros((0, 3)), "one": np.array(3), "number": np.float32(2.5),
+    "list": [1, 300, 70000, -1, 2**40, -(2**70), True, False, None, 2.5, (), (1,), (1, 2), (1, 2, 3), (1, 2, 3, 4)],
+    "b": b"\x00\xff\n", "empty": b"", "array": bytearray(b"qq"),
+    "text": "\u00e9\u2603\n\\u'", "deep": {"a": {1: [[]]}},
+}  # fmt: skip
+
+
+def same(ours, theirs):
+    if isinstance(theirs, np.ndarray):
+        return isinstance(ours, np.ndarray) and ours.dtype == theirs.dtype and ours.shape == theirs.shape and bool(
+            (ours == theirs).all())  # fmt: skip
+    return bytes(ours) == theirs if isinstance(theirs, bytes | bytearray) else ours == theirs
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_plain_pickles_of_this_python_are_read(protocol):
+    things = {**THINGS, "again": THINGS["bytes"]}
+    found = Machine(pickle.dumps(things, protocol)).run()
+    assert found.keys() == things.keys()
+    assert [name for name in things if not same(found[name], things[name])] == []
+    assert found["again"] is found["bytes"]
+
+
+# {"image_data": uint8 [2, 2, 2, 3], "class_dict": {"n01": [1], "n02": numpy.array([0])}} as numpy 1.26.4 and Python
+# 3.11 write it, by their protocols.
+OF_NUMPY_1 = {
+    2: "c-m!;$xg#C5Qd$ktJ~6jVc#LAigMz>6A-BfpK?Kw<3uD<oAytfLnSJ4DWy*hZd$~F8ObyD%>4f5LtlcJHYJ3FQ~u^V9+w=Nh|=kNF%+}dA5P"
+    "PW40#;$1$AOy%%VibsgM-<u8T(At_s5<E98VDW}Yt+>POpzB5!L--bKMKs5s#=j7BJaqQp>MgECZ1OEWD!b3>xK*Y)ILuEuM&uEx?44mMwF)"
+    "EOG4Wn_}?XpYC@mv3d+VG)Uzy9x64KvjvR8@YU;SSr&>wRTW%G+XUXx7SBIP@i`gx)MD%TU|_ek~m%{B>GDXOxsY8(ZdLbuQ;+azP~@>IM9P"
+    "^%acH%pE8^&bW2;|JlJ7|Pq^4(UNT($Vm{;gALdPlSt5Ui+bz}|!@Y#*rs?npQQvgl",
+    4: "c-m`VnX1Cb00y;FG<vu)a}(23<5Ln#5~uWt=9T6aRO%(?7p3aumgbaXCKeSXR!-^Ri7!e`&d)0@DJo4anKF4w4=Y&VlpglH6o`_^Q@j~kr#L"
+    "evO=+JJG)2RkQNx=F44F%&WU%(Irj%3`q=IxZl^Raz?0_g@?qRH%;^*h*^&bepgf~OUl%!5)2?j<cW)@a9b`DN1ZXRAfegQ!tVG&U=@hL#*9"
+    "<Jn^#Ny)kluV#oKwe<ZGccSIJH?wZ5yUi_lEIR}4suNfC)6$8j6e=w4^yTEveh<Nt>$2W0+3aurFsBnuxy6",
+    5: "c-m`Voyx_?00y;FG<vu)a}(23<5Ln#5~uVC<(1|ZRO%(?7p3X}nW;sY$y0i`<I{@rbCXKb(o&12OrD}KO@aXm7@3$^SlQS)IJvlac=`AR1ci"
+    "h}M8(9X^ss`>0n#ZYl?AClO+8GdhEqB_+NT6f(eP&OVXT?r=jZ439|*vNH$%ykBn@vSFk~*7(!=OHr39$9hbuWJvA8%sB{R8X3dpt0c?O14V"
+    "yAdBCW4qoQ!-dIrg1Q!f+-msJxrMv$ky3lvCf;ZbxH<5$d=MlJpkLxUCs",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("protocol", OF_NUMPY_1)
+def test_pickles_of_numpy_1_are_read(protocol, tmp_path):
+    path = tmp_path / "cache.pkl"
+    path.write_bytes(zlib.decompress(base64.b85decode(OF_NUMPY_1[protocol])))
+    found, _ = read_pickle(path)
+    assert same(found["image_data"], np.arange(24, dtype=np.uint8).reshape(2, 2, 2, 3))
+    assert {name: [*where] for name, where in found["class_dict"].items()} == {"n01": [1], "n02": [0]}
+
+
+def of_python_2(thing, protocol: int) -> bytes:
+    """The pickle that Python 2 and numpy 1 write of a thing: words are bytes, which arrays are too."""
+
+    def word(data: bytes) -> bytes:
+        if protocol == 0:
+            return b"S" + repr(data)[1:].encode() + b"\n"
+        return b"U" + bytes([len(data)]) + data if len(data) < 256 else b"T" + struct.pack("<i", len(data)) + data
+
+    def whole(n: int) -> bytes:
+        if protocol == 0:
+            return b"I%d\n" % n
+        return b"K" + bytes([n]) if 0 <= n < 256 else b"J" + struct.pack("<i", n)
+
+    def array(x) -> bytes:
+        false = b"I00\n" if protocol < 2 else b"\x89"
+        name = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(" + whole(0) + b"t" + word(b"b") + b"tR"
+        kind = b"cnumpy\ndtype\n(" + word(x.dtype.str[1:].encode()) + whole(0) + whole(1) + b"tR"
+        kind += b"(" + whole(3) + word(x.dtype.str[:1].encode()) + b"NNN" + whole(-1) + whole(-1) + whole(0) + b"tb"
+        shape = b"(" + b"".join(map(whole, x.shape)) + b"t"
+        return name + b"(" + whole(1) + shape + kind + false + word(x.tobytes()) + b"tb"
+
+    def told(thing) -> bytes:
+        if isinstance(thing, dict):
+            return b"(d" + b"".join(told(k) + told(v) + b"s" for k, v in thing.items())
+        if isinstance(thing, list):
+            return b"(l" + b"".join(told(v) + b"a" for v in thing)
+        if isinstance(thing, np.ndarray):
+            return array(thing)
+        return word(thing.encode("latin-1")) if isinstance(thing, str) else word(thing) if isinstance(
+            thing, bytes) else whole(thing)  # fmt: skip
+
+    return (b"\x80\x02" if protocol == 2 else b"") + told(thing) + b"."
+
+
+def field(part, protocol=2, dump=of_python_2, first=0):
+    """Two classes of three pictures 2x2, as mini-ImageNet's cache has them: the picture's first number tells which."""
+    x = np.zeros((6, 2, 2, 3), np.uint8)
+    x[:, 0, 1, 2] = first + np.arange(6)
+    return dump({"image_data": x, "class_dict": {f"{part}b": [0, 1, 2], f"{part}a": [3, 4, 5]}}, protocol)
+
+
+@pytest.mark.parametrize("protocol", range(3))
+def test_pickles_of_python_2_are_read(protocol):
+    things = {"x": np.arange(400, dtype=np.uint8).reshape(2, 200), "y": [1, 2]}
+    things |= {"n": np.arange(3), "w": "caf\u00e9'\n\\"}
+    found = Machine(of_python_2(things, protocol)).run()
+    assert [name for name in things if not same(found[name], things[name])] == []
+
+
+class Trap:
+    def __reduce__(self):
+        return (os.system, ("touch /tmp/never",))
+
+
+class Plain:
+    def __init__(self):
+        self.x = 1
+
+
+@pytest.mark.parametrize("protocol", range(6))
+@pytest.mark.parametrize(
+    ("thing", "named"),
+    [
+        (Trap(), r"(posix|nt)\.system"), (Plain(), r"(Plain|_reconstructor)"), (print, "print"), ({1, 2}, "set"),
+        (torch.zeros(1), r"torch\._utils"), (slice(1), "slice"), (1j, "complex"), (np.zeros(2, "M8[s]"), "'M8'"),
+        (np.zeros(2, [("a", "u1")]), "'V1'"), (np.random.RandomState(0), "random"), (eval, "eval"), (range(3), "range"),
+    ],
+)  # fmt: skip
+def test_everything_else_is_refused_by_name(thing, named, protocol, tmp_path):
+    path = tmp_path / "odd.pkl"
+    path.write_bytes(pickle.dumps([1, {"a": thing}], protocol))
+    one_line(lambda: read_pickle(path), rf"odd.pkl is not read: it .*{named}.*could run code")
+
+
+def test_what_only_looks_like_an_array_is_refused():
+    whole = pickle.dumps({"x": THINGS["bytes"], "f": THINGS["fortran"]}, 2)
+    for old, new in (
+        (b"cnumpy\ndtype", b"cos\nsystem"), (b"X\x02\x00\x00\x00u1", b"X\x02\x00\x00\x00O8"),
+        (b"K\x02K\x02K\x02", b"K\x02K\x02K\x09"),
+        (b"cnumpy.core.multiarray", b"cnumpy.core.multiarrax"), (b"_reconstruct", b"__reduce_ex_"),
+        (b"c_codecs\nencode", b"cbuiltins\nexec"), (b"latin1", b"rot_13"),
+    ):  # fmt: skip
+        changed = whole.replace(old, new) if old in whole else whole.replace(old.replace(b".core", b"._core"), new)
+        assert changed != whole
+        one_line(lambda changed=changed: Machine(changed).run(), "it |an array|bytes")
+    one_line(lambda: Machine(b"cnumpy\nndarray\n(dS'x'\nI1\nsb.").run(), "sets the state of a _Name")
+    for cut in range(0, len(whole), 7):
+        one_line(lambda cut=cut: Machine(whole[:cut]).run(), "whole pickle")
+    random = np.random.RandomState(0)
+    for _ in range(300):  # whatever a flipped bit makes of it, it is plain data or refused
+        broken = bytearray(whole)
+        broken[random.randint(len(whole))] ^= 1 << random.randint(8)
+        try:
+            Machine(bytes(broken)).run()
+        except ValueError:
+            continue
+        except MemoryError:
+            pytest.fail("memory")
+
+
+def test_mini_imagenets_pickles_are_pools(tmp_path):
+    for part, first in (("train", 0), ("val", 10), ("test", 20)):
+        (tmp_path / f"mini-imagenet-cache-{part}.pkl").write_bytes(field(part, 5 if part == "val" else 2,
+            pickle.dumps if part == "val" else of_python_2, first))  # fmt: skip
+    (tmp_path / "readme.pkl").write_text("not looked at")
+    pool = T.from_pickle(tmp_path)
+    parts = (pool.train, pool.val, pool.test)
+    assert [part.names for part in parts] == [[f"{p}a", f"{p}b"] for p in ("train", "val", "test")]
+    assert [part.split for part in parts] == ["train", "val", "test"]
+    assert pool.shape == (3, 2, 2)
+    task = pool.test.sample(ways=2, shots=1, queries=2, generator=torch.manual_seed(1))
+    x = torch.cat([task.support.x, task.query.x], 1)[0]
+    assert sorted((255 * x[:, 2, 0, 1]).round().int().tolist()) == [*range(20, 26)]
+    one = T.from_pickle(tmp_path / "mini-imagenet-cache-test.pkl", split=None)
+    assert one.digests() == pool.test.digests()
+    (tmp_path / "mini-imagenet-cache-test.pkl").write_bytes(field("train"))
+    one_line(lambda: T.from_pickle(tmp_path), "class 'traina' is in train and in test")
+    (tmp_path / "mini-imagenet-cache-test.pkl").unlink()
+    assert T.from_pickle(tmp_path).test.names == ["traina", "trainb"]
+
+
+def test_cifar_fs_and_fc100_are_pools(tmp_path):
+    for part, first in (("train", 0), ("val", 3), ("test", 6)):
+        x = np.full((9, 32, 32, 3), first, np.uint8)
+        held = {"data": x, "labels": [first + i % 3 for i in range(9)]}
+        (tmp_path / f"CIFAR_FS_{part}.pickle").write_bytes(of_python_2(held, 2))
+    pool = T.from_pickle(tmp_path)
+    names = [part.names for part in (pool.train, pool.val, pool.test)]
+    assert names == [["0", "1", "2"], ["3", "4", "5"], ["6", "7", "8"]]
+    assert (pool.shape, pool.train.counts.tolist()) == ((3, 32, 32), [3, 3, 3])
+    path = tmp_path / "FC100_train.pickle"
+    words = {"cat": 0, "dog": 1, "elk": 2}
+    path.write_bytes(pickle.dumps({"data": x, "labels": [0, 1, 2] * 3, "catname2label": words}))
+    assert T.from_pickle(path, split={"train": ["cat"], "test": ["elk"]}).test.names == ["elk"]
+
+
+@pytest.mark.parametrize("by", [of_python_2, pickle.dumps])
+def test_tiered_imagenets_pngs_are_pools(tmp_path, own_cache, by):
+    def png(red):
+        data = BytesIO()
+        Image.new("RGB", (5, 4), (red, 0, 7)).save(data, "PNG")
+        return np.frombuffer(data.getvalue(), np.uint8)[:, None]
+
+    for part, first in (("train", 0), ("test", 100)):
+        (tmp_path / f"{part}_images_png.pkl").write_bytes(by([png(first + i) for i in range(6)], 2))
+        labels = {"label_specific": [i // 3 for i in range(6)], "label_general": [0] * 6}
+        (tmp_path / f"{part}_labels.pkl").write_bytes(by(labels, 2))
+    pool = T.from_pickle(tmp_path)
+    assert [part.names for part in (pool.train, pool.test)] == [["0", "1"]] * 2  # numbered anew in each
+    assert pool.shape == (3, 4, 5)
+    assert pool.test.images[:, 2, 0, 0].tolist() == [100 + i for i in range(6)]  # cv2 gives blue first
+    assert (pool.test.images[:, 0] == 7).all()
+    (tmp_path / "test_labels.pkl").unlink()
+    one_line(lambda: T.from_pickle(tmp_path), "their labels belong beside it, in test_labels.pkl")
+
+
+@pytest.mark.parametrize(
+    ("held", "match"),
+    [
+        ({"a": 1}, "holds keys 'a', expected"), ([1, 2], "holds a list, expected"), (3, "holds a int"),
+        ({"data": [1], "labels": [0]}, "no array of numbers"),
+        ({"data": np.zeros((2, 3)), "labels": [1]}, "2 examples and 1"),
+        ({"image_data": np.zeros((2, 3)), "class_dict": {"a": [5]}}, "class 'a' has an example that is not there"),
+        ({"image_data": np.zeros((2, 3)), "class_dict": {"a": "x"}}, "told as none are"),
+    ],
+)  # fmt: skip
+def test_pickles_of_other_forms_are_told(tmp_path, held, match):
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps(held))
+    one_line(lambda: T.from_pickle(tmp_path / "x.pkl"), match)
+    one_line(lambda: T.from_pickle(tmp_path), "no .pkl/.pickle/.p files for train and test")
+    one_line(lambda: T.from_pickle(tmp_path / "none"), "no such file")
+    (tmp_path / "x.pkl").write_bytes(b"")
+    one_line(lambda: T.from_pickle(tmp_path / "x.pkl"), "cannot be read: it is empty")
+
+
+# ---- lists of pictures
+
+
+def test_a_csv_lists_pictures_their_labels_and_splits(tmp_path, own_cache):
+    lines = ["file,Label,split"]
+    for k, name in enumerate(("Cat", "cat", "../up", "a,b", "é", "x")):
+        for i in range(2):
+            paint(tmp_path / "p" / f"{k}-{i}.png", (40 * k, i, 0))
+            part = ("train", "train", "val", "val", "test", "test")[k]
+            lines.append(f'p/{k}-{i}.png,"{name}",{part}')
+    path = tmp_path / "list.csv"
+    path.write_text("\n".join(lines), "utf-8")
+    pool = T.listed(path, channels=3, size=4)
+    assert [part.names for part in (pool.train, pool.val, pool.test)] == [["Cat", "cat"], ["../up", "a,b"], ["x", "é"]]
+    assert T.own(path, channels=3, size=4).test.digests() == pool.test.digests()
+    assert T.listed(path, split=None, channels=3, size=4).classes == 6
+    x = pool.test.sample(ways=2, shots=1, queries=1).query.x
+    assert {round(255 * v) for v in x[0, :, 0, 0, 0].tolist()} == {160, 200}
+    (tmp_path / "p" / "0-0.png").unlink()
+    one_line(lambda: T.listed(path), "1 of 12 pictures are not there, the first .*0-0.png. Say where .* by root=")
+    path.write_text("file,kind\na,b\n")
+    one_line(lambda: T.listed(path), "no column of labels called label, class.* There are 'file', 'kind'. Name it by")
+    one_line(lambda: T.listed(path, label="sort"), "no column of labels 'sort'")
+    path.write_text("file,label,split\np/1-0.png,a,train\np/1-1.png,a,test\n")
+    one_line(lambda: T.listed(path), "class 'a' is in train and test")
+
+
+def test_parquet_is_read_by_pyarrow_or_says_so(tmp_path):
+    path = tmp_path / "t.parquet"
+    if importlib.util.find_spec("pyarrow") is None:
+        path.write_bytes(b"PAR1")
+        one_line(lambda: T.table(path), "Parquet files need pyarrow: pip install pyarrow, or save it as CSV")
+        return
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table({"a": [1.0, 2.0, None, 4.0], "label": ["x", "x", "y", "y"]}), path)
+    with pytest.warns(UserWarning, match=r"values are missing in a \(1\)"):
+        assert T.table(path, split=None).shape == (2,)
+    path.write_bytes(b"PAR1")
+    one_line(lambda: T.table(path), "it is damaged")
+
+
+# ---- tables
+
+
+def test_a_table_has_numbers_categories_and_missing_values(tmp_path):
+    path = tmp_path / "people.csv"
+    path.write_text("age;town;kind;split\n1;b;x;train\n3;a;x;train\n?;b;y;train\n5;NA;y;train\n9;c;none;test\n7;c;;test\n")
+    with pytest.warns(UserWarning, match="^table") as caught:
+        pool = T.table(path, label="kind", standardize=False)
+    said = [str(w.message).partition(": ")[2] for w in caught]
+    assert said == ["1 of 6 rows lack 'kind', and are left out.",
+                    "values are missing in age (1), town (1); a feature for each says where."]  # fmt: skip
+    assert (pool.train.names, pool.test.names, pool.val.names) == (["x", "y"], ["none"], [])
+    # age, age is missing, town a, b, c, town is missing; what is missing of age is the mean of the training part
+    want = [[1, 0, 0, 1, 0, 0], [3, 0, 1, 0, 0, 0], [3, 1, 0, 1, 0, 0], [5, 0, 0, 0, 0, 1], [9, 0, 0, 0, 1, 0]]
+    assert pool.train.images.tolist() == want  # those of all parts
+    with pytest.warns(UserWarning, match="missing in age"):
+        age = T.table(path, label="kind").train.images[:, 0]
+    assert age[:4].mean().abs() < 1e-6
+    assert age[:4].std(correction=0) == pytest.approx(1)
+    assert age[4] == pytest.approx((9 - 3) / np.std([1, 3, 3, 5]))
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("", "no rows"), ("a,label\n", "no rows"), ("a,label\n1\n", "row 1 has 1 cells, there are 2 columns"),
+        ("a,a,label\n1,2,3\n", "two columns are called 'a'"), ("a,b\n1,2\n", "no column of labels"),
+        ("label\nx\ny\n", "no column beside 'label'"), ('a,label\n"1,x\n', "it is damaged"),
+        ("a,label\n1,\n", "every row"),
+        ("a,label\ninf,x\n1,y\n2,z\n1,u\n2,v\n1,w\n", "infinite"), ("a,label\n1,x\n2,y\n", "2 classes are too few"),
+    ],
+)  # fmt: skip
+def test_what_is_no_table_is_told(tmp_path, text, match):
+    path = tmp_path / "t.csv"
+    path.write_text(text)
+    one_line(lambda: T.table(path), match)
+    path.write_bytes(b"a,label\n\xff,1\n")
+    one_line(lambda: T.table(path), "no text in UTF-8")
+
+
+@pytest.mark.data
+def test_pmlbs_tables_are_pools(tmp_path):
+    text = gzip.decompress((data_root() / "pmlb" / "datasets" / "penguins" / "penguins.tsv.gz").read_bytes())
+    (tmp_path / "penguins.tsv").write_bytes(text)
+    with pytest.warns(UserWarning, match=r"values are missing in bill_length_mm \(2\), .*, sex \(11\)"):
+        pool = T.own(tmp_path / "penguins.tsv", split=None)
+    assert pool.classes == 3
+    assert pool.sample(tasks=2, ways=3, shots=5, queries=5).query.x.isfinite().all()
+
+
+# ---- texts
+
+
+def test_texts_lie_in_folders_or_in_a_column(tmp_path):
+    said = {"greet": ["hello there", "good morning"], "part": ["good bye", "so long\nfriend"]}
+    lines = ["text,label"]
+    for name, each in said.items():
+        (tmp_path / "t" / name).mkdir(parents=True)
+        for i, words in enumerate(each):
+            (tmp_path / "t" / name / f"{i}.txt").write_text(words)
+            lines.append(f'"{words}",{name}')
+    (tmp_path / "t.csv").write_text("\n".join(lines))
+    pools = [T.own(tmp_path / name, split=None) for name in ("t", "t.csv")]
+    assert pools[0].digests() == pools[1].digests()
+    assert (pools[0].names, pools[0].shape) == (["greet", "part"], (1024,))
+    assert torch.allclose(pools[0].images.norm(dim=1), torch.ones(4))
+    lengths = T.texts(tmp_path / "t", features=lambda texts: np.array([[len(t)] for t in texts]), split=None)
+    assert lengths.images.flatten().tolist() == [len(t) for each in said.values() for t in each]
+    (tmp_path / "t" / "greet" / "0.txt").write_bytes(b"\xff\xfe")
+    one_line(lambda: T.texts(tmp_path / "t"), "0.txt is no text")
+    one_line(lambda: T.texts(tmp_path / "t" / "greet"), "one sub-folder of text files per class")
+    one_line(lambda: T.own(tmp_path / "t" / "greet" / "0.txt"), "is no data: expected a folder, or a file .csv")
+
+
+@pytest.mark.data
+def test_banking77_is_a_pool_of_texts():
+    pool = T.own(data_root() / "banking77" / "test.csv")
+    assert [part.classes for part in (pool.train, pool.val, pool.test)] == [47, 15, 15]
+    assert (pool.train.counts == 40).all()
+
+
+# ---- torch Datasets
+
+
+def test_any_dataset_with_labels_is_a_pool():
+    x = torch.arange(12.0).view(6, 2)
+    pool = T.dataset(torch.utils.data.TensorDataset(x, torch.tensor([2, 0, 2, 0, 1, 1])), split=None)
+    assert (pool.names, pool.name, pool.counts.tolist()) == (["0", "1", "2"], "TensorDataset", [2, 2, 2])
+    assert pool.images[pool.rows[:2]].tolist() == [[2, 3], [6, 7]]
+
+    class Photos(list):
+        """As torchvision's give them."""
+
+    photos = Photos((Image.new("RGB", (3, 2), (k, 1, 2)), f"c{k % 2}") for k in range(4))
+    assert T.dataset(photos, split=None).images[:, 0, 0, 0].tolist() == [0, 1, 2, 3]
+    assert T.dataset(photos, split=None).shape == (3, 2, 3)
+    one_line(lambda: T.dataset(iter([])), "it has no length")
+    one_line(lambda: T.dataset([1]), "item 0 is a int, expected")
+    one_line(lambda: T.dataset([]), "it is empty")
+    one_line(lambda: T.dataset([(x[0], 0), (x[:, 0], 1)]), "example 1 is of 6, the first of 2. Resize them")

@@ -6,8 +6,10 @@ from .images import folder, mini_imagenet  # your own; mini-ImageNet
 from .mnist import mnist  # handwritten digits, downloaded
 from .omniglot import lake_runs, omniglot  # handwritten characters, downloaded; Lake's 20 fixed tasks
 
-# arrays of your own
+# your own, of any kind
 from .arrays import arrays  # isort: skip
+from .own import dataset, hashed_words, listed, own, table, texts  # isort: skip  # whatever lies in files
+from .pickled import from_pickle  # isort: skip  # of mini-ImageNet, CIFAR-FS, FC100, tieredImageNet
 
 # random functions
 from .functions import boolean, gaussians, quadratic, semilinear, sinusoid  # isort: skip
@@ -32,7 +34,8 @@ from .varied import Varied, distortions, strokes  # isort: skip
 
 __all__ = [
     "ClassPool", "FixedPool", "Pool", "Varied", "arrays", "associative_recall", "boolean", "class_stream", "copy",
-    "distortions", "distributions", "folder", "gaussians", "glyphs", "lake_runs", "least_squares", "mini_imagenet",
-    "mnist", "omniglot", "omniglot_stream", "presentations", "problems", "quadratic", "rainbow_mnist",
-    "read_folder", "read_image", "read_images", "semilinear", "sine_stream", "sinusoid", "strokes",
+    "dataset", "distortions", "distributions", "folder", "from_pickle", "gaussians", "glyphs", "hashed_words",
+    "lake_runs", "least_squares", "listed", "mini_imagenet", "mnist", "omniglot", "omniglot_stream", "own",
+    "presentations", "problems", "quadratic", "rainbow_mnist", "read_folder", "read_image", "read_images",
+    "semilinear", "sine_stream", "sinusoid", "strokes", "table", "texts",
 ]

@@ -69,10 +69,11 @@ def read_blocks(folder: Path, blocks: Iterable[int], log: str) -> None:
             skipped = []
             for i in range(block * BLOCK, min((block + 1) * BLOCK, len(files))):
                 try:
-                    x = picture(files[i], shape, invert=job["invert"])
+                    x = picture(source(files[i]), shape, invert=job["invert"])
                 except Exception as error:  # what Pillow raises for damaged files has no common base
                     skipped.append([i, why(files[i], error)])
                     continue
+                x = x[::-1] if job["flip"] else x
                 out.seek(i * size)
                 out.write(x.tobytes())
             out.flush()
@@ -81,11 +82,21 @@ def read_blocks(folder: Path, blocks: Iterable[int], log: str) -> None:
             done.flush()
 
 
-def why(path: str | os.PathLike, error: Exception) -> str:
+def source(file: str | list[Any]) -> str | BytesIO:
+    """A file, or the part of one that begins somewhere and has some size."""
+    if isinstance(file, str):
+        return file
+    path, start, size = file
+    with open(path, "rb") as whole:
+        whole.seek(start)
+        return BytesIO(whole.read(size))
+
+
+def why(path: Any | os.PathLike, error: Exception) -> str:
     """Why a file was skipped, in a line."""
     try:
         empty = os.stat(path).st_size == 0
-    except OSError:
+    except (OSError, TypeError):
         empty = False
     return "is empty" if empty else str(error).partition("\n")[0]
 

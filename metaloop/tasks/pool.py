@@ -17,7 +17,6 @@ from ..core import Data, Task
 from ..targets import CLASSES, Target, of_kind
 from ..torch_private import pytree
 
-
 AT_ONCE = 256  # examples that are read from the disk together
 
 
@@ -248,7 +247,7 @@ class ClassPool(Pool):
         for first, count in zip(self.first.tolist(), self.counts.tolist(), strict=True):
             places = range(first, first + count) if self.rows is None else self.rows[first : first + count].tolist()
             images = (self.images[i].contiguous().cpu().numpy() for i in places)
-            each = (blake2b(image, digest_size=8).digest() for image in images)
+            each = (blake2b(image.data, digest_size=8).digest() for image in images)
             together = sum(int.from_bytes(digest, "little") for digest in each) % 2**48
             found.append(f"{together:012x}")
             self._release()

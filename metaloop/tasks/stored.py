@@ -11,6 +11,7 @@ import time
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -27,24 +28,27 @@ ALONE = 1000  # as many pictures are decoded sooner than other processes have st
 
 
 def pictures(
-    name: str, files: list[Path], shape: tuple[int, ...], *, invert: bool | str, settings: str = ""
+    name: str, files: list[Any], shape: tuple[int, ...], *, invert: bool | str, flip: bool = False
 ) -> tuple[Tensor, Skipped, Callable[[], Any] | None]:
-    """The picture files as uint8 [n, C, H, W], on disk; those that could not be read, whose rows mean nothing; and how
-    to give back the memory of what was read.
+    """The picture files, or parts of files (path, start, size), as uint8 [n, C, H, W], on disk; those that could not be
+    read, whose rows mean nothing; and how to give back the memory of what was read. flip: the channels the other way.
 
     They are decoded into the cache, once, until a file or the settings change. A decoding that was stopped goes on
     where it was. Where the cache cannot be written to they are decoded into memory, with a warning.
     """
-    stamps = [(str(p), s.st_size, s.st_mtime_ns) for p, s in ((p, p.stat()) for p in files)]
-    key = hashlib.sha256(repr((stamps, shape, invert, settings, 1)).encode()).hexdigest()[:16]
+    if any(isinstance(file, BytesIO) for file in files):
+        return _in_memory(files, shape, invert, flip)
+    whole = {p: None for p in (file[0] if isinstance(file, tuple) else file for file in files)}
+    stamps = [(str(p), s.st_size, s.st_mtime_ns) for p, s in ((p, p.stat()) for p in whole)]
+    key = hashlib.sha256(repr((stamps, len(files), shape, invert, flip, 1)).encode()).hexdigest()[:16]
     place = cache_folder() / f"{name}-{key}"
     if (found := _opened(place, len(files), shape)) is None:
         try:
-            _decode(place, files, shape, invert)
+            _decode(place, files, shape, invert, flip)
             found = _opened(place, len(files), shape)
         except OSError as error:
             warnings.warn(f"{name}: cannot keep the decoded data in {place.parent} ({error}).", stacklevel=3)
-    return found or _in_memory(files, shape, invert)
+    return found or _in_memory(files, shape, invert, flip)
 
 
 def _opened(
@@ -62,24 +66,28 @@ def _opened(
     return x, skipped, lambda: let_go(pages)
 
 
-def _in_memory(files: list[Path], shape: tuple[int, ...], invert: bool | str) -> tuple[Tensor, Skipped, None]:
+def _in_memory(
+    files: list[Any], shape: tuple[int, ...], invert: bool | str, flip: bool
+) -> tuple[Tensor, Skipped, None]:  # fmt: skip
     x, skipped = np.zeros((len(files), *shape), np.uint8), []
     for i, file in enumerate(files):
         try:
-            x[i] = decode.picture(file, shape, invert=invert)
+            found = decode.picture(decode.source([*file]) if isinstance(file, tuple) else file, shape, invert=invert)
+            x[i] = found[::-1] if flip else found
         except Exception as error:  # what Pillow raises for damaged files has no common base
             skipped.append((i, decode.why(file, error)))
     return torch.from_numpy(x), skipped, None
 
 
-def _decode(place: Path, files: list[Path], shape: tuple[int, ...], invert: bool | str) -> None:
+def _decode(place: Path, files: list[Any], shape: tuple[int, ...], invert: bool | str, flip: bool) -> None:
     place.parent.mkdir(parents=True, exist_ok=True)
     part = _taken_over(place)
     if part is None:
         part = place.with_name(f"{place.name}.{os.getpid()}.part")
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir()
-        job = {"files": [str(p.absolute()) for p in files], "shape": shape, "invert": invert}
+        told = [[str(f[0].absolute()), *f[1:]] if isinstance(f, tuple) else str(f.absolute()) for f in files]
+        job = {"files": told, "shape": shape, "invert": invert, "flip": flip}
         with open(part / "x", "wb") as out:
             out.truncate(len(files) * int(np.prod(shape)))
         (part / "job.json").write_text(json.dumps(job), "utf-8")
