@@ -3,6 +3,7 @@
 import base64
 import gzip
 import importlib.util
+import json
 import os
 import pickle
 import struct
@@ -14,9 +15,17 @@ import pytest
 import torch
 from PIL import Image
 from test_tasks import data_root
+from zoo import ZOO
 
+import metaloop as ml
 import metaloop.tasks as T
+from metaloop import Task, meta_gradient
+from metaloop.cli import main
+from metaloop.engine.episodes import read_episodes, write_episodes
+from metaloop.engine.seeds import generator
+from metaloop.recipes.data import POOLS
 from metaloop.tasks.pickles import Machine, read_pickle
+from metaloop.torch_private import pytree
 
 
 @pytest.fixture
@@ -560,7 +569,7 @@ def test_a_table_has_numbers_categories_and_missing_values(tmp_path):
     # age, age is missing, town a, b, c, town is missing; what is missing of age is the mean of the training part
     want = [[1, 0, 0, 1, 0, 0], [3, 0, 1, 0, 0, 0], [3, 1, 0, 1, 0, 0], [5, 0, 0, 0, 0, 1], [9, 0, 0, 0, 1, 0]]
     assert pool.train.images.tolist() == want  # those of all parts
-    with pytest.warns(UserWarning, match="missing in age"):
+    with pytest.warns(UserWarning, match="^table"):
         age = T.table(path, label="kind").train.images[:, 0]
     assert age[:4].mean().abs() < 1e-6
     assert age[:4].std(correction=0) == pytest.approx(1)
@@ -645,3 +654,171 @@ def test_any_dataset_with_labels_is_a_pool():
     one_line(lambda: T.dataset([1]), "item 0 is a int, expected")
     one_line(lambda: T.dataset([]), "it is empty")
     one_line(lambda: T.dataset([(x[0], 0), (x[:, 0], 1)]), "example 1 is of 6, the first of 2. Resize them")
+
+
+# ---- uneven tasks
+
+
+def test_every_class_of_every_task_has_a_number_of_its_own():
+    x, y = marked(classes=6, each=8)
+    pool = T.arrays(x, y, split=None)
+    task = pool.sample(tasks=400, ways=3, shots=(1, 4), queries=(2, 3), generator=torch.manual_seed(0))
+    for (xs, ys), (low, high) in zip(task, ((1, 4), (2, 3)), strict=True):
+        assert ys.shape == (400, 3 * high)
+        assert (ys.diff(dim=1)[ys[:, :-1] == -1] == 0).all()  # what is no example is last
+        assert (xs[ys == -1] == 0).all()
+        counts = torch.stack([(ys == k).sum(1) for k in range(3)], 1)
+        seen = counts.unique(return_counts=True)
+        assert seen[0].tolist() == [*range(low, high + 1)]
+        assert (seen[1] / 1200 - 1 / (high - low + 1)).abs().max() < 0.06  # four deviations
+        assert abs(torch.corrcoef(counts.T.float())[0, 1]) < 0.2
+        assert all(len(row[:, 1][k >= 0].unique()) == (k >= 0).sum() for row, k in zip(xs, ys, strict=True))
+    both = [torch.cat([s[k >= 0], q[m >= 0]])[:, 1] for s, k, q, m in zip(*task.support, *task.query, strict=True)]
+    assert all(len(row.unique()) == len(row) for row in both)
+    even = [pool.sample(tasks=5, ways=3, shots=n, queries=m, generator=torch.manual_seed(0))
+            for n, m in ((2, 3), ((2, 2), (3, 3)))]  # fmt: skip
+    assert torch.equal(even[0].query.x, even[1].query.x)
+    one_line(lambda: pool.sample(shots=(3, 1)), r"shots=\(3, 1\)\): expected a whole number, or two, the smaller first")
+    one_line(lambda: pool.sample(shots=(0, 1)), "the smaller first")
+    one_line(lambda: pool.sample(ways=3, shots=(1, 6), queries=3), "shots \\+ queries = 9 examples")
+    one_line(lambda: T.gaussians().sample(shots=(1, 5)), r"shots=\(1, 5\)")
+
+
+def each_alone(tasks):
+    """The tasks of a batch one by one, without what is no example."""
+    for i in range(len(tasks.support.x)):
+        yield Task(*(part._replace(x=part.x[i][part.y[i] >= 0], y=part.y[i][part.y[i] >= 0]) for part in tasks))
+
+
+def thinned(tasks, seed=0):
+    """A batch of even tasks, each with some of its examples turned into what is none."""
+    g = torch.Generator().manual_seed(seed)
+
+    def cut(data):
+        n = data.y.shape[1] - torch.randint(0, data.y.shape[1] // 3 + 1, (len(data.y), 1), generator=g)
+        out = torch.arange(data.y.shape[1]) >= n
+        return data._replace(x=data.x.masked_fill(out.view(*out.shape, *[1] * (data.x.dim() - 2)), 1e6),
+                             y=data.y.masked_fill(out, -1))  # fmt: skip
+
+    return Task(*map(cut, tasks))
+
+
+UNEVEN = [
+    "protonet", "protonet-conv4-transductive", "protonet-conv4-support", "protonet-conv4-running",
+    "protonet-conv4-group", "protonet-conv4-layer", "protonet-conv4-instance", "maml-conv4-support",
+    "maml-conv4-transductive", "anil", "matching", "relation", "snail", "reptile",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [n for n in UNEVEN if n in ZOO])
+def test_uneven_tasks_are_what_each_is_alone(name):
+    case = ZOO[name]
+    learner, theta, tasks = case.learner, case.theta(), thinned(case.batch(5))
+    grads, loss, info = meta_gradient(learner, uneven=True)(theta, tasks)
+    alone = [meta_gradient(learner, chunk=1)(theta, Task(*(type(part)(*(t[None] for t in part)) for part in task)))
+             for task in each_alone(tasks)]  # fmt: skip
+    mean = pytree.tree_map(lambda *t: torch.stack(t).mean(0), *alone)
+    torch.testing.assert_close((grads, loss, info), mean, rtol=1e-9, atol=1e-12)
+
+
+def test_uneven_tasks_train_score_and_go_on(tmp_path, quick):
+    x, y = marked(classes=12, each=9)
+    x = x + np.random.RandomState(0).randn(*x.shape) * 0.1
+    pool = T.arrays(x / 10, y)
+    net, init = ml.functional(ml.nn.mlp((2, 8, 4)))
+    learner = ml.protonet(net, init, ways=2)
+    how = {"ways": 2, "shots": (1, 3), "queries": (2, 4)}
+    quiet = {**how, "tasks": 5, "device": "cpu", "progress": False}
+    fit = lambda steps, out, **more: ml.fit(learner, pool, steps=steps, **quiet, out=tmp_path / out, **more)
+    whole, half = fit(6, "whole"), fit(3, "half")
+    assert half.step == 3
+    again = fit(6, "half", resume=True)
+    assert all(torch.equal(a, b) for a, b in zip(whole.theta.values(), again.theta.values(), strict=True))
+    other = {"ways": 2, "queries": 3, "out": tmp_path / "half", "resume": True, "progress": False}
+    one_line(lambda: ml.fit(learner, pool, steps=6, tasks=5, **other), "was started with (shots|queries|first)")
+    score = ml.evaluate(learner, whole.theta, pool, tasks=60, split="train", **how)
+    assert len(score.per_task) == 60
+    drawn = pool.train.sample(tasks=50, **how, generator=generator(0, "test", 0))
+    right = lambda t: learner.adapt(whole.theta, t.support)(t.query.x).argmax(-1) == t.query.y
+    ours = [right(task).float().mean() for task in each_alone(drawn)]
+    torch.testing.assert_close(score.per_task[:50], torch.stack(ours))
+    one_line(lambda: fit(6, "c", compile=True), "uneven tasks are of many sizes, which compile and capture cannot take")
+    one_line(lambda: meta_gradient(learner)(whole.theta, drawn), "y is from -1")
+
+
+# ---- episodes
+
+
+@pytest.mark.parametrize("shots", [2, (1, 3)])
+def test_two_people_score_the_same_tasks(tmp_path, shots):
+    x, y = marked(classes=10, each=6)
+    pool, path = T.arrays(x / 10, y), tmp_path / "tasks.json"
+    how = {"ways": 2, "shots": shots, "queries": 2}
+    write_episodes(path, pool, tasks=70, **how, split="train", seed=3)
+    order = np.random.RandomState(1).permutation(len(x))
+    order = order[np.argsort(order, kind="stable")]  # within a class the same order; classes in another
+    theirs = T.arrays(x[order] / 10, y[order], split=None)
+    fixed = read_episodes(path, theirs)
+    assert (fixed.tasks, fixed.train, fixed.test) == (70, fixed, fixed)
+    drawn = pool.train.sample(tasks=50, **how, generator=generator(3, "test", 0))
+    same = fixed.sample(tasks=50, **how)
+    torch.testing.assert_close(same, Task(*(type(part)(*(t[:, : s.shape[1]] for t, s in zip(part, those, strict=True)))
+                                            for part, those in zip(drawn, same, strict=True))))  # fmt: skip
+    net, init = ml.functional(ml.nn.mlp((2, 4)))
+    learner = ml.protonet(net, init, ways=2)
+    score = lambda pool, **more: ml.evaluate(learner, init(0), pool, **how, **more).per_task
+    assert torch.equal(score(fixed), score(pool, tasks=70, seed=3, split="train"))
+    assert len(score(fixed, tasks=60)) == 60
+    one_line(lambda: fixed.sample(ways=3), "has 70 fixed tasks. Ask for ways=2, shots=")
+    lost = int(np.flatnonzero(y == pool.train.names[0])[0])
+    fewer = T.arrays(np.delete(x, lost, 0), np.delete(y, lost), split=None)
+    one_line(lambda: read_episodes(path, fewer), "with 6 examples of class 'c.'; arrays has 5")
+    one_line(lambda: read_episodes(path, pool), "arrays has no such class")
+    with pytest.warns(UserWarning, match="the examples of 6 classes .* are other ones"):
+        read_episodes(path, T.arrays(x, y, split=None))
+    one_line(lambda: read_episodes(path, T.gaussians()), "no pool of listed examples")
+
+
+def test_episodes_of_turned_classes_and_damaged_files(tmp_path):
+    path = tmp_path / "tasks.json"
+    images = torch.arange(4 * 12, dtype=torch.uint8)[:, None, None, None].expand(-1, 1, 2, 2)
+    pool = T.ClassPool(images, torch.tensor([5, 3, 4]), ["a", "b", "c"], name="turned", turns=4)
+    write_episodes(path, pool, tasks=9, ways=2, shots=1, queries=2)
+    drawn = pool.sample(tasks=50, ways=2, shots=1, queries=2, generator=generator(0, "test", 0))
+    torch.testing.assert_close(read_episodes(path, pool).at(0, 9), pytree.tree_map(lambda t: t[:9], drawn))
+    told = json.loads(path.read_text())
+    for change, match in (
+        ({"tasks": [[[[0, 7, 0]], [[0, 0, 0]]]]}, "names an example that is not there"), ({"tasks": []}, "is damaged"),
+        ({"tasks": [[[[0, 0, 99]], [[0, 0, 0]]]]}, "is damaged"), ({"tasks": [[[[0, 0]], [[0, 0, 0]]]]}, "is damaged"),
+        ({"ways": "x"}, "holds no episodes"), ({"classes": [1]}, "holds no episodes"),
+        ({"episodes": 2}, "later version"),
+    ):
+        path.write_text(json.dumps({**told, **change}))
+        one_line(lambda: read_episodes(path, pool), match)
+    path.write_text("{")
+    one_line(lambda: read_episodes(path, pool), "")
+
+
+def test_the_command_line_takes_data_by_path_and_tasks_by_file(tmp_path, own_cache, quick, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    lines = ["file,label"]
+    for k in range(30):
+        Image.new("L", (28, 28), 8 * k).save(f"{k}.png")
+        lines += [f"{k}.png,c{k}"] * 16
+    (tmp_path / "mine.csv").write_text("\n".join(lines))
+    run = lambda line: (main(line.split()), *capsys.readouterr())
+    status, out, err = run("episodes mine.csv -o tasks.json --ways 2 --shots 1-2 --queries 2 --tasks 6")
+    assert (status, out) == (0, "tasks.json: 6 tasks of mine\n"), err
+    status, out, err = run("train protonet-glyphs --data mine.csv --budget smoke --tasks 2 --out run")
+    assert status == 0, err
+    status, out, err = run("evaluate run --episodes tasks.json --tasks 4")
+    assert status == 0, err
+    assert out.splitlines()[1].split()[:3] == ["2-way", "1-2-shot", "accuracy"]
+    (entry,) = [e for e in json.loads((tmp_path / "run" / "evaluation.json").read_text()) if e["ways"] == 2]
+    assert (entry["shots"], entry["queries"], entry["tasks"]) == ([1, 2], 2, 4)
+    assert entry["data"].startswith("mine.csv, tasks.json ")
+    assert run("evaluate run --tasks 2")[0] == 0  # what was kept is read again
+    assert "Leave these options" in run("evaluate run --episodes tasks.json --ways 3")[2]
+    assert run("episodes mine.csv -o t.json --ways 9")[0] == 2
+    assert run("episodes nowhere.csv -o t.json")[2] == (
+        f"metaloop: there is no data set, folder or file 'nowhere.csv'. Data sets: {', '.join(POOLS)}.\n")

@@ -36,8 +36,8 @@ class Entry:
     published: float | None
     published_ci95: float | None
     ways: int
-    shots: int
-    queries: int
+    shots: int | list[int]  # or the least and the most
+    queries: int | list[int]
     tasks: int
     whole: bool | None = None  # were there as many tasks as the protocol asks for?
     seed: int
