@@ -796,7 +796,7 @@ def test_episodes_of_turned_classes_and_damaged_files(tmp_path):
         path.write_text(json.dumps({**told, **change}))
         one_line(lambda: read_episodes(path, pool), match)
     path.write_text("{")
-    one_line(lambda: read_episodes(path, pool), "")
+    one_line(lambda: read_episodes(path, pool), "tasks.json")
 
 
 def test_the_command_line_takes_data_by_path_and_tasks_by_file(tmp_path, own_cache, quick, monkeypatch, capsys):

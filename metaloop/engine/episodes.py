@@ -80,9 +80,9 @@ def read_episodes(path: str | Path, pool: "Pool", *, split: str = "test") -> Any
         )  # fmt: skip
     try:
         sets = [[_places(part, where, rows) for rows in task] for task in listed]
-        parts = [_filled([task[i] for task in sets]) for i in range(2)]
         if any(len(task) != 2 for task in sets) or not sets:
             raise ValueError
+        parts = [_filled([task[i] for task in sets]) for i in range(2)]
     except (IndexError, TypeError, ValueError):
         raise ValueError(f"{path} is damaged: a task names an example that is not there.") from None
     return part.fixed(Task(*parts), **episode)

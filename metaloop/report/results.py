@@ -57,7 +57,8 @@ class Entry:
     @property
     def protocol(self) -> tuple:
         """What is asked: of two entries that agree in it, the later stands."""
-        asked = (self.label, self.metric, self.ways, self.shots, self.queries, self.tasks)
+        n = [tuple(k) if isinstance(k, list | tuple) else k for k in (self.shots, self.queries)]
+        asked = (self.label, self.metric, self.ways, *n, self.tasks)
         return *asked, self.seed, self.split, self.data
 
     def to_json(self) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from .omniglot import lake_runs, omniglot  # handwritten characters, downloaded;
 
 # your own, of any kind
 from .arrays import arrays  # isort: skip
-from .own import dataset, hashed_words, listed, own, table, texts  # isort: skip  # whatever lies in files
+from .own import dataset, hashed_words, listed, own, read_texts, table, texts  # isort: skip  # whatever lies in files
 from .pickled import from_pickle  # isort: skip  # of mini-ImageNet, CIFAR-FS, FC100, tieredImageNet
 
 # random functions
@@ -36,6 +36,6 @@ __all__ = [
     "ClassPool", "FixedPool", "Pool", "Varied", "arrays", "associative_recall", "boolean", "class_stream", "copy",
     "dataset", "distortions", "distributions", "folder", "from_pickle", "gaussians", "glyphs", "hashed_words",
     "lake_runs", "least_squares", "listed", "mini_imagenet", "mnist", "omniglot", "omniglot_stream", "own",
-    "presentations", "problems", "quadratic", "rainbow_mnist", "read_folder", "read_image", "read_images",
+    "presentations", "problems", "quadratic", "rainbow_mnist", "read_folder", "read_image", "read_images", "read_texts",
     "semilinear", "sine_stream", "sinusoid", "strokes", "table", "texts",
 ]
