@@ -344,11 +344,23 @@ def memory_table(told: dict) -> str:
     return "\n".join([*lines, "", about]) + "\n"
 
 
+def parts_table(told: dict) -> str:
+    """What networks that are no learners reach: a line for each size that they were tested on."""
+    lines = ["| part | trained on | tested on | exact answers, % | command | CPU seconds |"]
+    lines += ["| --- | --- | --- | --- | --- | --- |"]
+    for name, part in told["parts"].items():
+        of = part["trained on"]
+        sizes = str(of[0]) if len(of) == 1 else f"{of[0]} to {of[-1]}"
+        for n, exact in part["exact (%)"].items():
+            lines.append(f"| {name} | {sizes} | {n} | {exact:.2f} | `{part['command']}` | {part['cpu seconds']:.0f} |")
+    return "\n".join([*lines, "", f"{describe(told['machine'])}; {listed(told['versions'])}."]) + "\n"
+
+
 def written() -> dict[Path, str]:
     """What every page with figures should hold: its marked places filled, or all of it."""
     table = rows()
     told = {name: json.loads((RESULTS / f"{name}.json").read_text())
-            for name in ("bench-cpu", "bench-queries-cpu", "memory-cpu", "protocols")}  # fmt: skip
+            for name in ("bench-cpu", "bench-queries-cpu", "memory-cpu", "parts", "protocols")}  # fmt: skip
     readme, results, protocols = ROOT / "README.md", DOCS / "results.md", DOCS / "protocols.md"
     performance = DOCS / "performance.md"
     pages: dict[Path, str] = {}
@@ -361,6 +373,7 @@ def written() -> dict[Path, str]:
         (performance, "results", speed_table(told["bench-cpu"])),
         (performance, "queries", queries_table(told["bench-queries-cpu"])),
         (performance, "memory", memory_table(told["memory-cpu"])),
+        (DOCS / "parts.md", "parts", parts_table(told["parts"])),
     ):
         place = re.compile(rf"(<!-- {mark} -->\n).*(<!-- /{mark} -->)", re.S)
         pages[path], found = place.subn(lambda m: m[1] + text + m[2], pages.get(path, path.read_text()))  # noqa: B023

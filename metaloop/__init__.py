@@ -21,10 +21,12 @@ if TYPE_CHECKING:
     from .nn.functional import functional as functional
 
     # What is learned about one task: an initialisation
-    from .learners.maml import maml as maml  # FOMAML, ANIL, Meta-SGD, MAML++ by option
+    from .learners.maml import maml as maml  # FOMAML, ANIL, BOIL, Meta-SGD, MAML++ by option
+    from .learners.proto_maml import proto_maml as proto_maml
     from .learners.reptile import reptile as reptile
 
     # a metric
+    from .learners.imaginary import imaginary as imaginary
     from .learners.margin import margin as margin  # softmax, SphereFace, CosFace, ArcFace, triplets by option
     from .learners.matching import matching as matching
     from .learners.protonet import protonet as protonet
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 
     # an update rule
     from .learners.lstm_optimizer import lstm_optimizer as lstm_optimizer
+    from .learners.meta_lstm import meta_lstm as meta_lstm
 
     # a memory
     from .learners.mann import mann as mann
@@ -41,6 +44,7 @@ if TYPE_CHECKING:
     from .learners.snail import snail as snail
 
     # an inference network
+    from .learners.homoencoder import homoencoder as homoencoder
     from .learners.neural_statistician import neural_statistician as neural_statistician
 
     # a stream

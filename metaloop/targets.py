@@ -73,7 +73,7 @@ class Target:
         """Such tasks in words."""
         raise NotImplementedError
 
-    def queries(self, n: int) -> str:
+    def queries(self, n: Any) -> str:
         """So many queries in words."""
         raise NotImplementedError
 

@@ -4,6 +4,7 @@
     pytest --shapes           checks the shapes in the library's annotations at every call
 """
 
+import gc
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,7 @@ def checked(annotated):
 
 def pytest_addoption(parser):
     parser.addoption("--learner", metavar="NAME", help="only what is about this learner")
-    parser.addoption("--shapes", action="store_true", help="check annotated shapes; leaves compile tests out")
+    parser.addoption("--shapes", action="store_true", help="check annotated shapes; leaves compile and slow tests out")
 
 
 def pytest_configure(config):
@@ -48,6 +49,13 @@ def pytest_collection_modifyitems(config, items):
         for item in items:
             if item.get_closest_marker("compile"):
                 item.add_marker(pytest.mark.skip(reason="the shape checker cannot be traced"))
+            if item.get_closest_marker("slow"):
+                item.add_marker(pytest.mark.skip(reason="it repeats calls whose shapes others check"))
+
+
+def pytest_collection_finish():
+    """What is here stays: no garbage collection need look through it again."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

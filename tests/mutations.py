@@ -21,10 +21,12 @@ import sysconfig
 import tempfile
 import time
 import traceback
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
+from typing import NoReturn
 
 TESTS = Path(__file__).resolve().parent
 ROOT = TESTS.parent
@@ -90,9 +92,19 @@ class Nursery:
             shutil.copytree(ROOT / "metaloop", Path(folder) / "metaloop")
             if bug:
                 plant(bug, Path(folder))
-            print(json.dumps([folder, arguments]), file=self.process.stdin, flush=True)
-            code = int(self.process.stdout.readline())
-            return code, (Path(folder) / "output").read_text()
+            return self._ask(folder, arguments, None)
+
+    def command(self, *words: str, strike: tuple[str, int, str] | None = None) -> tuple[int, str]:
+        """`metaloop` with these words: its exit code, or minus the signal that ended it; and what it says.
+
+        strike: ("os:replace", 3, "SIGKILL") is the signal that it gets as it calls that function the third time."""
+        with tempfile.TemporaryDirectory() as folder:
+            return self._ask(folder, words, strike or ())
+
+    def _ask(self, folder: str, arguments, strike) -> tuple[int, str]:
+        print(json.dumps([folder, arguments, strike]), file=self.process.stdin, flush=True)
+        code = int(self.process.stdout.readline())
+        return code, (Path(folder) / "output").read_text()
 
     def close(self) -> None:
         self.process.communicate()
@@ -111,7 +123,8 @@ def plant(bug: Bug, folder: Path) -> None:
 
 
 def nursery() -> None:
-    """For each line [folder, arguments] that comes in, the exit code of pytest on the copy of the package there."""
+    """For each line [folder, arguments, None] that comes in, the exit code of pytest on the copy of the package there;
+    for [folder, words, strike] that of the command line."""
     import torch
 
     torch.set_num_threads(1)
@@ -122,10 +135,12 @@ def nursery() -> None:
         assert "metaloop" not in sys.modules
         gc.collect()
         gc.freeze()  # what is here is no child's to look through
-        folder, arguments = json.loads(line)
+        folder, arguments, strike = json.loads(line)
         child = os.fork()
         if child == 0:
-            _run_tests(Path(folder), arguments)
+            if strike is None:
+                _end(Path(folder), lambda: _run_tests(Path(folder), arguments))  # noqa: B023
+            _end(Path(folder), lambda: _run_command(arguments, strike))  # noqa: B023
         signal.signal(signal.SIGALRM, lambda *_: os.kill(child, signal.SIGKILL))  # noqa: B023
         signal.alarm(SECONDS)
         _, status = os.waitpid(child, 0)
@@ -145,30 +160,59 @@ def _is_of_others(module) -> bool:
     return (getattr(module, "__file__", None) or "").startswith(OTHERS)
 
 
-def _run_tests(folder: Path, arguments: list[str]) -> None:
-    """In the child. Never returns."""
-    code, before = 70, set(sys.modules)
+def _end(folder: Path, work: Callable[[], int]) -> NoReturn:
+    """In the child: its work, with what it says in a file, and no more."""
+    code = 70
     try:
         output = os.open(folder / "output", os.O_WRONLY | os.O_CREAT)
         os.dup2(output, 1)
         os.dup2(output, 2)
         os.chdir(ROOT)
-        sys.path.insert(0, str(folder))
-        import metaloop
-
-        assert Path(metaloop.__file__).is_relative_to(folder), metaloop.__file__
-        import pytest
-
-        plain = ["--tb=line", "--assert=plain", "-p", "no:cacheprovider", "-p", "no:xdist"]
-        code = int(pytest.main([*plain, *arguments]))
-        new = [name for name in sys.modules if name not in before and _is_of_others(sys.modules[name])]
-        (folder / "imported").write_text("\n".join(new))
+        code = work()
     except BaseException:
         traceback.print_exc()
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+def _run_tests(folder: Path, arguments: list[str]) -> int:
+    before = set(sys.modules)
+    sys.path.insert(0, str(folder))
+    import metaloop
+
+    assert Path(metaloop.__file__).is_relative_to(folder), metaloop.__file__
+    import pytest
+
+    plain = ["--tb=line", "--assert=plain", "-p", "no:cacheprovider", "-p", "no:xdist"]
+    code = int(pytest.main([*plain, *arguments]))
+    new = [name for name in sys.modules if name not in before and _is_of_others(sys.modules[name])]
+    (folder / "imported").write_text("\n".join(new))
+    return code
+
+
+def _run_command(words: list[str], strike: list) -> int:
+    sys.path.insert(0, str(ROOT))
+    from metaloop.cli import main
+
+    if strike:
+        _plan(*strike)
+    return main(words)
+
+
+def _plan(function: str, nth: int, name: str) -> None:
+    """The nth call of a function, "module:name", begins with a signal to this process."""
+    module, _, called = function.partition(":")
+    owner, count = import_module(module), iter(range(1, 1_000_000))
+    real = getattr(owner, called)
+
+    def call(*given, **options):
+        if next(count) == nth:
+            os.kill(os.getpid(), signal.Signals[name])
+        return real(*given, **options)
+
+    setattr(owner, called, call)
 
 
 def main(names: list[str]) -> int:

@@ -117,6 +117,7 @@ def test_a_learner_is_a_short_file_with_its_paper(name):
     source = (PACKAGE / "learners" / f"{name}.py").read_text()
     assert source.count("\n") <= 120
     where = r"arXiv:\d{4}\.\d{4,5}|doi:10\.\d{4}/|https?://\S+\.pdf\b"  # some workshops give no identifier
+    where += r"|https://openreview\.net/\w+\?id=\S+"  # nor does ICLR, beside its own
     assert re.search(where, ast.get_docstring(ast.parse(source)))
     assert f"def {name}(" in source
 

@@ -408,7 +408,7 @@ def test_a_single_class_and_a_wrong_root(call, place):
 
 
 def test_nothing_to_resume_is_said(call, tmp_path):
-    words = ["train", "maml-glyphs", "--data", "images", "--steps", "1", "--out", str(tmp_path / "r"), *QUICK]
+    words = ["train", "maml-sinusoid-5shot", "--steps", "1", "--out", str(tmp_path / "r"), *QUICK]
     status, _, lines = call(*words, "--resume")
     assert status == 0
     assert any("holds no run to resume; it starts anew" in line for line in lines)
@@ -551,7 +551,7 @@ def test_what_needs_an_absent_extra_names_it(call, place, absent):
 
 
 def test_without_tensorboard_a_run_has_no_events(call, absent, tmp_path):
-    words = ["train", "maml-glyphs", "--data", "images", "--steps", "2", *QUICK, "--out"]
+    words = ["train", "maml-sinusoid-5shot", "--steps", "2", *QUICK, "--out"]
     absent("tensorboard")
     told = []
     for name in ("first", "second"):

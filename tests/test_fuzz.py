@@ -48,7 +48,7 @@ def place(tmp_path_factory):
         patch.setattr("urllib.request.urlopen", _no_network)
         pool = tasks.folder(image_folder(place / "images", 10, 6))
         image_folder(place / "few", 2, 2, seed=1)
-        make_run(place / "proto", "maml-glyphs", pool, data="images", budget="smoke")
+        make_run(place / "proto", "protonet-glyphs", pool, data="images", budget="smoke")
         make_run(place / "curve", "maml-sinusoid-5shot", budget="smoke")
         assert told("adapt", "proto", "few", "-o", "mine.safetensors")[0] == 0
         assert told("evaluate", "curve", "--tasks", "1")[0] == 0

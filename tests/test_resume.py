@@ -4,9 +4,6 @@ import errno
 import os
 import random
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -23,34 +20,21 @@ from metaloop.nn import functional, mlp
 from metaloop.recipes import find
 from metaloop.tasks import gaussians
 
-ROOT = Path(__file__).resolve().parent.parent
-STEPS, EVERY = 399, 30
-COMMAND = [
-    "train", "maml-sinusoid-5shot", "--steps", str(STEPS), "--checkpoint-every", str(EVERY), "--tasks", "20",
-    "--device", "cpu", "--out",
-]  # fmt: skip
+STEPS, EVERY = 49, 9
+DEAL = "metaloop.engine.deal:place"  # called as the tasks of a step are drawn
+needs_forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="commands run in forks")
 
 
-def start(out: Path) -> subprocess.Popen:
+@pytest.fixture
+def train_on(nursery):
     """`metaloop train` in a process of its own; whatever is there, it goes on from it."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "metaloop", *COMMAND, str(out), "--resume"]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    words = ["train", "maml-sinusoid-5shot", "--steps", str(STEPS), "--checkpoint-every", str(EVERY), "--tasks", "20",
+             "--device", "cpu", "--resume", "--out"]  # fmt: skip
 
+    def train_on(out: Path, strike: tuple[str, int, str] | None = None) -> tuple[int, str]:
+        return nursery.command(*words, str(out), strike=strike)
 
-def finish(process: subprocess.Popen) -> tuple[int, str]:
-    _, told = process.communicate(timeout=120)
-    return process.returncode, told
-
-
-def wait_for(process: subprocess.Popen, happened) -> None:
-    """Until it happened; fails if the process ends, or nothing happens, first."""
-    for _ in range(60_000):
-        if happened():
-            return
-        assert process.poll() is None, process.communicate()[1]
-        time.sleep(0.001)
-    raise AssertionError("nothing happened for a minute")
+    return train_on
 
 
 def reached(out: Path) -> int:
@@ -68,28 +52,18 @@ def metrics(out: Path) -> list[dict]:
     return [{**line, "seconds": 0} for line in read_metrics(out)]
 
 
-@pytest.fixture(scope="module")
-def unbroken(tmp_path_factory) -> Path:
-    out = tmp_path_factory.mktemp("unbroken") / "run"
-    code, told = finish(start(out))
-    assert code == 0, told
-    return out
-
-
-@pytest.mark.slow
-def test_killed_at_any_moment_a_run_ends_in_the_same_weights(unbroken, tmp_path):
-    """Moments: while it starts; just after run.json, before any checkpoint; among the steps, checkpoints and all."""
-    out, chance = tmp_path / "run", random.Random(0)
-    moments = [lambda: True, lambda: (out / "run.json").exists()]
-    steps = chance.randrange(STEPS // 3), chance.randrange(STEPS // 2, STEPS - 50)
-    moments += [lambda n=n: reached(out) >= n for n in steps]
-    for moment in moments:
-        process = start(out)
-        wait_for(process, moment)
-        time.sleep(chance.uniform(0, 0.05))
-        process.kill()
-        process.communicate()
-    code, told = finish(start(out))
+@needs_forks
+def test_killed_at_any_moment_a_run_ends_in_the_same_weights(train_on, tmp_path):
+    """Moments: before there is a run.json, and before a checkpoint is whole or in its place; among the steps."""
+    out, unbroken, chance = tmp_path / "run", tmp_path / "unbroken", random.Random(0)
+    assert train_on(unbroken)[0] == 0
+    moments = [("os:replace", 1), ("os:fsync", chance.randrange(3, 6)), (DEAL, chance.randrange(2, EVERY))]
+    moments += [("os:replace", chance.randrange(2, 5)), (DEAL, chance.randrange(EVERY, 2 * EVERY))]
+    for function, nth in moments:
+        code, told = train_on(out, (function, nth, "SIGKILL"))
+        assert code == -signal.SIGKILL, told
+        assert reached(out) < STEPS
+    code, told = train_on(out)
     assert code == 0, told
     assert state(out) == state(unbroken)
     assert metrics(out) == metrics(unbroken)
@@ -97,19 +71,19 @@ def test_killed_at_any_moment_a_run_ends_in_the_same_weights(unbroken, tmp_path)
     assert {p.name for p in out.iterdir()} >= {"evaluation.json", "report.html"}
 
 
-@pytest.mark.slow
-def test_ctrl_c_saves_and_says_how_to_go_on(unbroken, tmp_path):
-    out = tmp_path / "run"
-    process = start(out)
-    wait_for(process, lambda: reached(out) >= EVERY + 5)
-    process.send_signal(signal.SIGINT)
-    code, told = finish(process)
-    assert code == 130
-    assert told.splitlines()[-1].startswith("metaloop: stopped; go on with: metaloop train maml-sinusoid-5shot --steps")
+@needs_forks
+def test_ctrl_c_saves_and_says_how_to_go_on(train_on, tmp_path):
+    out, unbroken = tmp_path / "run", tmp_path / "unbroken"
+    assert train_on(unbroken)[0] == 0
+    code, told = train_on(out, (DEAL, EVERY + 5, "SIGINT"))
+    assert code == 130, told
+    line = [line for line in told.splitlines() if line.startswith("metaloop: ")][-1]
+    assert line.startswith("metaloop: stopped; go on with: metaloop train maml-sinusoid-5shot --steps")
     assert "Traceback" not in told
     stopped = state(out)["step"]
-    assert stopped == reached(out) >= EVERY + 5
-    code, told = finish(start(out))
+    assert stopped == reached(out)
+    assert EVERY + 3 < stopped < EVERY + 6
+    code, told = train_on(out)
     assert code == 0, told
     assert state(out) == state(unbroken)
     assert metrics(out) == metrics(unbroken)

@@ -11,6 +11,7 @@ Learn an initialisation theta from which a few gradient steps solve a new task:
 and what has been made of it since, each an option:
     first-order MAML (same paper)      the gradient in (1) is held constant in (3)
     ANIL   (Raghu et al. 2020, arXiv:1909.09157)      (1) moves the head only
+    BOIL   (Oh et al. 2021, arXiv:2008.08882)         (1) moves everything but the head
     Meta-SGD (Li et al. 2017, arXiv:1707.09835)       alpha learned, one per parameter       (4)
     MAML++ (Antoniou et al. 2019, arXiv:1810.09502)   alpha learned, per tensor and step     (5)
                                                       L = sum_k w_k L(phi_k; Q) in (3)       (6)
@@ -58,7 +59,7 @@ def maml(
 ) -> Learner:
     """MAML: theta is net's initialisation, f is net after inner_steps steps of descent on the support loss.
 
-    adapts: which parameters (1) moves: a prefix of their names ("head" is ANIL) or a test of the name.
+    adapts: which parameters (1) moves: a prefix of their names ("head" is ANIL, "body" BOIL) or a test of the name.
     learn_lr: None, "parameter" (4), or "layer-step" (5), whose last rate serves any further steps at meta-test. Then
         theta = {"net": ..., "inner_lr": ...}, with every rate starting at inner_lr.
     step_weights: w_1 .. w_K of (6); their sum should be 1. None scores phi_K alone.

@@ -22,7 +22,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..core import Data, Learner, Params, Task, predictor, static
-from ..nn import Bernoulli, Gaussian, membership, population
+from ..nn import Bernoulli, Gaussian, population
+from ..nn.classes import of_sets, thinned
 
 Net = Callable[[Params, Tensor], Tensor]
 Part = tuple[Net, Callable[[int], Params]]  # (net, init), as `functional` gives them
@@ -66,8 +67,8 @@ class SetDensities:
         """log p(x|z,c) for z drawn from q(z|x,c), that q, p(z|c), and z; x, h and c have their features last."""
         q_z, p_z = (Gaussian.of(out) for out in (self._net("posterior", h, c), self._net("prior", c)))  # (3)
         z = q_z.draw()
-        out = self._net("decoder", z, c).flatten(c.ndim - 1)
-        return self.likelihood.of(out).log_prob(x), q_z, p_z, z
+        out = self._net("decoder", z, c, *((x,) if getattr(self.likelihood, "causal", False) else ()))
+        return self.likelihood.of(out.flatten(c.ndim - 1)).log_prob(x), q_z, p_z, z
 
     def _net(self, part: str, *inputs: Tensor) -> Tensor:
         x = torch.cat(inputs, -1)
@@ -83,22 +84,11 @@ def neural_statistician(
 
     For d features, statistics of size c, latents of size z: encoder x -> d, statistic d + 1 -> 2 c, posterior
     d + c -> 2 z, prior c -> 2 z, decoder z + c -> what likelihood.of takes: `nn.Bernoulli` logits shaped like x in
-    [0, 1], `nn.Gaussian` 2 |x| numbers for x of [n, |x|]. by_density: f(x) is log p(x|D_k) in place of (5).
+    [0, 1], `nn.Gaussian` 2 |x| numbers for x of [n, |x|]; `nn.CausalBernoulli` is given z + c + |x| (`nn.Masked`).
+    by_density: f(x) is log p(x|D_k) in place of (5).
     """
     parts = {"encoder": encoder, "statistic": statistic, "posterior": posterior, "prior": prior, "decoder": decoder}
-    nets = {name: net for name, (net, _) in parts.items()}
-
-    def start(seed: int) -> dict[str, Params]:
-        return {name: init(len(parts) * seed + i) for i, (name, (_, init)) in enumerate(parts.items())}
-
-    def infer(theta, S: Data, *, dropout: bool) -> tuple[SetDensities, Tensor, Tensor]:
-        h = encoder[0](theta["encoder"], S.x)
-        member = membership(S.y, ways).to(h) if ways > 1 else torch.ones_like(h[:, :1])
-        kept = thinned(member) if dropout else member
-        size = kept.sum(0)[:, None]
-        pooled = torch.cat((kept.mT @ h, torch.ones_like(size)), 1) / size.clamp_min(1)
-        c = Gaussian.of(statistic[0](theta["statistic"], pooled))                                 # (2)
-        return SetDensities(theta, c, size[:, 0] > 0, **nets, likelihood=likelihood, by_density=by_density), h, member
+    start, infer = inference(parts, ways=ways, likelihood=likelihood, by_density=by_density)
 
     def objective(adapt, theta, task: Task):
         f, h, member = infer(theta, task.support, dropout=sample_dropout)
@@ -107,14 +97,24 @@ def neural_statistician(
         per_set = {name: term.sum() / f.present.sum() for name, term in terms.items()}
         return per_set["kl_z"] + per_set["kl_c"] - per_set["log_p"], per_set                      # (4)
 
-    return Learner(
-        start, lambda theta, S: infer(theta, S, dropout=False)[0], objective,
-        differentiates=False, statistics=population(encoder[0], "encoder"),
-    )  # fmt: skip
+    how = {"differentiates": False, "statistics": population(encoder[0], "encoder")}
+    return Learner(start, lambda theta, S: infer(theta, S)[0], objective, **how)
 
 
-def thinned(member: Float[Tensor, "n sets"]) -> Float[Tensor, "n sets"]:
-    """Each set without a random part of its examples: of m, 1 .. m are left, each number as likely."""
-    lot, size = torch.rand_like(member[:, 0]), member.sum(0)
-    rank = ((member @ member.mT) * (lot < lot[:, None])).sum(1)
-    return member * (rank[:, None] < 1 + (torch.rand_like(size) * size).floor())
+def inference(parts: dict[str, Part], *, ways: int, likelihood: type, by_density: bool) -> tuple[Callable, Callable]:
+    """The start of theta, and q(c|D_k) inferred: (theta, S) -> (f, the encodings of S, which set each one is of)."""
+    nets = {name: net for name, (net, _) in parts.items()}
+
+    def start(seed: int) -> dict[str, Params]:
+        return {name: init(len(parts) * seed + i) for i, (name, (_, init)) in enumerate(parts.items())}
+
+    def infer(theta, S: Data, *, dropout: bool = False) -> tuple[SetDensities, Tensor, Tensor]:
+        h = nets["encoder"](theta["encoder"], S.x)
+        member = of_sets(S.y, ways, h)
+        kept = thinned(member) if dropout else member
+        size = kept.sum(0)[:, None]
+        pooled = torch.cat((kept.mT @ h, torch.ones_like(size)), 1) / size.clamp_min(1)
+        c = Gaussian.of(nets["statistic"](theta["statistic"], pooled))                            # (2)
+        return SetDensities(theta, c, size[:, 0] > 0, **nets, likelihood=likelihood, by_density=by_density), h, member
+
+    return start, infer

@@ -1,5 +1,6 @@
 """Examples gathered by their classes: each class k of y has the rows of z where y is k."""
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, arange
@@ -63,6 +64,19 @@ def class_mean(
     member = membership(y, ways).to(z)
     count = member.sum(0)
     return _sum(z, member) / count.clamp_min(1).view(-1, *[1] * (z.ndim - 1)), count > 0
+
+
+def of_sets(y: Tensor, ways: int, like: Tensor) -> Float[Tensor, "n ways"]:
+    """Which set each example is of, in numbers like `like`'s. Labels of a single set are not looked at."""
+    return membership(y, ways).to(like) if ways > 1 else torch.ones_like(like[:, :1])
+
+
+def thinned(member: Float[Tensor, "n sets"]) -> Float[Tensor, "n sets"]:
+    """Each set without a random part of its examples: of m, 1 .. m are left, each number as likely. (Edwards & Storkey
+    2017 call it sample dropout.)"""
+    lot, size = torch.rand_like(member[:, 0]), member.sum(0)
+    rank = ((member @ member.mT) * (lot < lot[:, None])).sum(1)
+    return member * (rank[:, None] < 1 + (torch.rand_like(size) * size).floor())
 
 
 def _sum(z: Tensor, member: Tensor) -> Tensor:

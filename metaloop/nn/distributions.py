@@ -64,3 +64,12 @@ class Bernoulli(NamedTuple):
         tensor(0.2500)
         """
         return -F.binary_cross_entropy_with_logits(self.logits, x, reduction="none").sum(-1)
+
+
+class CausalBernoulli(Bernoulli):
+    """Ink or paper in each pixel, given those before it: logits of a network that is told x (`Masked`).
+
+    log_prob is log p(x) for x of 0 and 1; of grey x it is a number without that meaning.
+    """
+
+    causal = True

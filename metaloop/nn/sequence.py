@@ -1,6 +1,7 @@
 """Recurrence and attention, written out: safe under task batching and second derivatives."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Bool, Float
@@ -77,12 +78,39 @@ class Recurrent(nn.Module):
 
 def attend(
     q: Float[Tensor, "... n d"],
-    k: Float[Tensor, "... m d"],
+    k: Float[Tensor, "... m d_k"],
     v: Float[Tensor, "... m e"],
     mask: Bool[Tensor, "n m"] | None = None,
+    *,
+    score: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> Float[Tensor, "... n e"]:
-    """softmax(q k^T / sqrt(d)) v (Vaswani et al. 2017). mask: True where row n may look at m; each row needs one."""
-    scores = q @ k.mT / math.sqrt(q.shape[-1])
+    """softmax(q k^T / sqrt(d)) v (Vaswani et al. 2017). mask: True where row n may look at m; each row needs one.
+    score: (q, k) -> [..., n, m] in the product's place, such as an `Additive`."""
+    scores = q @ k.mT / math.sqrt(q.shape[-1]) if score is None else score(q, k)
     if mask is not None:
         scores = scores.masked_fill(~mask, -torch.inf)
     return scores.softmax(-1) @ v
+
+
+class KeyValue(nn.Module):
+    """Key-value memory (Miller et al. 2016, arXiv:1606.03126): what the keys like q have as values, read in hops.
+
+        p_i = softmax_i q_j . k_i,    o_j = sum_i p_i v_i,    q_{j+1} = R_j (q_j + o_j)       j = 1 .. hops
+
+    `memory(q [..., n, d], k [..., m, d], v [..., m, e]) -> o [..., n, e]` of the last hop; with more than one, e = d.
+    One hop with labels for values, one-hot, is Matching Networks' p(y | x): q and k are its embeddings, scaled as its
+    metric says. R_j has no bias.
+    """
+
+    def __init__(self, dim: int, hops: int = 1):
+        super().__init__()
+        self.turn = nn.ModuleList(nn.Linear(dim, dim, bias=False) for _ in range(hops - 1))
+
+    def forward(
+        self, q: Float[Tensor, "... n d"], k: Float[Tensor, "... m d"], v: Float[Tensor, "... m e"]
+    ) -> Float[Tensor, "... n e"]:
+        o = (q @ k.mT).softmax(-1) @ v
+        for turn in self.turn:
+            q = turn(q + o)
+            o = (q @ k.mT).softmax(-1) @ v
+        return o

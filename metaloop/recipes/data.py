@@ -55,6 +55,7 @@ def functions(name: str, size: int, **options: Any) -> Protocol:
 vinyals = omniglot(4800, split="vinyals", rotations="classes", rotations_at_test="classes", validation=False)
 turned_by_task = omniglot(1100, split="random", rotations="task", rotations_at_test="task")
 upright_at_test = omniglot(4800, split="random", rotations="classes", rotations_at_test=None, validation=False)
+of_two_colours = omniglot(4800, **upright_at_test.options, binary=True)
 rotated = omniglot(4800, split="random", rotations="classes", rotations_at_test="classes", validation=False)
 background = omniglot(3272, split="background", rotations="classes")
 small_characters = Protocol(

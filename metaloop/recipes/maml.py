@@ -1,4 +1,4 @@
-"""MAML, its first-order form and Meta-SGD: on pictures, and on the sine curves of Meta-SGD's Table 1."""
+"""MAML, its first-order form, BOIL and Meta-SGD: on pictures, and on the sine curves of Meta-SGD's Table 1."""
 
 from __future__ import annotations
 
@@ -12,20 +12,22 @@ from .plan import Plan, Row, label, recipe
 if TYPE_CHECKING:
     from ..tasks.pool import Pool
 
-PAPER, METASGD = "Finn et al. 2017", "Li et al. 2017"
+PAPER, METASGD, BOIL = "Finn et al. 2017", "Li et al. 2017", "Oh et al. 2021"
 
 
 def maml_plan(
     pool: Pool, *, ways: int, shots: int, first_order: bool = False, steps: int, tasks: int, inner_lr: float = 2.0,
     inner_steps: int = 1, test_steps: int = 3, width: int = 64, downsample: str = "stride", queries: int | None = None,
+    adapts: str = "",
 ) -> Plan:  # fmt: skip
     """MAML as published on Omniglot: as many queries as shots, transductive batch norm, Adam 1e-3.
-    inner_lr is for the mean cross-entropy (the authors' 0.4 on a sum over 5 classes is 2.0)."""
+    inner_lr is for the mean cross-entropy (the authors' 0.4 on a sum over 5 classes is 2.0). adapts: the parameters
+    that move, by the beginning of their names: "body" is BOIL."""
     features = "mean" if downsample == "stride" else "flatten"
     net, init = ml.functional(
         ml.nn.conv4(pool.shape, out=ways, width=width, downsample=downsample, features=features)
     )
-    settings = {"inner_lr": inner_lr, "first_order": first_order}
+    settings = {"inner_lr": inner_lr, "first_order": first_order, "adapts": adapts}
 
     def at_test(ways: int = ways, inner_steps: int = test_steps):
         return ml.maml(net, init, inner_steps=inner_steps, **settings)
@@ -69,6 +71,14 @@ RECIPES = [
         "maml-mini-imagenet-5w1s", PAPER, "MAML, 5-way 1-shot, mini-ImageNet", data.mini_imagenet, maml_plan,
         ways=5, shots=1, steps=60_000, tasks=4, inner_lr=0.05, inner_steps=5, test_steps=10, width=32,
         downsample="max", queries=15, quick={"steps": 300}, smoke={"steps": 2, "tasks": 1, "queries": 1},
+    ),
+    # BOIL on MAML's protocol, so that the two can be compared; the paper has no rows of Omniglot.
+    *(
+        recipe(
+            f"boil-omniglot-{ways}w1s", BOIL, f"BOIL, {ways}-way 1-shot", data.turned_by_task, maml_plan,
+            ways=ways, shots=1, steps=60_000, adapts="body", **many, quick={"steps": 1000},
+            smoke={"steps": 3, "tasks": 2},
+        ) for ways, many in ((5, {"tasks": 32}), (20, {"tasks": 16, "inner_steps": 5, "test_steps": 5}))
     ),
 ]  # fmt: skip
 

@@ -12,6 +12,7 @@ from . import data, optim
 from .plan import Plan, Row, label, recipe
 
 if TYPE_CHECKING:
+    from ..learners.neural_statistician import Part
     from ..tasks.pool import Pool
 
 PAPER = "Edwards & Storkey 2017"
@@ -32,22 +33,10 @@ def drawings_plan(
     """
     if not pool.pictures:
         raise ValueError(f"this recipe is for images; {pool.name} deals examples of shape {tuple(pool.shape)}.")
-    from torch import nn
-
     sets = min(sets, pool.train.classes or sets)
-    encoder, init = ml.functional(
-        ml.nn.conv_encoder(pool.shape, hidden, widths=widths, depth=depth, norm_policy="running")
+    (encoder, init), *others = networks(
+        pool.shape, c=c, z=z, hidden=hidden, layers=layers, widths=widths, depth=depth, decoder=decoder
     )
-    inner, mlp = [hidden] * layers, ml.nn.mlp
-    others = [
-        ml.functional(module) for module in (
-            mlp((hidden + 1, *inner[1:], 2 * c), norm_policy="layer"),
-            mlp((hidden + c, *inner, 2 * z), norm_policy="layer"),
-            mlp((c, *inner, 2 * z), norm_policy="layer"),
-            ml.nn.conv_decoder(z + c, pool.shape, widths=widths, depth=depth) if decoder == "convolutions" else
-            nn.Sequential(mlp((z + c, hidden, 2 * hidden, prod(pool.shape))), ml.nn.Shaped(*pool.shape)),
-        )
-    ]  # fmt: skip
 
     def at_test(ways: int = 5):
         return ml.neural_statistician((encoder.eval(), init), *others, ways=ways)
@@ -64,6 +53,30 @@ def drawings_plan(
             "schedule": optim.scaled(lambda step: min(1.0, 2 - 2 * step / steps) if decay else 1.0),
         },
     )  # fmt: skip
+
+
+def networks(
+    shape: tuple[int, ...], *, c: int, z: int, hidden: int, layers: int, widths: Sequence[int], depth: int, decoder: str
+) -> list[Part]:
+    """Encoder, statistic, posterior, prior and decoder for drawings. decoder: "convolutions", "perceptron", or
+    "masked", which reads what it has drawn."""
+    from torch import nn
+
+    inner, mlp = [hidden] * layers, ml.nn.mlp
+    if decoder == "masked":
+        last = ml.nn.Masked(z + c, shape)
+    elif decoder == "convolutions":
+        last = ml.nn.conv_decoder(z + c, shape, widths=widths, depth=depth)
+    else:
+        last = nn.Sequential(mlp((z + c, hidden, 2 * hidden, prod(shape))), ml.nn.Shaped(*shape))
+    modules = (
+        ml.nn.conv_encoder(shape, hidden, widths=widths, depth=depth, norm_policy="running"),
+        mlp((hidden + 1, *inner[1:], 2 * c), norm_policy="layer"),
+        mlp((hidden + c, *inner, 2 * z), norm_policy="layer"),
+        mlp((c, *inner, 2 * z), norm_policy="layer"),
+        last,
+    )
+    return [ml.functional(module) for module in modules]
 
 
 def distributions_plan(

@@ -138,7 +138,8 @@ def _point(run: Run, learner: Learner, row: Row, pool: Pool, tasks: int, shots: 
         pool.test.sample(tasks=1, **episode, generator=generator(0, "check", 0))
     except ValueError:
         return None
-    mean, ci95, _ = in_units(evaluate(learner, run.theta, pool, tasks=tasks, metric=row.metric, **episode))
+    how = {"metric": row.metric, "chunk": run.plan.options.get("chunk")}
+    mean, ci95, _ = in_units(evaluate(learner, run.theta, pool, tasks=tasks, **how, **episode))
     return [x or shots, mean, ci95] if ci95 is not None else None
 
 

@@ -81,7 +81,8 @@ def measure(
     tasks, own = row.tested(tasks), data is None and run.info.get("data") is None
     began = time.monotonic()
     episode: dict[str, Any] = {"ways": row.ways, "shots": row.shots, "queries": row.queries}
-    score = evaluate(row.learner, run.theta, pool, tasks=tasks, seed=seed, split=split, metric=row.metric, **episode)
+    how = {"metric": row.metric, "chunk": run.plan.options.get("chunk")}  # what is best to train together is to test
+    score = evaluate(row.learner, run.theta, pool, tasks=tasks, seed=seed, split=split, **how, **episode)
     seconds = time.monotonic() - began
     mean, ci95, metric = in_units(score)
     return Entry(

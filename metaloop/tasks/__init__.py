@@ -1,41 +1,65 @@
 """Where S and Q come from: pools, which deal tasks."""
 
+from types import ModuleType as _Module
+
+# ruff: isort: off
 # drawings and photographs
-from .glyphs import glyphs  # rendered characters, embedded
-from .images import folder, mini_imagenet  # your own; mini-ImageNet
-from .mnist import mnist  # handwritten digits, downloaded
-from .omniglot import lake_runs, omniglot  # handwritten characters, downloaded; Lake's 20 fixed tasks
+from .glyphs import glyphs as glyphs  # rendered characters, embedded
+from .images import folder as folder  # your own
+from .images import mini_imagenet as mini_imagenet
+from .mnist import mnist as mnist  # handwritten digits, downloaded
+from .omniglot import lake_runs as lake_runs  # Lake's 20 fixed tasks
+from .omniglot import omniglot as omniglot  # handwritten characters, downloaded
 
 # your own, of any kind
-from .arrays import arrays  # isort: skip
-from .own import dataset, hashed_words, listed, own, read_texts, table, texts  # isort: skip  # whatever lies in files
-from .pickled import from_pickle  # isort: skip  # of mini-ImageNet, CIFAR-FS, FC100, tieredImageNet
+from .arrays import arrays as arrays
+from .own import dataset as dataset  # torch's
+from .own import hashed_words as hashed_words
+from .own import listed as listed  # pictures in a CSV
+from .own import own as own  # whatever lies at a path
+from .own import read_texts as read_texts
+from .own import table as table
+from .own import texts as texts
+from .pickled import from_pickle as from_pickle  # of mini-ImageNet, CIFAR-FS, FC100, tieredImageNet
 
 # random functions
-from .functions import boolean, gaussians, quadratic, semilinear, sinusoid  # isort: skip
+from .functions import boolean as boolean
+from .functions import gaussians as gaussians
+from .functions import quadratic as quadratic
+from .functions import semilinear as semilinear
+from .functions import sinusoid as sinusoid
 
 # networks to train
-from .problems import least_squares, problems  # isort: skip
+from .problems import least_squares as least_squares
+from .problems import problems as problems
 
 # random distributions
-from .distributions import distributions  # isort: skip
+from .distributions import distributions as distributions
 
 # one after another
-from .rainbow_mnist import rainbow_mnist  # isort: skip
-from .streams import class_stream, omniglot_stream, sine_stream  # isort: skip
+from .rainbow_mnist import rainbow_mnist as rainbow_mnist
+from .streams import class_stream as class_stream
+from .streams import omniglot_stream as omniglot_stream
+from .streams import sine_stream as sine_stream
 
 # to be read in order
-from .sequences import associative_recall, copy, presentations  # isort: skip
+from .sequences import associative_recall as associative_recall
+from .sequences import copy as copy
+from .sequences import presentations as presentations
 
 # what they are, and how to change them
-from .pool import ClassPool, FixedPool, Pool  # isort: skip
-from .reading import read_folder, read_image, read_images  # isort: skip
-from .varied import Varied, distortions, strokes  # isort: skip
+from .pool import ClassPool as ClassPool
+from .pool import FixedPool as FixedPool
+from .pool import Pool as Pool
+from .reading import read_folder as read_folder
+from .reading import read_image as read_image
+from .reading import read_images as read_images
+from .varied import Varied as Varied
+from .varied import distortions as distortions
+from .varied import strokes as strokes
+# ruff: isort: on
 
-__all__ = [
-    "ClassPool", "FixedPool", "Pool", "Varied", "arrays", "associative_recall", "boolean", "class_stream", "copy",
-    "dataset", "distortions", "distributions", "folder", "from_pickle", "gaussians", "glyphs", "hashed_words",
-    "lake_runs", "least_squares", "listed", "mini_imagenet", "mnist", "omniglot", "omniglot_stream", "own",
-    "presentations", "problems", "quadratic", "rainbow_mnist", "read_folder", "read_image", "read_images", "read_texts",
-    "semilinear", "sine_stream", "sinusoid", "strokes", "table", "texts",
-]
+# Who is public stands above, in a line of its own, and nowhere else; `as` itself, which says so.
+__all__ = sorted(  # pyright: ignore[reportUnsupportedDunderAll]
+    name for name, it in globals().items() if not name.startswith("_") and not isinstance(it, _Module)
+)

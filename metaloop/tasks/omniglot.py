@@ -40,6 +40,7 @@ def omniglot(
     rotations_at_test: str | None = None,
     resize: str = "lanczos",
     size: int = 28,
+    binary: bool = False,
     validation: bool = True,
     download: bool = True,
 ) -> Splits:
@@ -56,6 +57,7 @@ def omniglot(
     rotations_at_test: the same for validation and test characters.
     resize: "lanczos" is anti-aliased. "nearest" breaks the strokes; most published rows trained on it, since
         Pillow resizes 1-bit images that way whatever filter it is asked for.
+    binary: pixels are 0 or 1, ink where there is at least half of it.
     validation: False trains on the validation classes as well, as Snell et al. do in the end; `val` keeps them.
 
     Raises ValueError for an unknown option, a damaged archive, or data that cannot be fetched.
@@ -82,6 +84,8 @@ def omniglot(
         parts = _vinyals(names) if split == "vinyals" else _random(len(names), seed)
     if not validation:
         parts["train"] = sorted(parts["train"] + parts["val"])
+    if binary:
+        images = torch.where(images >= 128, 255, 0).to(torch.uint8)
     return Splits(*(
         _pool(part, images[parts[part]], [names[c] for c in parts[part]], how)
         for part, how in (("train", rotations), ("val", rotations_at_test), ("test", rotations_at_test))

@@ -163,8 +163,8 @@ def hashed_words(texts: Sequence[str], numbers: int = 1024) -> Tensor:
     """
     from sklearn.feature_extraction.text import HashingVectorizer
 
-    count = HashingVectorizer(n_features=numbers, ngram_range=(1, 2), norm="l2", dtype=np.float32)
-    return torch.from_numpy(count.transform([*texts]).toarray())
+    count: Any = HashingVectorizer(n_features=numbers, ngram_range=(1, 2), norm="l2")
+    return torch.from_numpy(count.transform([*texts]).toarray()).float()
 
 
 def _text(call: str, file: Path) -> str:

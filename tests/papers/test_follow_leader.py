@@ -33,8 +33,8 @@ class Turns(Rounds):
     name, shape, classes, rounds, points = "turns", (2,), 3, ROUNDS, POINTS
     device = torch.device("cpu")
 
-    def __init__(self, numbers: bool = False):
-        g = torch.Generator().manual_seed(0)
+    def __init__(self, numbers: bool = False, rounds: int = ROUNDS):
+        self.rounds, g = rounds, torch.Generator().manual_seed(0)
         angle = 2 * torch.pi * (torch.arange(3) / 3 + torch.arange(ROUNDS)[:, None] / 5 / 3)
         self.means = 2 * torch.stack([angle.cos(), angle.sin()], -1)
         self.y = torch.randint(3, (ROUNDS, 2 * POINTS), generator=g)
@@ -184,9 +184,15 @@ def metrics(out):
     return [{**line, "seconds": 0} for line in read_metrics(out)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["killed", "full disk"])
 def test_stopped_at_any_write_a_run_ends_in_the_same_weights_and_records(what, tmp_path, monkeypatch):
-    whole = live(tmp_path / "whole", arrivals=(8, 30))
+    """Of a short life: what it writes in two rounds it writes in each."""
+
+    def short(out, **options):
+        return follow_leader(F_theta, Turns(rounds=2), **{**OPTIONS, "arrivals": (8, 30), "out": out, **options})
+
+    whole = short(tmp_path / "whole")
     error = Killed() if what == "killed" else OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def failing(patch, nth):
@@ -208,11 +214,11 @@ def test_stopped_at_any_write_a_run_ends_in_the_same_weights_and_records(what, t
         with monkeypatch.context() as patch:
             failing(patch, nth)
             try:
-                live(out, arrivals=(8, 30))
+                short(out)
                 break  # more moments than writes
             except (Killed, ValueError, OSError):
                 pass
-        live(out, arrivals=(8, 30), resume=True)
+        short(out, resume=True)
         assert state(out) == state(whole.folder), nth
         assert metrics(out) == metrics(whole.folder), nth
         assert json.loads((out / "rounds.json").read_text())["rounds"] == whole.info["rounds"], nth

@@ -108,6 +108,17 @@ def test_anil_moves_the_head_and_learns_the_body(theta, task, adapts):
     assert want["body.0.weight"].abs().max() > 0
 
 
+def test_boil_moves_the_body_and_learns_the_head(theta, task):
+    learner = maml(net, init, inner_lr=LR, inner_steps=2, adapts="body")
+    phi = descend(theta, task.support, 2, moved=[n for n in theta if "head" not in n])[-1]
+    f = learner.adapt(theta, task.support)
+    assert {n for n in theta if torch.equal(f.phi[n], theta[n])} == {"head.weight", "head.bias"}
+    assert_close(f.phi, phi)
+    want = gradient(F.cross_entropy(net(phi, task.query.x), task.query.y), theta)
+    assert_close(of(learner, theta, task)[0], want)
+    assert want["head.weight"].abs().max() > 0
+
+
 def rates_of(learner):
     """theta with rates spread out, so that each one counts."""
     theta, g = learner.init(0), torch.Generator().manual_seed(1)
@@ -250,6 +261,9 @@ BUGS = [
     Bug("anil moves the body too", "learners/maml.py",
         ("learned(phi, net).items() if moves(n)}", "learned(phi, net).items()}"),
         "test_anil_moves_the_head_and_learns_the_body"),
+    Bug("boil's head is held constant in the meta-gradient", "learners/maml.py",
+        ("rest = {n: p for n, p in phi.items()", "rest = {n: p.detach() for n, p in phi.items()"),
+        "test_boil_moves_the_body_and_learns_the_head"),
     Bug("meta-sgd does not learn its rates", "learners/maml.py",
         ('(theta["net"], theta["inner_lr"]) if', '(theta["net"], inner_lr) if'),
         "test_meta_sgd_learns_a_rate_for_each_parameter"),

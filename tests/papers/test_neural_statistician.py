@@ -10,7 +10,7 @@ from torch.testing import assert_close
 from zoo import HELPS, WAYS, batched, blobs, drawings
 
 from metaloop import Data, Task, evaluate, fit, functional, meta_gradient, neural_statistician, nn
-from metaloop.learners.neural_statistician import thinned
+from metaloop.nn.classes import thinned
 from metaloop.targets import excess_nats
 from metaloop.tasks import distributions
 from metaloop.testing import Case
@@ -282,7 +282,7 @@ BUGS = [
         ("thinned(member) if dropout else member", "member"), "test_the_objective_is_the_bound"),
     Bug("sample dropout hides examples from the bound", "learners/neural_statistician.py",
         ("by_density=by_density), h, member", "by_density=by_density), h, kept"), "test_the_objective_is_the_bound"),
-    Bug("sample dropout may leave nothing", "learners/neural_statistician.py",
+    Bug("sample dropout may leave nothing", "nn/classes.py",
         ("< 1 + (torch.rand_like(size)", "< (torch.rand_like(size)"),
         "test_sample_dropout_leaves_each_number_and_each_example_as_often"),
     Bug("statistics pool sums", "learners/neural_statistician.py",
