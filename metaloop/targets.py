@@ -19,6 +19,11 @@ from torch import Tensor
 from .core import Info, Scalar, Task
 
 
+def told(n: Any) -> str:
+    """A number of examples; of a range, its ends: 1-5."""
+    return "-".join(map(str, n)) if isinstance(n, tuple | list) else str(n)
+
+
 class Target:
     """What is asked about the y of tasks.
 
@@ -68,7 +73,7 @@ class Target:
         """Such tasks in words."""
         raise NotImplementedError
 
-    def queries(self, n: int) -> str:
+    def queries(self, n: Any) -> str:
         """So many queries in words."""
         raise NotImplementedError
 
@@ -153,13 +158,13 @@ class Classes(Target):
             raise ValueError("--ways 1: with a single class there is nothing to tell apart. Take at least 2.")
 
     def label(self, ways, shots):
-        return f"{ways}-way {shots}-shot"
+        return f"{ways}-way {told(shots)}-shot"
 
     def episode(self, ways, shots, queries):
-        return f"{ways} ways, {shots} support and {queries} query examples per class"
+        return f"{ways} ways, {told(shots)} support and {told(queries)} query examples per class"
 
     def queries(self, n):
-        return f"{n} {'query' if n == 1 else 'queries'} per class"
+        return f"{told(n)} {'query' if n == 1 else 'queries'} per class"
 
     def examples(self, shape, classes):
         return f": examples of {'x'.join(map(str, shape))}" + (f", {classes} training classes" if classes else "")

@@ -12,7 +12,7 @@ ABSENT = object()
 
 
 def find_pool(recipe, data: str | None, shape=None, split=(0.6, 0.2, 0.2)):
-    """The recipe's own data, a data set by name, or a folder, whose images take the given shape."""
+    """The recipe's own data, a data set by name, or a folder or file, whose images take the given shape."""
     from .. import tasks
 
     if data is None:
@@ -20,10 +20,9 @@ def find_pool(recipe, data: str | None, shape=None, split=(0.6, 0.2, 0.2)):
     if data in POOLS:
         return getattr(tasks, data)()
     if not Path(data).exists():
-        raise ValueError(f"there is no data set or folder '{data}'. Data sets: {', '.join(POOLS)}.")
-    if shape is None:
-        return tasks.folder(data, split=split)
-    return tasks.folder(data, split=split, channels=shape[0], size=shape[1])
+        raise ValueError(f"there is no data set, folder or file '{data}'. Data sets: {', '.join(POOLS)}.")
+    how = {} if shape is None else {"channels": shape[0], "size": shape[1]}
+    return tasks.own(data, split=split, **how)
 
 
 def pool_of(run, asked: str | None) -> tuple[str | None, Any]:

@@ -9,7 +9,7 @@ from .options import ALLOW_SEEN, DATA, DATA_ROOT, DEVICE, QUERIES, RUN, SEED, SH
 OPTIONS = (
     RUN, DATA, DATA_ROOT, DEVICE, WAYS, SHOTS, QUERIES, TASKS, SEED,
     option("--split", default="test", choices=("train", "val", "test"), help="of the data (test)"),
-    ALLOW_SEEN,
+    option("--episodes", metavar="FILE", help="the tasks that `metaloop episodes` wrote there"), ALLOW_SEEN,
 )
 
 
@@ -22,13 +22,30 @@ def run(args) -> None:
     folder, own = Path(args.run), run.info.get("data")
     check_readable(folder)
     data, pool = pool_of(run, args.data)
+    dealt, tested_as = pool, data
+    if args.episodes:
+        dealt, tested_as = fixed_tasks(args, pool, data)
     move(run, args.device)
     rows = rows_asked(run, args)
     for row in rows:
-        check(run, row, pool, args.split)
+        check(run, row, dealt, args.split)
     asked = args.allow_seen or (data == own and args.split == "train")  # these have been, and are asked for by name
-    how = {"tasks": args.tasks, "seed": args.seed, "split": args.split, "data": data, "command": args.command}
-    measured(run, rows, pool, folder, **how, seen=check_seen([run], pool, args.split, asked)[0])
+    how = {"tasks": args.tasks, "seed": args.seed, "split": args.split, "data": tested_as, "command": args.command}
+    measured(run, rows, dealt, folder, **how, seen=check_seen([run], pool, args.split, asked)[0])
     home = lambda: pool if data == own else pool_of(run, None)[1]
     say(f"report: {write_report(run, home, tasks=args.tasks)}")
     suggest(*(pool.uses(args.run) or [f"metaloop compare {quoted(args.run)} RUN"]))
+
+
+def fixed_tasks(args, pool, data: str | None):
+    """The pool of the tasks in --episodes, whose ways, shots and queries count; and what it is called."""
+    from hashlib import sha256
+
+    from ..engine.episodes import read_episodes
+
+    if any(n is not None for n in (args.ways, args.shots, args.queries)):
+        raise ValueError("--episodes: the file says how many ways, shots and queries there are. Leave these options.")
+    dealt = read_episodes(args.episodes, pool, split=args.split)
+    args.ways, args.shots, args.queries = (dealt.episode[name] for name in ("ways", "shots", "queries"))
+    digest = sha256(Path(args.episodes).read_bytes()).hexdigest()[:8]
+    return dealt, f"{data or pool.name}, {Path(args.episodes).name} {digest}"

@@ -27,7 +27,10 @@ TASKS = option("--tasks", type=count, default=1000, metavar="N", help="test task
 WAYS = option("--ways", type=count, metavar="N", help="classes per task")
 SHOTS = option("--shots", type=count, metavar="K", help="support examples per class")
 QUERIES = option("--queries", type=count, metavar="Q", help="query examples per class")
-DATA = option("--data", metavar="NAME|FOLDER", help=f"{', '.join(POOLS)}, or a folder with one sub-folder per class")
+DATA = option(
+    "--data", metavar="NAME|PATH",
+    help=f"{', '.join(POOLS)}, or your own: a folder with one sub-folder per class, a CSV or Parquet file, a pickle",
+)  # fmt: skip
 DATA_ROOT = option("--data-root", metavar="DIR", help="where data sets lie (METALOOP_DATA)")
 ALLOW_SEEN = option(
     "--allow-seen", action="store_true", help="test on classes that the run was trained on, too; the output says so"

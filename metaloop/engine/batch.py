@@ -42,6 +42,7 @@ def meta_gradient(
     cg_steps: int = 5,
     sigma: float = 0.1,
     pairs: int = 16,
+    uneven: bool = False,
 ) -> MetaGradient:
     """(theta, tasks) -> (grads, loss, info): the gradient of the mean over tasks of the learner's objective.
 
@@ -57,6 +58,8 @@ def meta_gradient(
     chunk: how many tasks are held in memory at once; None lets `chunk_size` choose. memory: what the process may hold
         ("4GB", or bytes; on a GPU, in tensors); chunks are then as large as fits, and no larger than `chunk`.
     compile: trace the work of a chunk with torch.compile (half a minute or more, once).
+    uneven: tasks may have different numbers of examples, filled up by y = -1 (`tasks.ClassPool.sample` with shots of
+        (1, 5)): those of one size are computed together, each as it is, so that nothing depends on what fills up.
     On a CPU chunks are computed on all cores side by side, where they can be (`engine.threads`).
     The result depends on none of recompute, chunk, memory and compile beyond rounding; but for learners that draw noise
     (dropout, say), whose tasks are given other draws in other chunks, and compiled.
@@ -64,6 +67,8 @@ def meta_gradient(
     Raises ValueError on a theta that is another learner's, on an unknown method or one that the learner has no use for,
     if one task takes more than the memory, or if the tensors of `tasks` disagree on the number of tasks, or have none.
     """
+    if uneven and compile:
+        raise ValueError("meta_gradient: uneven tasks are of many sizes, each of which would be compiled. Leave one.")
     if chunk is not None and chunk < 1:
         raise ValueError(f"meta_gradient: chunk={chunk}, expected at least 1, or None.")
     route = methods.route(method, recompute, compile, horizon, cg_steps, sigma, pairs)
@@ -119,7 +124,8 @@ def meta_gradient(
 
     def mean_of(theta: Theta, tasks: Task) -> Any:
         """The work's sums over tasks, as means."""
-        parts, total = [*chunks(tasks, size(theta, tasks))], None
+        alike, total = groups(tasks) if uneven else [(None, tasks)], None
+        parts = [part for _, some in alike for part in chunks(some, size(theta, some))]
         for of_part in at_once(theta, parts, spread=spread(tasks)):
             total = of_part if total is None else pytree.tree_map(torch.add, total, of_part)
         return pytree.tree_map(lambda t: t / count(tasks), total)
@@ -206,6 +212,28 @@ def chunk_size(tasks: Task, threads: int = 1, *, compiled: bool = False) -> int:
         return n
     sizes = [size for size in range(1, n + 1) if n % size == 0 and size <= most]
     return max(sizes, key=lambda size: (n // size % threads == 0, size))
+
+
+def groups(tasks: Task) -> list[tuple[Tensor, Task]]:
+    """A batch as batches of tasks of one size each, and which of its tasks these are: without what is no example,
+    y = -1, by which pools fill uneven tasks up. It reads values; a batch of even tasks is given back as it is."""
+    (_, y), (_, q) = tasks.support[:2], tasks.query[:2]
+    whole = torch.arange(count(tasks), device=y.device)
+    if y.is_floating_point() or y.device.type == "meta" or not ((y < 0).any() or (q < 0).any()):
+        return [(whole, tasks)]
+    sizes = torch.stack([(part >= 0).flatten(1).sum(1) for part in (y, q)], 1)
+    for part, n in zip((y, q), sizes.T, strict=True):
+        if not torch.equal(part >= 0, torch.arange(part.shape[1], device=part.device) < n[:, None]):
+            raise ValueError("uneven tasks: what is no example, y = -1, must stand behind all examples of its task.")
+    found = []
+    for n, m in sizes.unique(dim=0).tolist():
+        if n == 0 or m == 0:
+            raise ValueError("uneven tasks: a task has no example.")
+        index = ((sizes[:, 0] == n) & (sizes[:, 1] == m)).nonzero()[:, 0]
+        support, query = pytree.tree_map(lambda t: t[index], tasks)  # noqa: B023
+        cut = lambda data, k: data._replace(x=data.x[:, :k], y=data.y[:, :k])
+        found.append((index, Task(cut(support, n), cut(query, m))))
+    return found
 
 
 def chunks(tasks: Task, size: int) -> Iterator[Task]:

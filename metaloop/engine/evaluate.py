@@ -12,7 +12,7 @@ from ..core import Learner, Task, Theta
 from ..nn.functional import at_meta_test
 from ..targets import Target, target_of, units
 from ..torch_private import pytree
-from .batch import chunk_size, chunks, first_task, predict
+from .batch import chunk_size, chunks, first_task, groups, predict
 from .device import choose
 from .seeds import generator, noise
 from .theta import check, not_finite
@@ -71,8 +71,8 @@ def evaluate(
     *,
     tasks: int = 1000,
     ways: int = 5,
-    shots: int = 1,
-    queries: int = 15,
+    shots: int | tuple[int, int] = 1,
+    queries: int | tuple[int, int] = 15,
     seed: int = 0,
     split: str = "test",
     metric: Callable[[Tensor, Tensor], Tensor] | None = None,
@@ -82,6 +82,7 @@ def evaluate(
     """Score f = F_theta(S) on the queries of `tasks` tasks from a split of the pool.
 
     The same seed and episode give the same tasks to every learner, so scores can be compared in pairs.
+    shots, queries: whole numbers, or ranges such as (1, 5), of pools that deal uneven tasks.
     A pool of fixed tasks is scored on those it has, if they are fewer.
     metric: (predictions [tasks, n, ...], y [tasks, n, ...]) -> [tasks]; unless given, the score of the pool's target
     (`metaloop.targets`): accuracy for classes, mean squared error for numbers. chunk: how many tasks are adapted at
@@ -104,24 +105,32 @@ def evaluate(
     where = choose(device) if device else held[0].device if held else torch.device("cpu")
     answer = SideBySide(partial(predict, learner))
     fixed = getattr(source, "tasks", None)
-    tasks, size = (min(tasks, fixed), fixed) if fixed else (tasks, BLOCK)
+    tasks, size = (min(tasks, fixed), BLOCK if hasattr(source, "at") else fixed) if fixed else (tasks, BLOCK)
     for block, start in enumerate(range(0, tasks, size)):
-        batch = source.sample(
-            tasks=size, ways=ways, shots=shots, queries=queries, generator=generator(seed, "test", block)
-        )
+        if fixed and block:
+            batch = source.at(start, start + size)  # type: ignore[attr-defined]
+        else:
+            batch = source.sample(
+                tasks=min(size, fixed or size), ways=ways, shots=shots, queries=queries,
+                generator=generator(seed, "test", block),
+            )  # fmt: skip
         batch = pytree.tree_map(lambda t: t[: tasks - start].to(where), batch)  # noqa: B023
         if not all(t.isfinite().all() for t in pytree.tree_leaves(batch)):
             raise ValueError(f"evaluate: {source.name} deals tasks with values that are not finite.")
         target = target_of(batch.query.y, source)
-        check_labels("evaluate", batch, ways, target)
+        alike = groups(batch)
+        for _, some in alike:
+            check_labels("evaluate", some, ways, target)
         if block == 0:
-            check_outputs("evaluate", learner, theta, batch, ways, target)
+            check_outputs("evaluate", learner, theta, alike[0][1], ways, target)
             name = name or target.metric
         with noise(seed, "test noise", block):
-            parts = [*chunks(batch, chunk or chunk_size(batch, cores()))]
-            answers = answer(theta, parts, spread=batch.query.y.device.type == "cpu")
+            parts = [part for _, some in alike for part in chunks(some, chunk or chunk_size(some, cores()))]
+            answers, found = answer(theta, parts, spread=batch.query.y.device.type == "cpu"), []
             for predicted, y in zip(answers, (part.query.y for part in parts), strict=True):
-                scores.append(score_each("evaluate", target, predicted, y, metric).cpu())
+                found.append(score_each("evaluate", target, predicted, y, metric).cpu())
+        order = torch.cat([index for index, _ in alike]).cpu().argsort()
+        scores.append(torch.cat(found)[order])
     return Score.of(torch.cat(scores), name)
 
 

@@ -33,7 +33,7 @@ from ..core import Info, Learner, Task, Theta
 from ..nn.functional import pooled
 from ..torch_private import pytree
 from . import checkpoint
-from .batch import MetaGradient, chunks, count, meta_gradient
+from .batch import MetaGradient, chunks, count, groups, meta_gradient
 from .device import choose, float32
 from .identity import of_training
 from .interrupt import Interrupt
@@ -221,6 +221,7 @@ def begin(
         nonlocal lock
         how = {name: p.default for name, p in inspect.signature(meta_gradient).parameters.items() if name != "learner"}
         how |= {**options, "compile": compile}
+        how.pop("uneven")  # the episode says so
         rounding = {name: how.pop(name) for name in ("chunk", "memory", "recompute", "compile")}
         decided = {"tasks": tasks, "clip": clip, **how, **(decides or {})}
         training = of_training(learner, pool, descent, scheduler, first, **decided)
@@ -304,7 +305,7 @@ def estimate(learner: Learner, theta: Theta, tasks: Task, *, seed: int = 0) -> N
     """The same, over these tasks; the learner has something to estimate."""
     parts, statistics = [], vmap(partial(estimated, learner), in_dims=(None, 0), randomness="different")
     with torch.no_grad(), noise(seed, "statistics", 1):
-        for part in chunks(tasks, 8):
+        for part in (part for _, some in groups(tasks) for part in chunks(some, 8)):
             parts.append(statistics(theta, part))
     overwrite(theta, pooled(pytree.tree_map(lambda *values: torch.cat(values), *parts)))
 

@@ -38,8 +38,8 @@ def fit(
     steps: int = 1000,
     tasks: int = 32,
     ways: int = 5,
-    shots: int = 1,
-    queries: int = 15,
+    shots: int | tuple[int, int] = 1,
+    queries: int | tuple[int, int] = 15,
     optimizer: Callable[[list[torch.Tensor]], torch.optim.Optimizer] | None = None,
     schedule: Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler] | None = None,
     clip: float | None = None,
@@ -60,7 +60,8 @@ def fit(
 ) -> Run:
     """Meta-train a learner on tasks from `pool.train`: theta <- optimizer(theta, mean meta-gradient), `steps` times.
 
-    tasks, ways, shots, queries: the meta-batch; queries count per class.
+    tasks, ways, shots, queries: the meta-batch; queries count per class. shots, queries of a range such as (1, 5)
+        differ by class and task, where the pool deals such tasks; those of one size are then computed together.
     optimizer: (parameters) -> a torch.optim optimizer, Adam at 1e-3 unless given; schedule: (optimizer) -> a torch
         scheduler, stepped once per meta-step. clip: largest norm of the meta-gradient.
     at_test: the learner as used at meta-test, where that differs (inner steps, ways, norm statistics).
@@ -91,7 +92,11 @@ def fit(
     ranks, where = join(device)
     if tasks < ranks.size and ranks.rank == 0:
         warnings.warn(f"{tasks} tasks a step cannot keep {ranks.size} processes busy.", stacklevel=3)
-    episode = {"ways": ways, "shots": shots, "queries": queries}
+    episode: dict[str, Any] = {"ways": ways, "shots": shots, "queries": queries}
+    if any(isinstance(n, tuple | list) for n in (shots, queries)):
+        if compile or capture:
+            raise ValueError("fit: uneven tasks are of many sizes, which compile and capture cannot take. Leave both.")
+        options, capture = {**options, "uneven": True}, False
     first = None if out is None else pool.train.sample(tasks=1, **episode, generator=generator(seed, "check", 0))
     session = begin(
         learner, pool, steps=steps, tasks=tasks, optimizer=optimizer, schedule=schedule, clip=clip, at_test=at_test,
@@ -189,6 +194,8 @@ def _check_first(learner, at_test, theta, pool, episode, judged, how) -> None:
     """Deal two tasks for training and one for validation, so that what does not fit fails before the first step; it
     costs no more than one. how: the `trial`."""
     g, ways = generator(how["seed"], "check", 0), episode["ways"]
+    episode, judged = ({name: max(n) if isinstance(n, tuple | list) else n for name, n in of.items()} if of else of
+                       for of in (episode, judged))  # fmt: skip  # of uneven tasks, the largest
     tasks = pool.train.sample(tasks=1 + how["together"], **episode, generator=g)
     task = next(chunks(tasks, 1))
     if getattr(pool.train, "labels", "task") == "task":  # f is for these, not for the labels of a whole pool

@@ -67,7 +67,8 @@ def _published(run: Run, entries: list[Entry]) -> list[list[float]]:
     label = run.plan.rows[0].label
     first = next((kind(e) for e in entries if e.label == label), None)
     alike = [e for e in entries if kind(e) == first]
-    told = {e.shots: e.published for e in reversed(alike) if e.published is not None}  # the first counts
+    known = [e for e in reversed(alike) if e.published is not None]
+    told = {e.shots: e.published or 0.0 for e in known if isinstance(e.shots, int)}  # the first counts
     return [[shots, told[shots]] for shots in sorted(told)]
 
 

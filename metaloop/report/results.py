@@ -36,8 +36,8 @@ class Entry:
     published: float | None
     published_ci95: float | None
     ways: int
-    shots: int
-    queries: int
+    shots: int | list[int]  # or the least and the most
+    queries: int | list[int]
     tasks: int
     whole: bool | None = None  # were there as many tasks as the protocol asks for?
     seed: int
@@ -57,7 +57,8 @@ class Entry:
     @property
     def protocol(self) -> tuple:
         """What is asked: of two entries that agree in it, the later stands."""
-        asked = (self.label, self.metric, self.ways, self.shots, self.queries, self.tasks)
+        n = [tuple(k) if isinstance(k, list | tuple) else k for k in (self.shots, self.queries)]
+        asked = (self.label, self.metric, self.ways, *n, self.tasks)
         return *asked, self.seed, self.split, self.data
 
     def to_json(self) -> dict[str, Any]:

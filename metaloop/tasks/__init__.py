@@ -11,6 +11,17 @@ from .mnist import mnist as mnist  # handwritten digits, downloaded
 from .omniglot import lake_runs as lake_runs  # Lake's 20 fixed tasks
 from .omniglot import omniglot as omniglot  # handwritten characters, downloaded
 
+# your own, of any kind
+from .arrays import arrays as arrays
+from .own import dataset as dataset  # torch's
+from .own import hashed_words as hashed_words
+from .own import listed as listed  # pictures in a CSV
+from .own import own as own  # whatever lies at a path
+from .own import read_texts as read_texts
+from .own import table as table
+from .own import texts as texts
+from .pickled import from_pickle as from_pickle  # of mini-ImageNet, CIFAR-FS, FC100, tieredImageNet
+
 # random functions
 from .functions import boolean as boolean
 from .functions import gaussians as gaussians

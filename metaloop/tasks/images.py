@@ -10,11 +10,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from .arrays import pool_of
+from .divide import ALSO, APART, FRACTIONS, PARTS, Split, divided
 from .files import Arrays, cached, data_folders, reading
 from .pool import ClassPool, Pool, Splits
-from .reading import class_files, has_colour, read_folder, read_image
+from .reading import class_files, has_colour, none_readable, read_image
+from .stored import pictures
 
-PARTS = ("train", "val", "test")
+SPLITS = {*PARTS, *ALSO}  # the folders that are no classes
 
 
 def folder(
@@ -22,71 +25,78 @@ def folder(
     *,
     size: int | None = None,
     channels: int | None = None,
-    split: tuple[float, float, float] | None = (0.6, 0.2, 0.2),
+    split: Split = FRACTIONS,
     seed: int = 0,
     invert: bool | str = "auto",
+    nested: bool = False,
 ) -> Pool:
     """Any folder with one sub-folder of images per class, in any format that Pillow reads (hidden files do not count).
+    If its sub-folders are train, test and perhaps val, those hold the classes' folders, and are the split.
 
     channels: 1 (grey) or 3 (colour); unless given, 3 if any image has colour.
     size: images are stretched to size x size; unless given, 28 if grey and 84 if colour.
     split: fractions of the classes for train, val and test, dealt out by `seed`, each at least two classes unless
-        its fraction is 0; None uses all classes for each.
+        its fraction is 0; or the classes' names, {"train": [...], "val": [...], "test": [...]}; or a folder of lists of
+        them (train.txt, val.txt, test.txt, a name in each line); None uses all classes for each.
     invert: in grey pools, see `read_image`. Pass False for grey photographs.
+    nested: images lie at any depth in the folder of their class.
 
-    Files that cannot be read are skipped with one warning and listed in the pool's `skipped`: [(path, reason)].
+    They are decoded once, by all cores, into a file in the cache, from which the pool reads what it deals: it may be
+    larger than memory. A decoding that was stopped goes on. Files that cannot be read are skipped with one warning and
+    listed in the pool's `skipped`: [(path, reason)].
     Raises ValueError for an option out of range, a missing folder, fewer than two classes, a class without a
-    readable image, or too few classes for the split.
+    readable image, a split that cannot be, or too few classes for it.
     """
     path = Path(path)
     call = f"folder({str(path)!r})"
+    check_options(call, size, channels, invert)
+    classes, own = class_files(path, nested=nested), None
+    if {name.lower() for name in classes} <= SPLITS and {"train", "test"} <= {name.lower() for name in classes}:
+        own = {name: class_files(path / name, nested=nested) for name in classes}
+        of = {name: [part for part in own if name in own[part]] for names in own.values() for name in names}
+        if split is not None and (twice := [name for name, parts in of.items() if len(parts) > 1]):
+            raise ValueError(f"{call}: class {twice[0]!r} is in {' and in '.join(of[twice[0]])}. {APART}")
+        classes = {name: [file for part in of[name] for file in own[part][name]] for name in sorted(of)}
+        split = None if split is None else {part: [*names] for part, names in own.items()}
+    names = list(classes)
+    parts = divided(call, names, split, seed)
+    files = [(file, k) for k, name in enumerate(names) for file in classes[name]]
+    how = {"size": size, "channels": channels, "invert": invert, "name": path.resolve().name}
+    return of_files(call, "folder", files, names, parts, **how)
+
+
+def check_options(call: str, size: int | None, channels: int | None, invert: bool | str) -> None:
+    """Raise ValueError unless pictures can be read so."""
     if channels not in (None, 1, 3) or (size is not None and size < 1) or invert not in ("auto", True, False):
         raise ValueError(
             f"{call}: got {size=}, {channels=}, {invert=}; expected size >= 1, channels 1 or 3, invert 'auto' or bool."
         )
-    if split is not None and (len(split) != 3 or min(split) < 0 or split[0] == 0 or abs(sum(split) - 1) > 1e-6):
-        raise ValueError(f"{call}: got {split=}, expected three fractions, the first above 0, of sum 1; or None.")
-    classes = class_files(path)
-    files = [file for name in classes for file in classes[name]]
-    bounds = _bounds(call, len(classes), split) if split else None
 
-    def decode() -> Arrays:
-        c = channels or (3 if any(map(has_colour, files)) else 1)
-        side = size or {1: 28, 3: 84}[c]
-        x, y, _, skipped = read_folder(path, (c, side, side), invert=invert)
-        return {"x": x.numpy(), "y": y.numpy(), "skipped": np.array(skipped, dtype=str).reshape(-1, 2)}
 
-    stored = cached("folder", files, f"{path.resolve()} {list(classes)} {size} {channels} {invert} 1", decode)
-    skipped = [(Path(file), reason) for file, reason in stored["skipped"].tolist()]
+def of_files(
+    call: str, kind: str, files: list[tuple[Path, int]], names: list[str], parts: list[list[int]] | None, *,
+    size: int | None, channels: int | None, invert: bool | str, name: str,
+) -> Pool:  # fmt: skip
+    """The pool of picture files, each with the number of its class."""
+    paths, y = [file for file, _ in files], torch.tensor([k for _, k in files], dtype=torch.long)
+    c = channels
+    if c is None:
+        colour = lambda: {"colour": np.array(any(map(has_colour, paths)))}
+        c = 3 if cached(f"{kind}-colour", paths, "1", colour)["colour"] else 1
+    side = size or {1: 28, 3: 84}[c]
+    x, lost, release = pictures(kind, paths, (c, side, side), invert=invert)
+    skipped = [(paths[i], reason) for i, reason in lost]
+    for i, _ in lost:
+        y[i] = -1
+    if empty := [k for k, n in enumerate(y[y >= 0].bincount(minlength=len(names)).tolist()) if n == 0]:
+        theirs = [file for file, k in files if k == empty[0]]
+        raise none_readable(call, names[empty[0]], theirs, [s for s in skipped if s[0] in theirs])
     if skipped:
         file, reason = skipped[0]
-        warnings.warn(f"{call}: skipped {len(skipped)} files, the first {file} ({reason}).", stacklevel=2)
-    images, y, names = torch.from_numpy(stored["x"]), torch.from_numpy(stored["y"]), list(classes)
-
-    def part(chosen: list[int], split: str) -> ClassPool:
-        rows = torch.cat([(y == c).nonzero()[:, 0] for c in chosen]) if chosen else y[:0]
-        counts = y.bincount(minlength=len(names))[chosen]
-        return ClassPool(images[rows], counts, [names[c] for c in chosen], name=path.resolve().name, split=split)
-
-    if bounds is None:
-        pool = part(list(range(len(names))), "")
-    else:
-        order = np.random.RandomState(seed).permutation(len(names)).tolist()
-        pool = Splits(*(part(sorted(order[low:high]), s) for s, (low, high) in zip(PARTS, bounds, strict=True)))
+        warnings.warn(f"{call}: skipped {len(skipped)} files, the first {file} ({reason}).", stacklevel=3)
+    pool = pool_of(x, y, names, parts, name=name, release=release)
     pool.skipped = skipped
     return pool
-
-
-def _bounds(call: str, classes: int, split: tuple[float, float, float]) -> list[tuple[int, int]]:
-    """Where each part begins and ends among the classes."""
-    val, test = (max(2, round(classes * share)) if share else 0 for share in split[1:])
-    train = classes - val - test
-    if train < 2:
-        raise ValueError(
-            f"{call}: {classes} classes are too few for {split=}, which puts two or more into each part. "
-            f"Add classes, or use all for everything with split=None."
-        )
-    return [(0, train), (train, train + val), (train + val, classes)]
 
 
 def mini_imagenet(root: str | os.PathLike | None = None) -> Splits:

@@ -17,6 +17,8 @@ from ..core import Data, Task
 from ..targets import CLASSES, Target, of_kind
 from ..torch_private import pytree
 
+AT_ONCE = 256  # examples that are read from the disk together
+
 
 class Pool:
     """What every pool answers. One without splits is its own train, val and test.
@@ -72,7 +74,10 @@ class Pool:
     ) -> Task:
         """A batch of tasks: x [tasks, n, *shape] on the pool's device, n = ways * shots and ways * queries.
 
-        shots, queries: examples per class. Support examples come in random order. Random numbers are drawn on
+        shots, queries: examples per class; of a range such as (1, 5), both ends in it, every class of every task has a
+        number of its own, drawn evenly, where the pool can (`ClassPool`): tasks are then filled up to the most by what
+        is no example, x = 0 and y = -1, behind all others. The engine takes them as they are, without these
+        (`engine.batch.groups`). Support examples come in random order. Random numbers are drawn on
         the generator's device (torch's global CPU generator unless given): one seed, the same tasks everywhere.
         """
         raise NotImplementedError
@@ -191,24 +196,29 @@ class Splits(Over):
 
 
 class ClassPool(Pool):
-    """Images of many classes, kept as bytes on one device.
+    """Examples of many classes on one device: pictures, kept as bytes, or arrays of any shape.
 
-    images: uint8 [turns * N, C, H, W], sorted by class. counts: examples of each class, N in all. names: of the
-    classes. With turns = 4 the images are followed by their copies rotated by 90, 180 and 270 degrees, and each
-    class of each task is shown under one rotation drawn for it.
-    Tasks have x float32 in [0, 1], [tasks, n, C, H, W]. `sample` leaves classes with fewer than shots + queries
+    images: [turns * N, ...], sorted by class: uint8, dealt as float32 in [0, 1], or floats, dealt as they are. counts:
+    examples of each class, N in all. names: of the classes. With turns = 4 the images are followed by their copies
+    rotated by 90, 180 and 270 degrees, and each class of each task is shown under one rotation drawn for it.
+    rows: int64 [N], where the examples lie among `images`, which then need no order and may hold others too; without
+    turns. release: called when examples have been copied out of `images`, which may lie on disk (`files.Mapped`).
+    Tasks have x float32 [tasks, n, ...]. `sample` leaves classes with fewer than shots + queries
     examples out of the draw, and raises ValueError if fewer than `ways` remain.
     """
 
     names: list[str]
 
     def __init__(
-        self, images: Tensor, counts: Tensor, names: list[str], *, name: str, split: str = "", turns: int = 1
-    ):
-        assert images.dtype == torch.uint8
+        self, images: Tensor, counts: Tensor, names: list[str], *, name: str, split: str = "", turns: int = 1,
+        rows: Tensor | None = None, release: Callable[[], Any] | None = None,
+    ):  # fmt: skip
+        assert images.dtype == torch.uint8 or images.is_floating_point()
         assert len(counts) == len(names)
-        assert len(images) == turns * int(counts.sum())
+        assert (len(images) if rows is None else len(rows)) == turns * int(counts.sum())
+        assert rows is None or turns == 1
         self.images, self.counts, self.names, self.turns = images, counts.cpu().long(), names, turns
+        self.rows, self.release = None if rows is None else rows.cpu(), release
         self.name, self.split = name, split
         self.shape, self.classes, self.device = tuple(images.shape[1:]), len(names), images.device
         self.first = self.counts.cumsum(0) - self.counts
@@ -216,27 +226,68 @@ class ClassPool(Pool):
         self._tables: dict[Any, Tensor] = {}
 
     def sample(self, tasks=1, ways=5, shots=1, queries=15, generator=None) -> Task:
+        return self.deal(self.draw(tasks, ways, shots, queries, generator))
+
+    def draw(self, tasks=1, ways=5, shots=1, queries=15, generator=None) -> Task:
+        """The tasks that `sample` deals, each example told by its place: x int64 [tasks, n]. Example i of class k lies
+        at first[k] + i, and each_turn further on with each quarter turn."""
+        (least, shots), (fewest, queries) = self._range("shots", shots), self._range("queries", queries)
         self._check_positive(tasks=tasks, ways=ways, shots=shots, queries=queries)
         index, order = self._draw(tasks, ways, shots, queries, generator)
         support, query = index[..., :shots].flatten(1).gather(1, order), index[..., shots:].flatten(1)
         y = torch.arange(ways, device=order.device).repeat_interleave(queries).repeat(tasks, 1)
-        return Task(self._data(support, order // shots), self._data(query, y))
+        task = Task(Data(support, order // shots), Data(query, y))
+        if (least, fewest) == (shots, queries):
+            return task
+
+        def thinned(data: Data, place: Tensor, low: int, high: int) -> Data:
+            """place: of each example among those of its class."""
+            drawn = torch.randint(low, high + 1, (tasks, ways), generator=generator, device=order.device)
+            out = place >= drawn.gather(1, data.y)
+            last = out.long().argsort(dim=1, stable=True)
+            return Data(*(t.masked_fill(out, -1).gather(1, last) for t in data))
+
+        of_query = torch.arange(queries, device=order.device).repeat(ways).expand(tasks, -1)
+        return Task(thinned(task.support, order % shots, least, shots), thinned(task.query, of_query, fewest, queries))
+
+    def _range(self, name: str, n: Any) -> tuple[Any, Any]:
+        """The least and the most of a number of examples. Raises ValueError if that is no range."""
+        if not isinstance(n, tuple | list):
+            return n, n
+        if len(n) != 2 or not all(isinstance(k, Integral) for k in n) or not 1 <= n[0] <= n[1]:
+            raise ValueError(f"{self.name}.sample({name}={n!r}): expected a whole number, or two, the smaller first.")
+        return int(n[0]), int(n[1])
+
+    def deal(self, drawn: Task) -> Task:
+        """The examples themselves of tasks as `draw` tells them, on the pool's device."""
+        return Task(*(self._data(*part) for part in drawn))
+
+    def fixed(self, drawn: Task, **episode: Any) -> "Episodes":
+        """The pool of these tasks alone, as `draw` tells them; episode: ways, shots and queries, as they were drawn."""
+        return Episodes(self, drawn, **episode)
 
     def flat(self, batch: int = 64) -> "FlatPool":
         return FlatPool(self, batch)
 
     def digests(self) -> list[str]:
         """Of the first turn."""
-        images, found = self.images[: self.each_turn].cpu().numpy(), []
+        found = []
         for first, count in zip(self.first.tolist(), self.counts.tolist(), strict=True):
-            each = (blake2b(image, digest_size=8).digest() for image in images[first : first + count])
+            places = range(first, first + count) if self.rows is None else self.rows[first : first + count].tolist()
+            images = (self.images[i].contiguous().cpu().numpy() for i in places)
+            each = (blake2b(image.data, digest_size=8).digest() for image in images)
             together = sum(int.from_bytes(digest, "little") for digest in each) % 2**48
             found.append(f"{together:012x}")
+            self._release()
         return found
 
     def to(self, device) -> "ClassPool":
         images = self.images.to(device)
-        return ClassPool(images, self.counts, self.names, name=self.name, split=self.split, turns=self.turns)
+        release = self.release if images is self.images else None
+        return ClassPool(
+            images, self.counts, self.names, name=self.name, split=self.split, turns=self.turns, rows=self.rows,
+            release=release,
+        )  # fmt: skip
 
     def _draw(self, tasks, ways, shots, queries, generator) -> tuple[Tensor, Tensor]:
         """Which images each class of each task has, [tasks, ways, shots + queries]; the support sets' orders."""
@@ -283,8 +334,22 @@ class ClassPool(Pool):
 
     def _data(self, index: Tensor, y: Tensor) -> Data:
         index, y = index.to(self.device), y.to(self.device)
-        x = self.images.index_select(0, index.flatten()).view(*index.shape, *self.shape)
-        return Data(x.float().div_(255), y)
+        none, index = y < 0, index.clamp_min(0)
+        if self.rows is not None:
+            index = self._table(self.device, "rows", lambda: self.rows)[index]  # type: ignore[arg-type,return-value]
+        if self.release is None:
+            x = self.images.index_select(0, index.flatten()).float()
+        else:
+            x = torch.empty(index.numel(), *self.shape)
+            for ours, where in zip(x.split(AT_ONCE), index.flatten().split(AT_ONCE), strict=True):
+                ours.copy_(self.images.index_select(0, where))
+                self._release()
+        x = (x.div_(255) if self.images.dtype == torch.uint8 else x).view(*index.shape, *self.shape)
+        return Data(x.masked_fill_(none.view(*none.shape, *[1] * len(self.shape)), 0), y)
+
+    def _release(self) -> None:
+        if self.release is not None:
+            self.release()
 
     def __repr__(self) -> str:
         return f"{self.name}({self.split or 'all'}: {self.classes} classes of shape {self.shape})"
@@ -308,7 +373,7 @@ class FlatPool(Over):
         self._check_positive(tasks=tasks)
         where = generator.device if generator is not None else torch.device("cpu")
         size = (tasks, 2 * self.batch)
-        index = torch.randint(len(self.pool.images), size, generator=generator, device=where)
+        index = torch.randint(self.pool.turns * self.pool.each_turn, size, generator=generator, device=where)
         labels = self.pool._labels(where)
         y = labels[index % len(labels)]
         return Task(*(self.pool._data(*half) for half in zip(index.chunk(2, 1), y.chunk(2, 1), strict=True)))
@@ -342,6 +407,38 @@ class FixedPool(Pool):
 
     def __repr__(self) -> str:
         return f"{self.name}({self.tasks} fixed tasks, examples of shape {self.shape})"
+
+
+class Episodes(Over):
+    """Tasks of a ClassPool that somebody has fixed, told by their examples' places. `sample` deals them in order."""
+
+    pool: ClassPool
+    tasks: int | None = None
+
+    def __init__(self, pool: ClassPool, drawn: Task, **episode: Any):
+        self.pool, self.drawn, self.episode = pool, drawn, episode
+        self.tasks = len(drawn.support.x)
+
+    train = val = test = property(lambda self: self)
+
+    def sample(self, tasks=1, ways=5, shots=1, queries=15, generator=None) -> Task:
+        self._check_positive(tasks=tasks)
+        told = lambda n: tuple(n) if isinstance(n, tuple | list) else n
+        asked = {"ways": ways, "shots": told(shots), "queries": told(queries)}
+        if asked != self.episode:
+            fixed = ", ".join(f"{k}={v}" for k, v in self.episode.items())
+            raise ValueError(f"{self._call(**asked)} has {self.tasks} fixed tasks. Ask for {fixed}.")
+        return self._at(torch.arange(tasks) % len(self.drawn.support.x))
+
+    def at(self, start: int, stop: int) -> Task:
+        """Tasks start .. stop - 1."""
+        return self._at(torch.arange(start, min(stop, len(self.drawn.support.x))))
+
+    def _at(self, index: Tensor) -> Task:
+        return self.pool.deal(pytree.tree_map(lambda t: t[index.to(t.device)], self.drawn))
+
+    def over(self, pool: ClassPool) -> "Episodes":
+        return Episodes(pool, self.drawn, **self.episode)
 
 
 class AnyShots(Over):

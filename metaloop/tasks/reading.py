@@ -1,6 +1,7 @@
 """Images out of users' files: a single one, those that are given, folders with one sub-folder per class."""
 
 import os
+import warnings
 from collections.abc import Iterable
 from functools import cache
 from io import BytesIO
@@ -8,8 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image
 from torch import Tensor
+
+from .decode import opaque, picture, why
 
 UNREADABLE = ("BUFR", "GRIB", "HDF5", "MPEG")  # formats that Pillow knows and cannot decode
 KINDS = ".png .jpg .gif .tif .webp .bmp, or another that Pillow reads"
@@ -26,36 +29,7 @@ def read_image(path: str | os.PathLike | BytesIO, shape: tuple[int, ...], *, inv
         ink on light paper becomes ink = 255 on paper = 0 as in Omniglot; False leaves it.
     Raises what Pillow raises for a file it cannot read.
     """
-    c, h, w = shape
-    if not isinstance(path, BytesIO) and Path(path).exists() and not Path(path).is_file():
-        raise ValueError("it is no file")  # a pipe would be waited for
-    with Image.open(path) as file:
-        image = _opaque(ImageOps.exif_transpose(file))
-    image = image.convert("L" if c == 1 else "RGB").resize((w, h), Image.Resampling.LANCZOS)
-    x = torch.from_numpy(np.array(image)).view(h, w, c).permute(2, 0, 1).contiguous()
-    if c == 1 and (invert is True or (invert == "auto" and _border(x[0]).float().mean() > 127)):
-        x = 255 - x
-    return x
-
-
-def _opaque(image: Image.Image) -> Image.Image:
-    """The picture in 8 bits, grey or in colour, laid on white where it is transparent."""
-    if image.mode.startswith("I"):
-        x = np.asarray(image).clip(0)
-        return Image.fromarray((x // 257 if x.max() <= 65535 else x / x.max() * 255).astype(np.uint8))
-    if image.mode == "F":
-        x = np.nan_to_num(np.asarray(image)).clip(0)
-        most = next((bound for bound in (1, 255, 65535) if x.max() <= bound), x.max())
-        return Image.fromarray((x / most * 255).round().astype(np.uint8))
-    if image.mode == "LAB":
-        profiles = (ImageCms.createProfile(space) for space in ("LAB", "sRGB"))
-        return ImageCms.applyTransform(image, ImageCms.buildTransform(*profiles, "LAB", "RGB"))  # type: ignore[return-value]
-    if image.mode in ("La", "RGBa"):  # with colours multiplied by how opaque they are
-        image = image.convert("LA" if image.mode == "La" else "RGBA")
-    if "A" in image.getbands() or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image
+    return torch.from_numpy(picture(path, shape, invert=invert))
 
 
 @cache
@@ -90,7 +64,7 @@ def unread(skipped: Skipped) -> ValueError:
 
 def image_files(path: Path) -> list[Path]:
     """The file itself; the images in a folder, at any depth. Raises ValueError if it holds none."""
-    inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in suffixes()) if path.is_dir() else [path]
+    inside = images_in(path, nested=True) if path.is_dir() else [path]
     if not inside:
         raise ValueError(f"{path} holds no image ({KINDS}).")
     return inside
@@ -112,18 +86,20 @@ def read_folder(
                 images.append(read_image(file, shape, invert=invert))
                 y.append(label)
             except Exception as error:  # what Pillow raises for damaged files has no common base
-                reason = "is empty" if file.stat().st_size == 0 else str(error).partition("\n")[0]
-                skipped.append((file, reason))
+                skipped.append((file, why(file, error)))
         if label not in y[-1:]:
-            why = f"{len(files)} files, the last: {skipped[-1][1]}" if files else f"no image: {KINDS}"
-            raise ValueError(
-                f"folder({str(path)!r}): class {name!r} has no readable image ({why}). Add images or remove it."
-            )
+            raise none_readable(f"folder({str(path)!r})", name, files, skipped)
     return torch.stack(images), torch.tensor(y), list(classes), skipped
 
 
-def class_files(path: Path) -> dict[str, list[Path]]:
-    """The image files of each class, sorted."""
+def none_readable(call: str, name: str, files: list[Path], skipped: Skipped) -> ValueError:
+    """The error that says that a class has no readable image."""
+    reason = f"{len(files)} files, the last: {skipped[-1][1]}" if files else f"no image: {KINDS}"
+    return ValueError(f"{call}: class {name!r} has no readable image ({reason}). Add images or remove it.")
+
+
+def class_files(path: Path, *, nested: bool = False) -> dict[str, list[Path]]:
+    """The image files of each class, sorted; nested: those in its folders' folders too."""
     call = f"folder({str(path)!r})"
     if not path.is_dir():
         raise ValueError(f"{call}: {'not a folder' if path.exists() else 'no such folder'}.")
@@ -131,13 +107,31 @@ def class_files(path: Path) -> dict[str, list[Path]]:
     if len(names) < 2:
         found = f"one class, {names[0]!r}" if names else "no sub-folders"
         raise ValueError(f"{call}: {found}. Make one sub-folder of images per class, at least two.")
-    return {
-        name: sorted(
-            p for p in (path / name).iterdir()
-            if p.suffix.lower() in suffixes() and p.is_file() and not p.name.startswith(".")
-        )
-        for name in names
-    }
+    return {name: images_in(path / name, nested) for name in names}
+
+
+def images_in(folder: Path, nested: bool) -> list[Path]:
+    """The images in a folder, sorted; nested: at any depth. Hidden files and folders do not count."""
+    found = []
+    for place, inside, files in os.walk(folder, followlinks=True):
+        inside[:] = [name for name in inside if nested and not name.startswith(".")]
+        found += [os.path.join(place, name) for name in files if not name.startswith(".")]
+    return [Path(path) for path in sorted(found) if is_image(Path(path))]
+
+
+def is_image(path: Path) -> bool:
+    """Whether it is a file that is named like an image, or begins like one."""
+    if not path.is_file():
+        return False
+    if path.suffix.lower() in suffixes():
+        return True
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(path) as image:
+                return image.format not in UNREADABLE
+    except Exception:  # what Pillow raises for what is no image has no common base
+        return False
 
 
 def has_colour(path: Path) -> bool:
@@ -145,11 +139,8 @@ def has_colour(path: Path) -> bool:
         with Image.open(path) as image:
             if image.mode in ("1", "L", "LA", "La", "F") or image.mode.startswith("I"):
                 return False
-            x = np.asarray(_opaque(image).convert("RGB")).astype(np.int16)
+            x = np.asarray(opaque(image).convert("RGB")).astype(np.int16)
         return bool((x.max(-1) - x.min(-1)).max() > 32)  # more than the tints of compression
     except Exception:  # an unreadable file, skipped in due time
         return False
 
-
-def _border(x: Tensor) -> Tensor:
-    return torch.cat([x[0], x[-1], x[:, 0], x[:, -1]])
