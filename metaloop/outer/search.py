@@ -11,6 +11,7 @@ Samplers, the store of trials and their exchange between machines are Optuna's (
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -135,7 +136,7 @@ def search(
     with study_of.quiet():
         home = study_of.Home(folder, about)
         store = study_of.open_store(storage or folder / "search.journal")
-        with study_of.reached(store.name):
+        with study_of.reached(store.name), closing(store):
             study = study_of.open_study(store, name or subject.name, about, higher=better)
             study.sampler = chosen
             look = partial(_look, study, dimensions, trials, base, better, about)

@@ -34,11 +34,13 @@ SAMPLERS = ("tpe", "random", "grid", "gp")
 
 @dataclass(frozen=True)
 class Store:
-    """Where studies are kept. alone(): within it no other worker of this store chooses a trial."""
+    """Where studies are kept. alone(): within it no other worker of this store chooses a trial. close(): let go of
+    connections; whoever asks again makes them anew."""
 
     name: str  # for people; no password in it
     storage: Any
     alone: Callable[[], AbstractContextManager[Any]]
+    close: Callable[[], None] = lambda: None
 
 
 def open_store(where: str | Path) -> Store:
@@ -65,8 +67,11 @@ def open_study(store: Store, name: str, about: dict[str, Any], *, higher: bool) 
     about: what the search is, by which it is known. Raises ValueError if the study there is another search.
     """
     with store.alone(), quiet():
-        direction = "maximize" if higher else "minimize"
-        study = optuna.create_study(storage=store.storage, study_name=name, direction=direction, load_if_exists=True)
+        try:
+            study = optuna.load_study(storage=store.storage, study_name=name)
+        except KeyError:
+            direction = "maximize" if higher else "minimize"
+            study = optuna.create_study(storage=store.storage, study_name=name, direction=direction)
         recorded, about = study.user_attrs.get("search"), json.loads(json.dumps(about))
         if recorded is None and not study.get_trials(deepcopy=False):
             study.set_user_attr("search", about)
@@ -288,18 +293,22 @@ def _server(url: str) -> Store:
             raise ValueError("search: PostgreSQL needs a driver: pip install 'metaloop[postgresql]'.") from None
         with alone():  # two that make the tables at once would not both live
             storage = optuna.storages.RDBStorage(address.render_as_string(hide_password=False), engine_kwargs=options)
-    return Store(name, storage, alone)
+    def close() -> None:
+        storage.remove_session()
+        storage.engine.dispose()
+
+    return Store(name, storage, alone, close)
 
 
 @contextmanager
 def reached(name: str) -> Iterator[None]:
     """A storage that cannot be reached is told in one line."""
-    from sqlalchemy.exc import SQLAlchemyError
-
     try:
         yield
-    except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+    except Exception as error:
+        internal = isinstance(error, optuna.exceptions.StorageInternalError)
+        if not internal and type(error).__module__.partition(".")[0] != "sqlalchemy":
+            raise
         cause = getattr(error, "orig", None) or error.__cause__ or error
         reason = str(getattr(cause, "orig", None) or cause).strip().partition("\n")[0]
         raise ValueError(f"search: the storage {name} cannot be reached ({reason}).") from None
-
