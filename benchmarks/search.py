@@ -55,7 +55,8 @@ def overhead(trials: int = 1000) -> None:
                 taken.append(time.process_time() - began)
             size = (Path(folder) / "j").stat().st_size
             began = time.process_time()
-            again = studies.open_study(studies.open_store(Path(folder) / "j"), "s", {"space": told(space)}, higher=False)
+            store = studies.open_store(Path(folder) / "j")
+            again = studies.open_study(store, "s", {"space": told(space)}, higher=False)
             assert len(again.get_trials(deepcopy=False)) == trials
             opened = time.process_time() - began
         figures[sampler] = {
@@ -70,8 +71,8 @@ def scores() -> None:
     import metaloop as ml
 
     with TemporaryDirectory() as folder:
-        found = ml.search(RECIPE, SPACE, trials=24, sampler="random", out=folder, steps=STEPS, validation_tasks=TASKS,
-                          test_tasks=0, device="cpu")  # fmt: skip
+        how = {"steps": STEPS, "validation_tasks": TASKS, "test_tasks": 0, "device": "cpu"}
+        found = ml.search(RECIPE, SPACE, trials=24, sampler="random", out=folder, **how)
     table = [[float(f"{s:.4g}") for s in t.per_task] for t in found.trials if t.state == "done"]
     settings = [t.settings for t in found.trials if t.state == "done"]
     about = {"recipe": RECIPE, "space": SPACE, "steps": STEPS, "metric": found.metric, "higher": found.higher}
@@ -79,7 +80,7 @@ def scores() -> None:
 
 
 def replay(table: np.ndarray, higher: bool) -> tuple[int, int]:
-    """Which trial a search with pruning chooses, and how many tasks it scores: trials and tasks in the table's order."""
+    """Which trial a search with pruning chooses, and how many tasks it scores, in the order of the table."""
     best, count = 0, 0
     mean = lambda i: (1 if higher else -1) * table[i].mean()
     for i, row in enumerate(table):

@@ -11,7 +11,7 @@ from .options import DATA, DATA_ROOT, DEVICE, TASKS, count, option
 
 OPTIONS = (
     option("recipe", metavar="RECIPE", help="see `metaloop recipes`"),
-    option("--space", action="append", default=[], metavar="NAME=...", help="a setting's choices: 1,2,5 or 1e-3..1:log"),
+    option("--space", action="append", default=[], metavar="NAME=...", help="what may be chosen: 1,2,5 or 1e-3..1:log"),
     option("--sampler", choices=("tpe", "random", "grid", "gp"), default="tpe", help="what proposes (tpe)"),
     option("--trials", type=count, default=20, metavar="N", help="in all, over all workers (20)"),
     option("--prune", action="store_true", help="stop testing a trial that is worse than the best, by tasks in pairs"),

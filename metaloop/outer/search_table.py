@@ -43,7 +43,7 @@ class Table:
         return self.scores[name or next(iter(self.scores))].mean(0)
 
     def ranks(self, name: str | None = None) -> np.ndarray:
-        """[cells]: 1 for the best, N for the worst. Those that diverged are last; equals are in a fixed random order."""
+        """[cells]: 1 for the best. Those that diverged are last; equals are in a random order, always the same."""
         means = self.means(name)
         worst = np.where(np.isnan(means), np.inf, -means if self.higher else means)
         order = np.lexsort((np.random.default_rng(0).permutation(len(means)), worst))
@@ -108,11 +108,11 @@ def evaluate_table(
     about: dict[str, Any] | None = None,
     digits: int = 6,
 ) -> Table:
-    """Evaluate every choice of a finite space with every seed, and keep it in a JSON file; or go on where it was stopped.
+    """Evaluate every choice of a finite space with every seed, and keep it in a JSON file; or go on where it stopped.
 
     score: (choices, seed) -> for each name a number for each choice; not finite where one diverged. batch: how many
-    choices it is given at once, all unless given. digits: decimal places that are kept. Raises ValueError if the space has no end, or the file
-    holds another table.
+    choices it is given at once, all unless given. digits: decimal places that are kept. Raises ValueError if the space
+    has no end, or the file holds another table.
     """
     dimensions, path = read_space(space), Path(path)
     total = cells(dimensions)

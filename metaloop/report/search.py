@@ -40,9 +40,9 @@ def write_search(path: Path, found: Found, *, title: str, command: str | None) -
         ("trials", f"{len(found.trials)} of {found.total}: {told}"),
         ("space", "; ".join(f"{name}={dimension}" for name, dimension in found.space.items())),
         ("sampler", f"{about['sampler']}, seed {about['seed']}"),
-        ("judged on", f"{about['validation tasks']} validation tasks of {about.get('data') or 'the data'}, the same for all "
-                      f"trials: {judged['ways']} ways, {judged['shots']} shots, {judged['queries']} queries"),
-        ("tasks scored", f"{sum(len(t.per_task) for t in found.trials):,}" + (", pruned in pairs" if about["prune"] else "")),
+        ("judged on", f"{about['validation tasks']} validation tasks of {about['data'] or 'the data'}, the same for "
+                      f"all: {judged['ways']} ways, {judged['shots']} shots, {judged['queries']} queries"),
+        ("tasks scored", f"{sum(len(t.per_task) for t in found.trials):,}{', pruned in pairs' * about['prune']}"),
         ("time in trials", f"{sum(t.seconds for t in found.trials) / 60:.1f} min"),
     ]  # fmt: skip
     best = found.best
@@ -63,8 +63,8 @@ def write_search(path: Path, found: Found, *, title: str, command: str | None) -
     if len(done) > 1:
         body += [
             "<h2>Best so far</h2>",
-            f'<p class="soft">Over the {len(done)} trials that are done, in their order; dashed: what the same scores give '
-            "in a random order, the mean over all orders.</p>",
+            f'<p class="soft">Over the {len(done)} trials that are done, in their order; dashed: what the same scores '
+            "give in a random order, the mean over all orders.</p>",
             f'<div class="charts">{_best_so_far(done, found.higher, scale, words)}</div>',
             "<h2>Importance of each setting</h2>", _importance(found),
             "<h2>All trials, setting by setting</h2>", _parallel(found, scale, words),
@@ -125,7 +125,7 @@ def _importance(found: Found) -> str:
 
 
 def _parallel(found: Found, scale: float, words: str) -> str:
-    """A line for each trial through its settings to its score; the best in another colour, dashed ones have no score."""
+    """A line for each trial through its settings to its score; the best in another colour, dashed: without a score."""
     scores = [scale * t.score for t in found.trials if t.score is not None]
     low, high = min(scores), max(scores)
     names = [*found.space, words]
