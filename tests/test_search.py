@@ -207,7 +207,7 @@ def test_the_best_on_validation_tasks_is_tested_once(tmp_path, monkeypatch):
     assert all(torch.equal(a, b) for a, b in zip(found.run.theta.values(), alone.theta.values(), strict=True))
 
     before = files(tmp_path / "s")
-    monkeypatch.setattr("metaloop.outer.search.evaluate", None)  # nothing is evaluated again
+    monkeypatch.setattr(sys.modules["metaloop.outer.search"], "evaluate", None)  # nothing is evaluated again
     same = ml.search(fine_tuned, space, POOL, trials=4, sampler="random", out=tmp_path / "s", **QUICK)
     assert kept(same) == kept(found)
     assert [s.mean for s in same.test.values()] == pytest.approx([s.mean for s in found.test.values()])
@@ -216,7 +216,7 @@ def test_the_best_on_validation_tasks_is_tested_once(tmp_path, monkeypatch):
 
 def test_what_diverges_is_told_and_is_no_score(tmp_path):
     how = {**QUICK, "sampler": "grid", "prune": True}
-    found = ml.search(fine_tuned, {"inner_lr": [0.1, 1e30], "width": [4, 0]}, POOL, trials=4, out=tmp_path, **how)
+    found = ml.search(fine_tuned, {"inner_lr": [0.1, 1e30], "width": [4, -1]}, POOL, trials=4, out=tmp_path, **how)
     assert [t.state for t in found.trials] == ["done", "refused", "diverged", "refused"]
     assert [t.score is None for t in found.trials] == [False, True, True, True]
     assert found.best == found.trials[0]

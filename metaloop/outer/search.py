@@ -175,8 +175,9 @@ class _Work:
     def train(self, settings: dict[str, Any]) -> Run:
         try:
             plan = self.subject.plan(settings)
-        except (TypeError, RuntimeError, ZeroDivisionError, AttributeError, IndexError) as error:  # a width of 0, say
-            raise ValueError(str(error).partition("\n")[0]) from None
+        except Exception as error:  # a width of -1 is torch's to refuse, by errors of any kind
+            reason = str(error).partition("\n")[0] or type(error).__name__
+            raise ValueError(f"no plan can be made with it ({reason}).") from None
         if judged(plan) != self.judged:
             was, now = (" ".join(f"{n}={v}" for n, v in each.items()) for each in (self.judged, judged(plan)))
             raise ValueError(f"its tasks are others ({now}) than the search's ({was}): scores cannot be compared.")
