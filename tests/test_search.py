@@ -30,6 +30,7 @@ from metaloop.outer import search_study as studies
 from metaloop.outer.search import Shuffled
 from metaloop.outer.search_prune import blocks, worse
 from metaloop.outer.search_space import Choice, Range, cell, cells, read_space, told, value
+from metaloop.outer.search_subject import checked, subject_of
 
 ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.usefixtures("quick")
@@ -95,6 +96,13 @@ def test_a_space_is_read_and_told():
     assert read_space({"width": [1, 2], "rate": "0..1", "norm": Choice(("a",))}) == {
         "width": Choice((1, 2)), "rate": Range(0, 1, whole=True), "norm": Choice(("a",))
     }  # fmt: skip
+
+
+def test_values_are_of_the_kind_that_a_function_says():
+    told = {"inner_lr": "0..1", "width": "1..4"}
+    subject = subject_of(fine_tuned, POOL, "full", {}, {})
+    assert checked(read_space(told), subject.read) == {"inner_lr": Range(0.0, 1.0), "width": Range(1, 4, whole=True)}
+    assert not checked(read_space(told), subject.read)["inner_lr"].whole
 
 
 def test_cells_are_all_choices_once():
@@ -389,6 +397,19 @@ def test_easy_tasks_do_not_mislead_pairs():
     assert worse([0.95] * 10, best, higher=False)
 
 
+def test_pruning_chooses_the_same_for_half_the_tasks(monkeypatch):
+    """On stored scores of a recipe, in 20 orders of trials and tasks."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    monkeypatch.delitem(sys.modules, "search", raising=False)
+    import search as measured
+
+    kept = json.loads((ROOT / "results" / "search-pruning.json").read_text())
+    found = measured.prunings(kept)
+    assert [round(share, 4) for _, share in found] == kept["share of tasks scored"]
+    assert sum(same for same, _ in found) == kept["same choice"] == 20
+    assert max(share for _, share in found) <= 0.5
+
+
 # Tables
 
 
@@ -420,6 +441,14 @@ def test_a_table_is_evaluated_once_and_searched(tmp_path):
     assert table.run("tpe", 12, 0) == table.run("tpe", 12, 0) != table.run("tpe", 12, 1)
     with pytest.raises(ValueError, match="another table: its seeds is 2, now it is 3"):
         evaluate_table(path, space, score, seeds=3)
+
+
+def test_the_page_has_the_figures_of_the_results_files(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import mlp_table
+
+    page = (ROOT / "docs" / "search.md").read_text()
+    assert page.split("<!-- table A -->\n")[1].split("<!-- /table A -->")[0] == mlp_table.show()
 
 
 # The command line

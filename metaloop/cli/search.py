@@ -28,6 +28,7 @@ OPTIONS = (
 
 
 def run(args) -> None:
+    from ..engine.lock import Lock
     from ..outer.search import in_words, search
     from ..recipes import find
     from ..report import write_report
@@ -67,11 +68,12 @@ def run(args) -> None:
     if found.complete and found.run is not None:
         run = found.run
         assert run.folder is not None
-        if not kept(run.folder):
-            rows = rows_for(pool, run.plan.rows, own=data is None)
-            how = {"tasks": args.tasks, "seed": 0, "split": "test", "data": data, "command": args.command}
-            measured(run, rows, pool, run.folder, **how)
-            write_report(run, lambda: pool, tasks=args.tasks)
+        with Lock(run.folder, ".trial.lock", wait=True):  # of workers that end together, one tests
+            if not kept(run.folder):
+                rows = rows_for(pool, run.plan.rows, own=data is None)
+                how = {"tasks": args.tasks, "seed": 0, "split": "test", "data": data, "command": args.command}
+                measured(run, rows, pool, run.folder, **how)
+                write_report(run, lambda: pool, tasks=args.tasks)
         say(f"report: {page}")
         suggest(command or "", f"metaloop evaluate {quoted(run.folder)}")
     else:

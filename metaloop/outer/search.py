@@ -219,8 +219,8 @@ def _do(work: _Work, trial: Any, study: "Study", settings: dict[str, Any], befor
         run = work.train(settings)
         for part in blocks(_many(run.plan.pool.val, work.tasks)):
             scores += work.score(run, part)
-            early = rival is not None and len(scores) < len(rival.per_task)
-            if early and worse(scores, rival.per_task, higher=before.higher):
+            known = () if rival is None else rival.per_task
+            if len(scores) < len(known) and worse(scores, known, higher=before.higher):
                 trial.report(_mean(scores), step=len(scores))
                 end(per_task=scores)
                 study.tell(trial, state=TrialState.PRUNED)
@@ -255,7 +255,7 @@ class Shuffled(Over):
     train = val = test = property(lambda self: self)  # type: ignore[assignment]
 
     def sample(self, tasks=1, ways=5, shots=1, queries=15, generator=None) -> Task:
-        episode = {"ways": ways, "shots": shots, "queries": queries}
+        episode: dict[str, Any] = {"ways": ways, "shots": shots, "queries": queries}
         if self.pool.tasks:
             every = self.pool.sample(tasks=self.pool.tasks, **episode)
             order = torch.randperm(self.pool.tasks, generator=_place(self.seed, 0))[list(self.part)[:tasks]]
@@ -308,7 +308,7 @@ def _winner(found: Found, subject: Subject, home: Any, study: "Study", *, pool: 
         scores = {label: Score.of(torch.tensor(each), metric) for label, (each, metric) in kept.items()}
         for row in plan.rows if not kept else ():
             where = row.data() if row.data is not None else plan.pool
-            episode = {"ways": row.ways, "shots": row.shots, "queries": row.queries}
+            episode: dict[str, Any] = {"ways": row.ways, "shots": row.shots, "queries": row.queries}
             many = row.tested(tasks)
             scores[row.label] = evaluate(row.learner, run.theta, where, tasks=many, metric=row.metric, **episode)
         if not kept:

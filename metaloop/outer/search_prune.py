@@ -31,5 +31,5 @@ def worse(scores: Sequence[float], best: Sequence[float], *, higher: bool, level
     gaps = [ours - theirs for ours, theirs in zip(scores, best, strict=False)]
     if not any(gaps):
         return False
-    p = wilcoxon(gaps, alternative="less" if higher else "greater", zero_method="zsplit").pvalue
+    _, p = wilcoxon(gaps, alternative="less" if higher else "greater", zero_method="zsplit")
     return bool(p < level)

@@ -42,7 +42,8 @@ class Range:
     whole: bool = False
 
     def __str__(self) -> str:
-        return f"{self.low:g}..{self.high:g}{':log' * self.log}"
+        low, high = (f"{end:g}" if float(f"{end:g}") == end else repr(end) for end in (self.low, self.high))
+        return f"{low}..{high}{':log' * self.log}"
 
 
 Space = dict[str, Choice | Range]
@@ -122,11 +123,11 @@ def _dimension(name: str, told: Any) -> Choice | Range:
         return Choice(tuple(tuple(v) if isinstance(v, list) else v for v in values))
     body, colon, scale = told.rpartition(":")
     if ".." not in told or told.lstrip().startswith("["):
-        return Choice(tuple(_anything(part) for part in _split(name, told)))
+        return Choice(tuple(anything(part) for part in _split(name, told)))
     if colon and scale.strip() != "log":
         raise ValueError(f"search: {name}={told}: a range may end in ':log', not in ':{scale}'.")
     low, _, high = (body if colon else told).partition("..")
-    ends = [_anything(end.strip()) for end in (low, high)]
+    ends = [anything(end.strip()) for end in (low, high)]
     if not all(isinstance(end, int | float) and not isinstance(end, bool) for end in ends):
         raise ValueError(f"search: {name}={told}: a range is from a number to a number.")
     whole = all(isinstance(end, int) for end in ends)
@@ -171,7 +172,8 @@ def _size(dimension: Choice | Range) -> int | None:
     return int(dimension.high) - int(dimension.low) + 1 if dimension.whole else None
 
 
-def _anything(text: str) -> Any:
+def anything(text: str) -> Any:
+    """The value that a text says where nobody knows the kind: JSON, true, false, none, or else a word."""
     known = {"none": None, "true": True, "false": False}
     if text.lower() in known:
         return known[text.lower()]

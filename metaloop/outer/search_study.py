@@ -266,11 +266,12 @@ def _mend(path: Path) -> None:
 
 def _server(url: str) -> Store:
     import sqlalchemy
+    from sqlalchemy.exc import ArgumentError
     from sqlalchemy.pool import NullPool
 
     try:
         address = sqlalchemy.make_url(url)
-    except sqlalchemy.exc.ArgumentError:
+    except ArgumentError:
         raise ValueError("search: the storage is no address such as postgresql://user@host/database.") from None
     name = address.render_as_string(hide_password=True)
     if address.get_backend_name() != "postgresql":

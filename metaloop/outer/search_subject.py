@@ -3,13 +3,13 @@
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_type_hints
 
 from ..core import Learner
 from ..recipes.plan import Plan, Recipe, Row
 from ..targets import units
 from ..tasks.pool import Pool
-from .search_space import Choice, Range, Space, shown
+from .search_space import Choice, Range, Space, anything, shown
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Subject:
     name: str
     plan: Callable[[dict[str, Any]], Plan]
     names: list[str] | None
-    read: Callable[[str, str], Any] | None
+    read: Callable[[str, str], Any]
     about: dict[str, Any]
     info: Callable[[dict[str, Any], Plan], dict[str, Any]]
     example: dict[str, Any] | None = None
@@ -88,10 +88,17 @@ def _function(make: Any, pool: Pool | None, options: dict[str, Any], info: dict[
     def info_of(chosen: dict[str, Any], plan: Plan) -> dict[str, Any]:
         return {**info, "of": title, "settings": chosen}
 
+    hints = get_type_hints(make) if inspect.isfunction(make) else {}
+
+    def read(name: str, text: str) -> Any:
+        """What is annotated as a float is one, though it is written as a whole number."""
+        value = anything(text)
+        return float(value) if hints.get(name) is float and type(value) is int else value
+
     told = {name: given for name, given in {**counts, **rest}.items() if isinstance(given, str | int | float | None)}
     about = {"options": told, "data": None if pool is None else pool.name}
     any_name = any(p.kind is p.VAR_KEYWORD for p in parameters)
-    return Subject(title, plan, None if any_name else names, None, about, info_of)
+    return Subject(title, plan, None if any_name else names, read, about, info_of)
 
 
 def judged(plan: Plan) -> dict[str, Any]:
@@ -107,10 +114,8 @@ def higher(plan: Plan) -> bool:
     return units(metric.__name__)[1].endswith("(%)") if metric else plan.pool.target.higher
 
 
-def checked(space: Space, read: Callable[[str, str], Any] | None) -> Space:
+def checked(space: Space, read: Callable[[str, str], Any]) -> Space:
     """The space, its values as the settings take them. Raises ValueError where one is of another kind."""
-    if read is None:
-        return space
     for name, dimension in space.items():
         if isinstance(dimension, Choice):
             space[name] = Choice(tuple(read(name, shown(value)) for value in dimension.values))
