@@ -118,16 +118,15 @@ def search(name: str, sampler: str, seeds: int, draws: int) -> None:
     """The rank of the best of the first x draws, for each x and seed; seeds that are there are not done again."""
     found = read_table(FOLDER / f"{name}.json")
     ranks = found.ranks()
-    kept = json.loads(SEARCHES.read_text()) if SEARCHES.exists() else {"draws": {}, "ranks": {}}
+    kept = json.loads(SEARCHES.read_text()) if SEARCHES.exists() else {"ranks": {}}
     told = kept["ranks"].setdefault(name, {}).setdefault(sampler, [])
     began = time.process_time()
     for seed in range(len(told), seeds):
         order = found.run(sampler, draws, seed)
         best = np.minimum.accumulate(ranks[order])
         told.append([int(best[x - 1]) for x in POINTS if x <= draws])
-    kept |= {"points": list(POINTS), "machine": machine(), "versions": versions()}
-    kept["ranks"] = {n: dict(sorted(kept["ranks"][n].items())) for n in sorted(kept["ranks"])}
-    SEARCHES.write_text(json.dumps(kept, separators=(",", ":")) + "\n")
+        kept |= {"points": list(POINTS), "machine": machine(), "versions": versions()}
+        SEARCHES.write_text(json.dumps(kept, separators=(",", ":")) + "\n")
     print(f"{name} {sampler}: {time.process_time() - began:.0f} s of CPU", flush=True)
 
 
@@ -164,7 +163,7 @@ def show() -> str:
         row = [name, best, *spread, f"{noise['tau']:.2f}", *cells]
         lines.append(f"| {' | '.join(row)} |")
     law = f"{expected_rank(50, 1000):.1f} after 50 draws, {expected_rank(25, 1000):.1f} after 25"
-    lines += ["", f"TPE's median rank after 50 different cells is below random's exact expectation ({law}) with p < .01 "
+    lines += ["", f"TPE's median rank after 50 different cells is below random's exact expectation ({law}), p < .01, "
               f"on {sum(reached)} of {len(reached)} tables."]  # fmt: skip
     return "\n".join(lines) + "\n"
 

@@ -64,19 +64,19 @@ def overhead(trials: int = 1000, measured: int = 30) -> None:
         figures["opening"] = {"s of CPU": round(time.process_time() - began, 3), "trials": known,
                               "bytes": journal.stat().st_size}  # fmt: skip
         for sampler in ("random", "tpe"):
-            study.sampler, taken = studies.make_sampler(sampler, space, trials, 0), []
+            study.sampler, taken, ended = studies.make_sampler(sampler, space, trials, 0), [], {}
             for _ in range(measured):
                 began = time.process_time()
                 found = studies.next_trial(store, study, home, trials)
                 assert found is not None
                 trial, lock = found
                 chosen = studies.suggest(trial, space)
-                _look(study, space, trials, base, False, {})
+                _look(study, space, trials, base, False, {}, ended)
                 trial.set_user_attr("per_task", scores(chosen))
                 trial.set_user_attr("seconds", 1.0)
                 study.tell(trial, 1.0)
                 lock.release()
-                _look(study, space, trials, base, False, {})
+                _look(study, space, trials, base, False, {}, ended)
                 taken.append(1e3 * (time.process_time() - began))
             middle, count = float(np.median(taken)), len(study.get_trials(deepcopy=False))
             told_of = {"ms of CPU per trial": round(middle, 2), "largest": round(max(taken), 2)}

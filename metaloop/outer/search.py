@@ -139,7 +139,7 @@ def search(
         with study_of.reached(store.name), closing(store):
             study = study_of.open_study(store, name or subject.name, about, higher=better)
             study.sampler = chosen
-            look = partial(_look, study, dimensions, trials, base, better, about)
+            look = partial(_look, study, dimensions, trials, base, better, about, {})
             shown = _Shown(look, trials, progress)
             with shown:
                 while (taken := study_of.next_trial(store, study, home, trials, adopt=adopt)) is not None:
@@ -226,6 +226,8 @@ def _do(work: _Work, trial: Any, study: "Study", settings: dict[str, Any], befor
                 study.tell(trial, state=TrialState.PRUNED)
                 return
     except ValueError as error:
+        if isinstance(error.__context__, OSError):  # a full disk is no fault of the settings: the next start goes on
+            raise
         diverged = isinstance(error, NonFinite | NoScore)
         end(state=DIVERGED if diverged else REFUSED, why=" ".join(str(error).split()))
         study.tell(trial, state=TrialState.FAIL)
@@ -271,26 +273,38 @@ def _place(seed: int, i: int) -> torch.Generator:
     return generator(seed, "search tasks", i)
 
 
-def _look(study: "Study", space: Space, total: int, base: Plan, better: bool, about: dict[str, Any]) -> Found:
-    """What the study says now."""
+def _look(
+    study: "Study", space: Space, total: int, base: Plan, better: bool, about: dict[str, Any], ended: dict[int, Trial]
+) -> Found:  # fmt: skip
+    """What the study says now. ended: the trials that have ended, as they were read before."""
     from optuna.trial import TrialState
 
     trials = []
     for t in study.get_trials(deepcopy=False):
         if t.state == TrialState.WAITING:
             continue
-        attributes = t.user_attrs
-        state = {TrialState.COMPLETE: DONE, TrialState.PRUNED: PRUNED, TrialState.RUNNING: BEGUN}.get(t.state)
-        settings = {n: value(space[n], label) for n, label in t.params.items() if n in space}
-        trials.append(Trial(
-            t.number, settings, state or attributes.get("state", DIVERGED),
-            t.value if t.state == TrialState.COMPLETE else None, tuple(attributes.get("per_task", ())),
-            attributes.get("why", ""), attributes.get("seconds", 0.0),
-        ))  # fmt: skip
+        one = ended.get(t.number)
+        if one is None:
+            one = _read(t, space)
+            if one.state != BEGUN:
+                ended[t.number] = one
+        trials.append(one)
     done = [t for t in trials if t.state == DONE and t.score is not None]
     best = (max if better else min)(done, key=lambda t: t.score, default=None)  # the first of equals
     complete = len(trials) >= total and all(t.state != BEGUN for t in trials)
     return Found(trials, best, complete, total, space, judged(base)["metric"], better, about, study)
+
+
+def _read(t: Any, space: Space) -> Trial:
+    """A trial as Optuna has it."""
+    from optuna.trial import TrialState
+
+    told, attributes = {TrialState.COMPLETE: DONE, TrialState.PRUNED: PRUNED, TrialState.RUNNING: BEGUN}, t.user_attrs
+    return Trial(
+        t.number, {n: value(space[n], label) for n, label in t.params.items() if n in space},
+        told.get(t.state) or attributes.get("state", DIVERGED), t.value if t.state == TrialState.COMPLETE else None,
+        tuple(attributes.get("per_task", ())), attributes.get("why", ""), attributes.get("seconds", 0.0),
+    )  # fmt: skip
 
 
 def _winner(found: Found, subject: Subject, home: Any, study: "Study", *, pool: Pool, tasks: int) -> Found:
