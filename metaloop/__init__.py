@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     # How theta improves
     from .engine import fit as fit, meta_gradient as meta_gradient
     from .outer.follow_leader import follow_leader as follow_leader
+    from .outer.search import search as search
 
     # How well it does
     from .engine import NonFinite as NonFinite, Run as Run, Score as Score, evaluate as evaluate

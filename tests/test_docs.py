@@ -75,8 +75,10 @@ def workplace(tmp_path_factory):
 
 def quick(words: list[str]) -> list[str]:
     """The same command, with few steps and few test tasks."""
-    if words[0] in ("train", "evaluate", "compare"):
+    if words[0] in ("train", "search", "evaluate", "compare"):
         words = [*words, "--tasks", "2"]
+    if words[0] == "search":
+        words += ["--budget", "smoke", "--trials", "1", "--validation-tasks", "2"]
     if words[0] == "train":
         words = [w for w in words if w not in ("--compile", "--budget", "quick")]
         words += ["--budget", "smoke", "--steps", "1"]

@@ -3,14 +3,15 @@
 from pathlib import Path
 from typing import Any
 
-from .console import note, quoted, say, suggest, table
+from .console import note, quoted, say, suggest, table, tell
 from .data import check_seen, move, pool_of, protocols, rows_asked
-from .options import ALLOW_SEEN, DATA, DATA_ROOT, DEVICE, QUERIES, SEED, SHOTS, TASKS, WAYS, option
+from .options import ALLOW_SEEN, DATA, DATA_ROOT, DEVICE, JSON, QUERIES, SEED, SHOTS, TASKS, WAYS, option
 
 OPTIONS = (
     option("runs", nargs="+", metavar="RUN", help="runs' folders; differences are to the first"),
     DATA, DATA_ROOT, DEVICE, WAYS, SHOTS, QUERIES, TASKS, SEED, ALLOW_SEEN,
     option("--out", default="compare.png", metavar="FILE", help="the plot, .png or .html (compare.png)"),
+    JSON,
 )  # fmt: skip
 
 
@@ -36,7 +37,8 @@ def run(args) -> None:
     for run, theirs in zip(runs, rows, strict=True):
         move(run, args.device)
         check(run, theirs, pool)
-    seen = check_seen(runs, pool, allow=args.allow_seen)
+    line = note if args.json else say
+    seen = check_seen(runs, pool, allow=args.allow_seen, say=line)
     protocols(runs)
     for run, theirs in zip(runs, rows, strict=True):
         note(f"testing {run.folder} on {args.tasks} tasks")
@@ -50,8 +52,28 @@ def run(args) -> None:
         more = "" if gap is None else ("+" if gap.mean > 0 else "") + text(*in_units(gap))
         rows.append([folder, run.info["recipe"], text(*in_units(score)), more or "–"])
     head = ["run", "recipe", metric, f"difference to {args.runs[0]}"]
-    say(f"{row.label}, {args.tasks} tasks of {pool.name}, seed {args.seed}; ± 95 % interval, differences in pairs")
-    table(head, rows)
+    if args.json:
+        tell(told(args, runs, row, pool, scores, gaps, seen))
+    else:
+        say(f"{row.label}, {args.tasks} tasks of {pool.name}, seed {args.seed}; ± 95 % interval, differences in pairs")
+        table(head, rows)
     write_plot(Path(args.out), args.runs, scores, gaps, title=f"{row.label}, {pool.name}", head=head, rows=rows)
-    say(f"plot: {args.out}")
+    line(f"plot: {args.out}")
     suggest(f"metaloop evaluate {quoted(args.runs[0])}")
+
+
+def told(args, runs, row, pool, scores, gaps, seen) -> dict[str, Any]:
+    """The table in JSON's terms: scores in the metric's units, differences to the first run, None for it."""
+    from ..report.results import in_units
+
+    def measured(score) -> dict[str, Any] | None:
+        return None if score is None else dict(zip(("mean", "ci95", "metric"), in_units(score), strict=True))
+
+    episode = {"ways": row.ways, "shots": row.shots, "queries": row.queries}
+    told = [
+        {"run": folder, "recipe": run.info["recipe"], **(measured(score) or {}), "difference": measured(gap),
+         "seen": known}
+        for folder, run, score, gap, known in zip(args.runs, runs, scores, gaps, seen, strict=True)
+    ]  # fmt: skip
+    return {"label": row.label, **episode, "tasks": len(scores[0].per_task), "data": pool.name, "seed": args.seed,
+            "runs": told}  # fmt: skip

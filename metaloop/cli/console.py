@@ -1,11 +1,12 @@
 """What the commands print: results on stdout, everything else on stderr."""
 
 import codecs
+import json
 import os
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ..report.results import Entry
@@ -29,6 +30,11 @@ def visible(text: str) -> str:
 def say(line: str) -> None:
     """A line of results."""
     print(visible(line))
+
+
+def tell(value: Any) -> None:
+    """Results as JSON, which is all that is on stdout then."""
+    print(json.dumps(value, indent=2))
 
 
 def streams() -> None:

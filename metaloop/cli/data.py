@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..recipes.data import POOLS
-from .console import note, say, scores
+from .console import note, say, scores, tell
 
 ABSENT = object()
 
@@ -91,7 +91,7 @@ def rows_asked(run, args, like=None):
     return [Row(target.label(ways, shots), plan.at_test(ways=ways), ways, shots, queries, metric=first.metric)]
 
 
-def check_seen(runs, pool, split: str = "test", allow: bool = False) -> list[int | None]:
+def check_seen(runs, pool, split: str = "test", allow: bool = False, say: Any = say) -> list[int | None]:
     """How many of the split's classes each run was trained on; None where that is not known, which is said.
 
     Raises ValueError if there are any, unless allowed.
@@ -136,7 +136,7 @@ def protocols(runs) -> None:
                  f"{told(ours)}")  # fmt: skip
 
 
-def measured(run, rows, pool, folder: Path, **how: Any) -> None:
+def measured(run, rows, pool, folder: Path, *, as_json: bool = False, **how: Any) -> None:
     """Measure rows, print their scores and keep them: those that there are, whatever stops it."""
     from ..report.results import keep, measure
 
@@ -149,8 +149,26 @@ def measured(run, rows, pool, folder: Path, **how: Any) -> None:
             entries.append(measure(run, row, pool, **how))
     finally:
         if entries:
-            scores(entries)
+            if as_json:
+                tell({"run": str(folder), "recipe": run.info["recipe"], "scores": [e.to_json() for e in entries]})
+            else:
+                scores(entries)
+            if any(e.published is not None for e in entries):
+                otherwise(run)
             keep(folder, entries)
+
+
+def otherwise(run) -> None:
+    """Say in what a run's settings differ from those of the published figures that its scores stand beside."""
+    from ..recipes import find
+    from ..recipes.plan import tuples
+
+    recipe = find(run.info["recipe"])
+    ours = run.info.get("settings") or recipe.settings(run.info["budget"])
+    theirs = recipe.settings()
+    differ = [f"{n}={theirs[n]} (here {tuples(v)})" for n, v in ours.items() if n in theirs and tuples(v) != theirs[n]]
+    if differ:
+        note(f"note: published with {', '.join(differ)}")
 
 
 def image_shape(pool: dict[str, Any], source: str) -> tuple[int, ...]:

@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
-from .console import quoted, say, suggest
+from .console import note, quoted, say, suggest
 from .data import check_seen, measured, move, pool_of, rows_asked
-from .options import ALLOW_SEEN, DATA, DATA_ROOT, DEVICE, QUERIES, RUN, SEED, SHOTS, TASKS, WAYS, option
+from .options import ALLOW_SEEN, DATA, DATA_ROOT, DEVICE, JSON, QUERIES, RUN, SEED, SHOTS, TASKS, WAYS, option
 
 OPTIONS = (
     RUN, DATA, DATA_ROOT, DEVICE, WAYS, SHOTS, QUERIES, TASKS, SEED,
     option("--split", default="test", choices=("train", "val", "test"), help="of the data (test)"),
-    option("--episodes", metavar="FILE", help="the tasks that `metaloop episodes` wrote there"), ALLOW_SEEN,
+    option("--episodes", metavar="FILE", help="the tasks that `metaloop episodes` wrote there"), ALLOW_SEEN, JSON,
 )
 
 
@@ -31,9 +31,11 @@ def run(args) -> None:
         check(run, row, dealt, args.split)
     asked = args.allow_seen or (data == own and args.split == "train")  # these have been, and are asked for by name
     how = {"tasks": args.tasks, "seed": args.seed, "split": args.split, "data": tested_as, "command": args.command}
-    measured(run, rows, dealt, folder, **how, seen=check_seen([run], pool, args.split, asked)[0])
+    line = note if args.json else say
+    seen = check_seen([run], pool, args.split, asked, line)[0]
+    measured(run, rows, dealt, folder, **how, seen=seen, as_json=args.json)
     home = lambda: pool if data == own else pool_of(run, None)[1]
-    say(f"report: {write_report(run, home, tasks=args.tasks)}")
+    line(f"report: {write_report(run, home, tasks=args.tasks)}")
     suggest(*(pool.uses(args.run) or [f"metaloop compare {quoted(args.run)} RUN"]))
 
 

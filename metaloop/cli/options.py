@@ -36,3 +36,4 @@ ALLOW_SEEN = option(
     "--allow-seen", action="store_true", help="test on classes that the run was trained on, too; the output says so"
 )
 DEVICE = option("--device", default="auto", metavar="auto|cpu|cuda|mps", help="what computes (auto)")
+JSON = option("--json", action="store_true", help="print JSON")

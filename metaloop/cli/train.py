@@ -1,24 +1,39 @@
 """Meta-train a recipe, test it, write a report."""
 
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from .console import note, quoted, say, suggest
 from .data import advice, find_pool, measured, rows_for
-from .options import DATA, DATA_ROOT, DEVICE, TASKS, count, option
+from .options import DATA, DATA_ROOT, DEVICE, JSON, TASKS, count, option
 
 OPTIONS = (
     option("recipe", metavar="RECIPE", help="see `metaloop recipes`"), DATA, DATA_ROOT, DEVICE,
     option("--seed", type=int, help="of weights and tasks (0)"),
     option("--budget", choices=("smoke", "quick", "full"), help="seconds, minutes, or as published (full)"),
     option("--steps", type=count, metavar="N", help="meta-steps, if not as the budget says"),
+    option("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting, see `metaloop recipes RECIPE`"),
     option("--out", metavar="DIR", help="the run's folder (runs/RECIPE-seedN)"),
     option("--resume", action="store_true", help="go on where the run was stopped"),
     option("--compile", action="store_const", const=True, help="compile the meta-step; for long runs"),
     option("--no-capture", action="store_true", help="on a GPU: no CUDA graph of the meta-step"),
     option("--checkpoint-every", type=count, metavar="N", help="steps between checkpoints"),
     option("--memory", metavar="SIZE", help="what training may hold, e.g. 4GB: fewer tasks at once"), TASKS,
+    JSON,
 )  # fmt: skip
+
+
+@contextmanager
+def refused(changed: list[str]):
+    """What cannot be trained with is told in one line: a width of 0 is torch's to refuse, by an error of any kind."""
+    try:
+        yield
+    except Exception as error:
+        if not changed or isinstance(error, ValueError | OSError | MemoryError):
+            raise
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+        raise ValueError(f"--set {' --set '.join(changed)}: it cannot be trained so ({reason}).") from None
 
 
 def run(args) -> None:
@@ -26,10 +41,11 @@ def run(args) -> None:
     from ..engine.log import has_tensorboard
     from ..engine.ranks import Lost, join
     from ..engine.run import read_info, undo
-    from ..recipes import find
+    from ..recipes import find, keywords
     from ..report import write_report
 
     recipe = find(args.recipe)
+    changed = keywords.read(recipe, args.set)
     folder = Path(args.out or f"runs/{recipe.name}-seed{args.seed or 0}")
     given = {
         "recipe": recipe.name, "data": None if args.data == recipe.data_name else args.data,
@@ -51,8 +67,9 @@ def run(args) -> None:
     try:
         with advice(options["data"]):
             pool = ranks.first_here(lambda: find_pool(recipe, options["data"]))
-        settings = options["settings"] or recipe.settings(options["budget"])
-        plan = recipe.plan(pool, steps=options["steps"], budget=options["budget"], settings=settings)
+        settings = {**(options["settings"] or recipe.settings(options["budget"])), **changed}
+        with refused(args.set):
+            plan = recipe.plan(pool, steps=options["steps"], budget=options["budget"], settings=settings)
         if ranks.size > 1 and plan.outer is not fit:
             raise ValueError(f"{recipe.name} improves theta in one process: train it without torchrun.")
         with advice(options["data"]):
@@ -66,10 +83,11 @@ def run(args) -> None:
         if args.no_capture and plan.outer is fit:
             extra["capture"] = False
         try:
-            run = plan.outer(
-                plan.learner, plan.pool, **plan.training(), **extra, seed=options["seed"], device=args.device,
-                compile=options["compile"], out=folder, resume=args.resume, info=info,
-            )  # fmt: skip
+            with refused(args.set):
+                run = plan.outer(
+                    plan.learner, plan.pool, **plan.training(), **extra, seed=options["seed"], device=args.device,
+                    compile=options["compile"], out=folder, resume=args.resume, info=info,
+                )  # fmt: skip
         except ValueError as error:
             if fresh and ranks.rank == 0 and type(error) is ValueError:  # bad input: no training went wrong
                 undo(folder)
@@ -78,8 +96,8 @@ def run(args) -> None:
             return
         run.plan = plan
         how = {"tasks": args.tasks, "seed": 0, "split": "test", "data": options["data"], "command": args.command}
-        measured(run, rows, pool, folder, **how)
-        say(f"report: {write_report(run, lambda: pool, tasks=args.tasks)}")
+        measured(run, rows, pool, folder, **how, as_json=args.json)
+        (note if args.json else say)(f"report: {write_report(run, lambda: pool, tasks=args.tasks)}")
     except (KeyboardInterrupt, Lost) as stop:
         again = args.command + ("" if args.resume else " --resume")
         how = f"; go on with: {again}" if (folder / "run.json").exists() else ""

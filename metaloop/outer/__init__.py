@@ -1,5 +1,12 @@
 """How theta improves, where that is not meta-gradient descent on tasks dealt at random."""
 
 from .follow_leader import follow_leader
+from .search import Found, Trial, search
+from .search_law import chance_of_top, draws_for_top, expected_best, expected_rank
+from .search_space import Choice, Range
+from .search_table import Table, evaluate_table, read_table
 
-__all__ = ["follow_leader"]
+__all__ = [
+    "Choice", "Found", "Range", "Table", "Trial", "chance_of_top", "draws_for_top", "evaluate_table", "expected_best",
+    "expected_rank", "follow_leader", "read_table", "search",
+]  # fmt: skip

@@ -6,14 +6,15 @@ from importlib import import_module
 from pkgutil import iter_modules
 from typing import TYPE_CHECKING
 
+from .keywords import Setting, settings
 from .plan import Figure, Plan, Recipe, Row
 
 if TYPE_CHECKING:
     from ..tasks.pool import Outline
 
-__all__ = ["RECIPES", "Figure", "Outline", "Plan", "Recipe", "Row", "find"]
+__all__ = ["RECIPES", "Figure", "Outline", "Plan", "Recipe", "Row", "Setting", "find", "settings"]
 
-HELPERS = {"data", "optim", "plan", "stored"}  # what recipes share; every other module is a system's
+HELPERS = {"data", "keywords", "optim", "plan", "stored"}  # what recipes share; every other module is a system's
 SYSTEMS = sorted(module.name for module in iter_modules(__path__) if module.name not in HELPERS)
 
 RECIPES: dict[str, Recipe] = {

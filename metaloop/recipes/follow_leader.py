@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import metaloop as ml
 
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 
 def follow_leader_plan(
-    pool: Pool, *, method: str, steps: int, updates: int, arrivals: Sequence[int], tasks: int = 25, shots: int = 10,
+    pool: Pool, *, method: Literal["leader", "everything", "fine-tuned", "scratch"],
+    steps: int, updates: int, arrivals: Sequence[int], tasks: int = 25, shots: int = 10,
     width: int = 32, inner_lr: float = 0.1, inner_steps: int = 5, test_steps: int = 5, lr: float = 1e-3,
 ) -> Plan:  # fmt: skip
     """A task after another. method: "leader" (the paper's FTML: MAML's initialisation is followed), "everything"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import metaloop as ml
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 
 def mann_plan(
-    pool: Pool, *, steps: int, network: str = "memory", hidden: int = 200, slots: int = 128, width: int = 40,
-    heads: int = 4, order: str = "write", write: str = "add", ways: int = 5, shots: int = 10, tasks: int = 16,
-    lr: float = 1e-3, counted: Sequence[int] = (1, 2, 3, 4, 5, 10),
+    pool: Pool, *, steps: int, network: Literal["memory", "lstm"] = "memory", hidden: int = 200, slots: int = 128,
+    width: int = 40, heads: int = 4, order: str = "write", write: str = "add", ways: int = 5, shots: int = 10,
+    tasks: int = 16, lr: float = 1e-3, counted: Sequence[int] = (1, 2, 3, 4, 5, 10),
 ) -> Plan:  # fmt: skip
     """MANN on `ways` classes of `shots` presentations, each prediction scored; Adam at lr, a tenth of it in the last
     third; gradients clipped at norm 10. network: "memory", or "lstm", which has none. A row for each of the

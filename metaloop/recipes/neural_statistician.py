@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import metaloop as ml
 
@@ -22,7 +22,8 @@ def drawings_plan(
     pool: Pool, *, tests: Sequence[Sequence[int]] = ((5, 1), (5, 5), (20, 1), (20, 5)),
     transfer: Sequence[int] = (1, 5), steps: int, sets: int = 16, shots: int = 5, c: int = 512, z: int = 16,
     hidden: int = 256, layers: int = 3, widths: Sequence[int] = (64, 128, 256), depth: int = 3,
-    decoder: str = "convolutions", pens: bool = True, lr: float = 1e-3, decay: bool = False,
+    decoder: Literal["convolutions", "perceptron"] = "convolutions", pens: bool = True, lr: float = 1e-3,
+    decay: bool = False,
 ) -> Plan:  # fmt: skip
     """The Neural Statistician as published on Omniglot: 16 sets of 5 drawings a step, rotated and mirrored characters
     as classes, random pens, sample dropout, Adam 1e-3; scored by the divergence between statistics.

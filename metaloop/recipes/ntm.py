@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import metaloop as ml
 
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 
 def ntm_plan(
-    pool: Pool, *, steps: int, marks: int, shots: int, test_shots: Sequence[int], words: str, network: str = "tape",
+    pool: Pool, *, steps: int, marks: int, shots: int, test_shots: Sequence[int], words: str,
+    network: Literal["tape", "lstm"] = "tape",
     hidden: int = 100, layers: int = 3, slots: int = 128, width: int = 20, tasks: int = 16, lr: float = 1e-3,
 ) -> Plan:  # fmt: skip
     """Sequences of 1 to `shots` parts, a number drawn for each meta-batch; Adam at lr; gradients clipped at norm 10.

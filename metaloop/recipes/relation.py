@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import metaloop as ml
 
@@ -16,7 +16,8 @@ PAPER = "Sung et al. 2018"
 
 
 def relation_plan(
-    pool: Pool, *, ways: int, shots: int, queries: int, steps: int, loss: str = "mse", scored_by: str = "relations"
+    pool: Pool, *, ways: int, shots: int, queries: int, steps: int, loss: str = "mse",
+    scored_by: Literal["relations", "prototypes"] = "relations",
 ) -> Plan:  # fmt: skip
     """A relation network as published: matched ways and shots, one episode per step, Adam 1e-3 halved every tenth of
     the run, gradients of norm 0.5 at most; 15 queries per class at test, normalised by the population (inductive) or
