@@ -59,10 +59,10 @@ def imaginary(
         theta = {"generator": generator[1](seed), "metric": metric.init(seed), "noise": fixed(z)}
         return theta if embed is None else theta | {"embed": embed[1](seed)}
 
-    def features(theta, S: Data) -> tuple[Data, Callable[[Tensor], Tensor], Params]:
+    def features(theta, S: Data) -> tuple[Data, Callable[[Params, Tensor], Tensor], Params]:
         """Those of S, and how to find those of queries."""
         if embed is None:
-            return S, lambda params, x: x, {}
+            return S, lambda _, x: x, {}
         net, params = condition(embed[0], theta["embed"], S.x)
         return Data(embed[0](theta["embed"], S.x), S.y), net, params
 
@@ -87,6 +87,10 @@ def imaginary(
     def objective(adapt, theta, task: Task):
         return metric.objective(metric.adapt, theta["metric"], task_of_features(theta, task))             # (3)
 
+    def scheduled(step: int) -> Theta:
+        assert metric.scheduled is not None
+        return {"metric": metric.scheduled(step)}
+
     of_embed = None if embed is None else population(embed[0], "embed")
 
     def statistics(theta, task: Task) -> Theta:
@@ -100,5 +104,5 @@ def imaginary(
     return Learner(
         init, adapt, objective, differentiates=metric.differentiates, classes=metric.classes,
         statistics=statistics if of_embed or metric.statistics else None, statistics_of_task=True,
-        scheduled=metric.scheduled and (lambda step: {"metric": metric.scheduled(step)}),
+        scheduled=scheduled if metric.scheduled else None,
     )  # fmt: skip

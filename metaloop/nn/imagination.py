@@ -31,6 +31,18 @@ class Through(nn.Linear):
         return x[..., : self.out_features] + F.linear(x, self.weight, self.bias)
 
 
+class Scale(nn.Module):
+    """z -> exp(t) z, from t = 0. Prototypes on it decide alike whatever t is: how sure they are is its matter, and need
+    not be G's."""
+
+    def __init__(self):
+        super().__init__()
+        self.t = nn.Parameter(torch.zeros(()))
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.t.exp() * z
+
+
 def beside(x: Tensor, z: Tensor) -> Tensor:
     """Each x with each of its z: x [n, dim], z [n, m, noise] -> [n, m, dim + noise]."""
     return torch.cat([x[:, None].expand(*z.shape[:-1], -1), z], -1)

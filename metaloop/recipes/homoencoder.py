@@ -50,13 +50,15 @@ def homoencoder_plan(
 
 
 # What each step of the way from the Statistician adds: a recipe's middle name, what it is, and the settings of it.
-ABLATION = (
+ABLATION: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("", "c paid for once in 20, judged by other drawings", {}),
     ("statistician-", "the same networks under the Statistician's bound", {"decodes": "support", "class_size": None}),
     ("whole-", "c paid for by each drawing", {"class_size": 1}),
     ("seen-", "c judged by the drawings that it is inferred from", {"decodes": "support"}),
 )
-DECODERS = (("", "perceptron", {"steps": 8000}), ("-masked", "masked", {"steps": 4000}))
+DECODERS: tuple[tuple[str, str, dict[str, Any]], ...] = (
+    ("", "perceptron", {"steps": 8000}), ("-masked", "masked", {"steps": 4000}),
+)  # fmt: skip
 RECIPES = [
     recipe(
         f"homoencoder-{name}omniglot{ending}", PAPER, f"Variational Homoencoder, {decoder} decoder: {words}",

@@ -31,7 +31,7 @@ def imaginary_plan(
     trained on them for `steps` steps of 1 to 5 shots, Adam from lr down a cosine to 0. examples: how many a class is
     given.
     """
-    from torch import nn
+    from ..nn.imagination import Scale
 
     if not pool.pictures:
         raise ValueError(f"this recipe is for images; {pool.name} deals examples of shape {tuple(pool.shape)}.")
@@ -41,10 +41,10 @@ def imaginary_plan(
 
     first = ml.protonet(*ml.functional(module()), ways=ways)
     embed = ml.functional(module().eval().requires_grad_(False))
-    generator, nothing = ml.functional(ml.nn.Hallucinator(width, noise)), ml.functional(nn.Identity())
+    generator, scale = ml.functional(ml.nn.Hallucinator(width, noise)), ml.functional(Scale())
 
     def at_test(ways: int = test_ways, imagines: bool = True):
-        h = ml.protonet(*nothing, ways=ways)
+        h = ml.protonet(*scale, ways=ways)
         how = {"ways": ways, "noise": noise, "examples": examples, "imagines": imagines}
         return ml.imaginary(h, generator, embed=embed, **how)
 
@@ -79,14 +79,17 @@ def on_features(first: Learner, pool: Pool, steps: int) -> Callable[..., Run]:
     return outer
 
 
+ROWS: tuple[tuple[str, str, data.Protocol, dict[str, Any], dict[str, Any]], ...] = (
+    ("imaginary-omniglot", "Omniglot", data.vinyals, {}, {"features": 500, "steps": 5000}),
+    (
+        "imaginary-mini-imagenet", "mini-ImageNet", data.mini_imagenet, {"ways": 10, "test_ways": 5},
+        {"features": 1000, "steps": 3000, "downsample": "stride"},
+    ),
+)  # fmt: skip
 RECIPES = [
     recipe(
         name, PAPER, f"imaginary examples before prototypes, {words}", protocol, imaginary_plan,
         features=2000, steps=50_000, quick=quick,
         smoke={"features": 2, "steps": 2, "width": 4, "noise": 3, "ways": 5, "test_ways": 5, "shots": (1,)}, **settings,
-    ) for name, words, protocol, settings, quick in (
-        ("imaginary-omniglot", "Omniglot", data.vinyals, {}, {"features": 500, "steps": 5000}),
-        ("imaginary-mini-imagenet", "mini-ImageNet", data.mini_imagenet, {"ways": 10, "test_ways": 5},
-         {"features": 1000, "steps": 3000, "downsample": "stride"}),
-    )
+    ) for name, words, protocol, settings, quick in ROWS
 ]  # fmt: skip

@@ -14,6 +14,7 @@ from zoo import WAYS, blobs, image_net, pictures, waived
 from metaloop import Data, Task, functional, imaginary, matching, meta_gradient, protonet
 from metaloop.engine.methods import estimated
 from metaloop.nn import Hallucinator, mlp, norm
+from metaloop.nn.imagination import Scale
 from metaloop.testing import Case
 from metaloop.torch_private import pytree
 
@@ -189,6 +190,17 @@ def test_population_statistics_are_gathered_from_the_embedding_and_from_the_metr
     for metric, seen in ((of_pairs, Q.x.sum()), (of_support, 3 * S.x.sum())):  # at its start, each imagined twice
         learner = imaginary(metric, G, ways=WAYS, noise=NOISE, examples=6)
         assert_close(estimated(learner, theta_of(learner), Task(S, Q)), {"metric": {"seen": seen}})
+
+
+def test_a_scale_starts_at_one_and_decides_nothing(task):
+    net, init = functional(Scale())
+    S, Q = task
+    assert torch.equal(net(init(0), S.x), S.x)
+    plain, scaled = (protonet(*part, ways=WAYS).adapt(t, S)(Q.x) for part, t in ((nothing, {}), ((net, init), LOUD)))
+    assert_close(scaled, plain * torch.tensor(1.4, dtype=torch.float64).exp())
+
+
+LOUD = {"t": torch.tensor(0.7, dtype=torch.float64)}
 
 
 def some_points() -> Task:
