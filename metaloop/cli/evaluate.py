@@ -9,6 +9,7 @@ from .options import ALLOW_SEEN, DATA, DATA_ROOT, DEVICE, JSON, QUERIES, RUN, SE
 OPTIONS = (
     RUN, DATA, DATA_ROOT, DEVICE, WAYS, SHOTS, QUERIES, TASKS, SEED,
     option("--split", default="test", choices=("train", "val", "test"), help="of the data (test)"),
+    option("--newest", action="store_true", help="at the newest checkpoint, not at the best in validation"),
     ALLOW_SEEN, JSON,
 )
 
@@ -18,7 +19,7 @@ def run(args) -> None:
     from ..report import check_readable, write_report
     from ..report.results import check
 
-    run = open_run(args.run)
+    run = open_run(args.run, newest=args.newest)
     folder, own = Path(args.run), run.info.get("data")
     check_readable(folder)
     data, pool = pool_of(run, args.data)

@@ -137,9 +137,8 @@ def _fitting(value: Any, kind: Any) -> Any:
             return tuple(map(_fitting, value, inner))
     elif kind is float and isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
         return float(value)
-    elif kind in (int, str, bool, tuple) and type(value) is kind:
-        if type(value) is not int or value >= 0:
-            return value
+    elif kind in (int, str, bool, tuple) and type(value) is kind and (type(value) is not int or value >= 0):
+        return value
     raise ValueError
 
 
