@@ -14,7 +14,7 @@ from pathlib import Path
 
 from .console import launcher, note, streams
 
-COMMANDS = ("recipes", "train", "evaluate", "compare", "adapt", "predict")
+COMMANDS = ("recipes", "train", "evaluate", "compare", "adapt", "predict", "export", "doctor", "completion")
 
 
 def main(argv: list[str] | None = None) -> int:

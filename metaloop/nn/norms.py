@@ -47,7 +47,7 @@ def of_several(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
     forward of a layer that it is registered with."""
     x = inputs[0]
     if isinstance(layer, nn.GroupNorm):
-        numbers = x.numel() // (len(x) * layer.num_groups)
+        numbers = x.numel() // (x.shape[0] * layer.num_groups)
     elif isinstance(layer, nn.LayerNorm):
         numbers = math.prod(layer.normalized_shape)
     elif isinstance(layer, nn.InstanceNorm1d | nn.InstanceNorm2d | nn.InstanceNorm3d):
