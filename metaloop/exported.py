@@ -1,8 +1,8 @@
 """An adapted predictor, with what is done to pictures before it, as a file that other programs run.
 
 The graph takes `images`, bytes [n, C, H, W] as they are read and resized, and answers `probabilities` [n, classes], for
-any n: it inverts a grey picture whose border is mostly light, divides by 255 and asks f, as `metaloop predict` does. What
-is not in it is decoding a file and resizing (Lanczos).
+any n: it inverts a grey picture whose border is mostly light, divides by 255 and asks f, as `metaloop predict` does.
+What is not in it is decoding a file and resizing (Lanczos).
 """
 
 import base64

@@ -34,14 +34,15 @@ def test_the_speed_check_ends_in_time():
 @pytest.mark.parametrize(
     ("typed", "offered"),
     [
-        (["tra"], {"train"}), (["train", "maml-gl"], {"maml-glyphs"}), (["train", "maml-glyphs", "--bud"], {"--budget"}),
+        (["tra"], {"train"}), (["train", "maml-gl"], {"maml-glyphs"}),
+        (["train", "maml-glyphs", "--bud"], {"--budget"}),
         (["evaluate", "r", "--split", ""], {"train", "val", "test"}), (["evaluate", "runs/x"], set()),
     ],
 )  # fmt: skip
 def test_a_shell_completes(capsys, typed, offered):
     assert main(["completion", "bash"]) == 0
     script = capsys.readouterr().out
-    asked = f'COMP_WORDS=(metaloop "$@"); COMP_CWORD=$#; _metaloop; echo "${{COMPREPLY[@]}}"\n'
+    asked = 'COMP_WORDS=(metaloop "$@"); COMP_CWORD=$#; _metaloop; echo "${COMPREPLY[@]}"\n'
     done = subprocess.run(["bash", "-c", script + asked, "bash", *typed], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert set(done.stdout.split()) == offered

@@ -26,10 +26,13 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # of torch's exporter to itse
 def made(tmp_path_factory):
     """A place with predictors, and pictures of three classes: bytes, white on black as a network sees them."""
     place = tmp_path_factory.mktemp("export")
-    pool = tasks.folder(image_folder(place / "images", 25, 2))
+    pool = tasks.folder(image_folder(place / "images", 25, 6))
     x, y, names, _ = tasks.read_folder(image_folder(place / "few", 3, 3, seed=1), (1, 28, 28))
     for name in ("maml", "pretrain"):
         run = make_run(place / name, f"{name}-glyphs", pool, budget="smoke")
+        if name == "pretrain":  # smaller features: so that no answer is certain
+            last = [t for n, t in run.theta["embed"].items() if "norm" in n and n.endswith(("weight", "bias"))][-2:]
+            assert all(t.mul_(0.2).numel() == 64 for t in last)
         save_predictor(place / f"{name}.safetensors", run, x.float() / 255, y, names)
     return place, x
 
@@ -39,30 +42,39 @@ def answers(file: Path, x: torch.Tensor) -> np.ndarray:
     return probabilities(f, x.float() / 255, ways=len(about["classes"])).numpy()
 
 
-@pytest.mark.parametrize("name", ["maml", "pretrain"])  # norms of a call, and of the population
-def test_onnxruntime_and_torch_alone_answer_the_same(made, name, capsys):
-    runtime = pytest.importorskip("onnxruntime", reason="needs onnxruntime")
-    place, x = made
-    file = place / f"{name}.safetensors"
-    assert main(["export", str(file), "--onnx", "--torch"]) == 0
-    assert '["class00", "class01", "class02"]' in capsys.readouterr().out
-    session = runtime.InferenceSession(place / f"{name}.onnx")
-    assert json.loads(session.get_modelmeta().custom_metadata_map["classes"]) == ["class00", "class01", "class02"]
-    module = torch.export.load(place / f"{name}.pt2").module()
+def agrees(answer, file: Path, x: torch.Tensor) -> None:
     for n in (1, 2, 7):
         want = answers(file, x[:n])
         for given in (x[:n], 255 - x[:n]):  # dark ink on light paper, too
-            (ours,) = session.run(None, {"images": given.numpy()})
+            ours = answer(given)
             assert ours.shape == (n, 3)
             assert np.abs(ours - want).max() < 1e-5
-            assert np.abs(module(given).detach().numpy() - want).max() < 1e-5
-    assert want.max() < 1 - 1e-4  # not all certain
+    assert want.max(1).min() < 1 - 1e-4  # not all certain
+
+
+def test_onnxruntime_answers_the_same(made, capsys):
+    """Norms of a call's own pictures among them: of one, two and seven."""
+    runtime = pytest.importorskip("onnxruntime", reason="needs onnxruntime")
+    place, x = made
+    assert main(["export", str(place / "maml.safetensors"), "--onnx"]) == 0
+    assert 'classes: ["class00", "class01", "class02"]' in capsys.readouterr().out
+    session = runtime.InferenceSession(place / "maml.onnx")
+    assert json.loads(session.get_modelmeta().custom_metadata_map["classes"]) == ["class00", "class01", "class02"]
+    agrees(lambda given: session.run(None, {"images": given.numpy()})[0], place / "maml.safetensors", x)
+
+
+@pytest.mark.parametrize("name", ["maml", "pretrain"])  # norms of a call, and of the population
+def test_torch_alone_answers_the_same(made, name):
+    place, x = made
+    assert main(["export", str(place / f"{name}.safetensors"), "--torch"]) == 0
+    module = torch.export.load(place / f"{name}.pt2").module()
+    agrees(lambda given: module(given).detach().numpy(), place / f"{name}.safetensors", x)
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
 @pytest.mark.skipif("ONNXRUNTIME_WEB" not in os.environ, reason="needs onnxruntime-web: ONNXRUNTIME_WEB, its folder")
-def test_a_browser_answers_the_same(made, tmp_path, capsys):
-    """From a file, without a network; a picture of the network's size, and a larger one in colours, which is resized."""
+def test_a_browser_answers_the_same(made, tmp_path):
+    """From a file, without a network; a picture of the network's size, and a larger one in colours."""
     sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
     pytest.importorskip("onnx", reason="needs metaloop[onnx]")
     place, _ = made
@@ -76,7 +88,7 @@ def test_a_browser_answers_the_same(made, tmp_path, capsys):
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=quiet)
         tab = browser.new_context(offline=True).new_page()
         tab.goto(page.as_uri())
-        tab.wait_for_function("status.textContent.startsWith('Choose')")
+        tab.wait_for_function("document.getElementById('status').textContent.startsWith('Choose')")
         for picture in (small, tmp_path / "large.png"):
             tab.set_input_files("#file", picture)
             tab.wait_for_function("document.getElementById('status').textContent.startsWith('It is')")
@@ -116,5 +128,5 @@ def test_without_onnx_the_extra_is_named(made, capsys, monkeypatch, tmp_path):
 
 BUGS = [
     Bug("light paper is not inverted", "exported.py",
-        ("(border > 127)", "(border > 300)"), "test_onnxruntime_and_torch_alone_answer_the_same"),
+        ("(border > 127)", "(border > 300)"), "test_torch_alone_answers_the_same[maml]"),
 ]  # fmt: skip

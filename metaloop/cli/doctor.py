@@ -94,7 +94,7 @@ def speed(seconds: float = 10.0) -> Rows:
     import metaloop as ml
 
     net, init = ml.functional(ml.nn.conv4((1, 28, 28), out=5, width=32))
-    gradient, theta = ml.meta_gradient(ml.maml(net, init)), init(0)
+    gradient, theta = ml.meta_gradient(ml.maml(net, init, inner_lr=0.1)), init(0)
     y = torch.arange(5).expand(8, -1)
     x = torch.rand(8, 5, 1, 28, 28, generator=torch.Generator().manual_seed(0))
     task = ml.Task(ml.Data(x, y), ml.Data(x, y))
