@@ -264,11 +264,12 @@ class FewShotRegressor(RegressorMixin, _Adapted):
             return self.process_.predict(x, return_std=return_std)
         if return_std:
             raise ValueError("FewShotRegressor.predict: this predictor tells no spread. Without a run there is one.")
-        x = self._asked("predict", X)
+        x, f = self._asked("predict", X), self.predictor_
+        assert f is not None  # there is no process
 
         def answer() -> Tensor:
             with torch.no_grad(), at_meta_test():
-                return self.predictor_(x)
+                return f(x)
 
         y = self._answer("predict", answer)
         if not np.isfinite(y).all():
