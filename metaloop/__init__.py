@@ -64,7 +64,8 @@ if TYPE_CHECKING:
     from .recipes.stored import open_run as open_run
 
     # For your own few examples
-    from .estimator import FewShotClassifier as FewShotClassifier
+    from .estimator import Embedding as Embedding
+    from .estimator import FewShotClassifier as FewShotClassifier, FewShotRegressor as FewShotRegressor
 
     # Parts of the library
     from . import learners as learners, nn as nn, objectives as objectives, optim as optim, outer as outer

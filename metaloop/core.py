@@ -77,6 +77,9 @@ class Learner(Generic[T]):
     scheduled: Callable[[int], Theta] | None = field(default=None, kw_only=True)
     classes: int | None = field(default=None, kw_only=True)
 
+    def __deepcopy__(self, memo: Any) -> "Learner[T]":
+        return self  # a value
+
 
 def fold(update: Callable[[Any, Data], Any], *, batch: int = 1) -> Callable[[Any, Data], Any]:
     """Learning from a stream: (f_0, stream) -> f_n, where f_i = update(f_{i-1}, example i).

@@ -144,5 +144,5 @@ BUGS = [
         ('recipe.settings(options["budget"])), **changed}', 'recipe.settings(options["budget"]))}'),
         "test_settings_are_kept_and_asked_for_again"),
     Bug("whole numbers serve as true and false", "recipes/keywords.py",
-        ("and type(value) is kind:", "and isinstance(value, kind):"), "test_what_is_no_setting_is_refused"),
+        ("and type(value) is kind and", "and isinstance(value, kind) and"), "test_what_is_no_setting_is_refused"),
 ]  # fmt: skip

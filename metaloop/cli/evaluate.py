@@ -9,7 +9,9 @@ from .options import ALLOW_SEEN, DATA, DATA_ROOT, DEVICE, JSON, QUERIES, RUN, SE
 OPTIONS = (
     RUN, DATA, DATA_ROOT, DEVICE, WAYS, SHOTS, QUERIES, TASKS, SEED,
     option("--split", default="test", choices=("train", "val", "test"), help="of the data (test)"),
-    option("--episodes", metavar="FILE", help="the tasks that `metaloop episodes` wrote there"), ALLOW_SEEN, JSON,
+    option("--episodes", metavar="FILE", help="the tasks that `metaloop episodes` wrote there"),
+    option("--newest", action="store_true", help="at the newest checkpoint, not at the best in validation"),
+    ALLOW_SEEN, JSON,
 )
 
 
@@ -18,7 +20,7 @@ def run(args) -> None:
     from ..report import check_readable, write_report
     from ..report.results import check
 
-    run = open_run(args.run)
+    run = open_run(args.run, newest=args.newest)
     folder, own = Path(args.run), run.info.get("data")
     check_readable(folder)
     data, pool = pool_of(run, args.data)

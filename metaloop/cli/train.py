@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from .console import note, quoted, say, suggest
-from .data import advice, find_pool, measured, rows_for
+from .data import advice, find_pool, measured, move, rows_for
 from .options import DATA, DATA_ROOT, DEVICE, JSON, TASKS, count, option
 
 OPTIONS = (
@@ -40,7 +40,7 @@ def run(args) -> None:
     from ..engine import fit
     from ..engine.log import has_tensorboard
     from ..engine.ranks import Lost, join
-    from ..engine.run import read_info, undo
+    from ..engine.run import BEST, Run, read_info, undo
     from ..recipes import find, keywords
     from ..report import write_report
 
@@ -95,6 +95,10 @@ def run(args) -> None:
         if ranks.rank > 0:
             return
         run.plan = plan
+        if (folder / BEST).exists():
+            run = Run.open(folder, plan.learner, at_test=run.learner, plan=plan)
+            move(run, args.device)
+            note(f"step {run.step} of {plan.steps} was best in validation: it is tested, and used")
         how = {"tasks": args.tasks, "seed": 0, "split": "test", "data": options["data"], "command": args.command}
         measured(run, rows, pool, folder, **how, as_json=args.json)
         (note if args.json else say)(f"report: {write_report(run, lambda: pool, tasks=args.tasks)}")

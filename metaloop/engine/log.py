@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -24,13 +25,15 @@ class Log:
     """Collects scalars per step, writes their means about every hundredth of the run."""
 
     def __init__(
-        self, folder: Path | None, *, steps: int, start: int, seconds: float, tasks: int, show: bool
-    ):
+        self, folder: Path | None, *, steps: int, start: int, seconds: float, tasks: int, show: bool,
+        on_log: Callable[[int, dict[str, float]], Any] | None = None,
+    ):  # fmt: skip
         self.steps, self.start, self.before, self.tasks = steps, start, seconds, tasks
         self.every = max(1, min(100, steps // 200))
         self.began = self.shown = self.last = time.monotonic()
         self.rate = 0.0  # steps per second, lately
         self.pending: list[dict[str, Tensor]] = []
+        self.on_log = on_log
         self.folder, self.show, self.bar, self.events, self.file = folder, show, None, None, None
 
     def __enter__(self) -> "Log":
@@ -96,6 +99,8 @@ class Log:
             except OSError as error:
                 kept = "The last checkpoint is whole."
                 raise ValueError(f"cannot write to {self.folder}: {error.strerror}. {kept}") from None
+        if self.on_log is not None:
+            self.on_log(int(line["step"]), {name: value for name, value in line.items() if name != "step"})
 
     def _open(self, folder: Path) -> None:
         """Drop what a killed run logged after its last checkpoint, then append."""

@@ -3,6 +3,7 @@
     run.json                   what is trained: recipe, options, seed, versions, machine; how, for resuming; the classes
     metrics.jsonl              one line per logged step
     checkpoint-*.safetensors   theta, the optimizer and the step (the two newest are kept)
+    best.safetensors           theta at the step whose validation was best so far
     events.out.tfevents.*      the same metrics for TensorBoard
 """
 
@@ -29,6 +30,8 @@ from .lock import Lock
 from .schema import conform, read_json
 from .theta import opened
 
+BEST = "best.safetensors"
+
 
 @dataclass
 class Run:
@@ -44,8 +47,12 @@ class Run:
     memory: dict[str, int] = field(default_factory=dict)  # bytes at the peak: host, gpu
 
     @classmethod
-    def open(cls, folder: str | Path, learner: Learner, *, at_test: Learner | None = None, plan: Any = None) -> "Run":
-        """The run in a folder, at its newest checkpoint; `learner` is the one it was trained with.
+    def open(
+        cls, folder: str | Path, learner: Learner, *, at_test: Learner | None = None, plan: Any = None,
+        newest: bool = False,
+    ) -> "Run":  # fmt: skip
+        """The run in a folder, at the step whose validation was best, or, where there was none or if asked for, at its
+        newest checkpoint; `learner` is the one it was trained with.
 
         Raises ValueError if the folder holds no run, or a damaged one, or one of another learner.
         """
@@ -54,10 +61,14 @@ class Run:
         path = max(checkpoints(folder), default=None)
         if path is None:
             raise ValueError(f"{folder} has no checkpoint yet. Train on with --resume (resume=True).")
+        if best := not newest and (folder / BEST).exists():
+            path = folder / BEST
         try:
             tensors, _, kept = read_checkpoint(path)
         except ValueError as error:
-            raise ValueError(f"{error} Training with --resume goes on from the checkpoint before it.") from None
+            how = "Delete it: then the newest checkpoint is" if best else "Training with --resume goes on from"
+            what = "taken." if best else "the checkpoint before it."
+            raise ValueError(f"{error} {how} {what}") from None
         theta = opened(learner, learner.init(0), tensors, str(path))
         return cls(at_test or learner, theta, kept.step, folder, info, plan, kept.seconds, kept.memory)
 
@@ -115,9 +126,25 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], Kept
     """A checkpoint's tensors, its meta, and what every meta has. Raises ValueError if it is damaged."""
     tensors, meta = checkpoint.read(path)
     kept = conform(meta, Kept, str(path))
-    if f"checkpoint-{kept.step:08d}" != path.stem:
+    if path.stem not in (f"checkpoint-{kept.step:08d}", "best"):
         raise ValueError(f"{path} is damaged: it is of step {kept.step}.")
     return tensors, meta, kept
+
+
+@dataclass
+class Judged:
+    """What best.safetensors says beside: how good its theta was in validation, and on what tasks that was."""
+
+    metric: str
+    mean: float
+    ci95: float | None
+    on: dict[str, Any]
+
+
+def read_best(folder: Path) -> Judged | None:
+    """How good the best theta of a run was; None if none is kept. Raises ValueError if the file is damaged."""
+    path = folder / BEST
+    return conform(read_checkpoint(path)[1].get("judged"), Judged, str(path), "judged") if path.exists() else None
 
 
 _made: set[Path] = set()  # the runs that this process began
@@ -176,7 +203,7 @@ def undo(folder: Path) -> None:
     with suppress(ValueError), Lock(folder):  # not if another process goes on with it
         if not checkpoints(folder):
             _made.discard(folder.resolve())
-            for name in ("run.json", "metrics.jsonl", "events.out.tfevents.*"):
+            for name in ("run.json", BEST, "metrics.jsonl", "events.out.tfevents.*"):
                 for path in folder.glob(name):
                     path.unlink()
     with suppress(OSError):  # something else is in it

@@ -20,7 +20,7 @@ import json
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,10 +31,12 @@ from torch.func import vmap
 
 from ..core import Info, Learner, Task, Theta
 from ..nn.functional import pooled
+from ..targets import TARGETS
 from ..torch_private import pytree
 from . import checkpoint
 from .batch import MetaGradient, chunks, count, groups, meta_gradient
 from .device import choose, float32
+from .evaluate import Score
 from .identity import of_training
 from .interrupt import Interrupt
 from .lock import Lock
@@ -42,7 +44,21 @@ from .log import Log
 from .methods import estimated, overwrite
 from .ranks import Ranks
 from .restore import restore_optimizer, restore_scheduler
-from .run import Found, Kept, Run, checkpoints, machine, newest_whole, peak_memory, prepare, read_info, same
+from .run import (
+    BEST,
+    Found,
+    Judged,
+    Kept,
+    Run,
+    checkpoints,
+    machine,
+    newest_whole,
+    peak_memory,
+    prepare,
+    read_best,
+    read_info,
+    same,
+)
 from .schema import conform
 from .seeds import generator, noise
 from .steady import point, total
@@ -66,7 +82,8 @@ class Session:
     of theta's leaves are not learned. gradient: the
     meta-gradient, compiled if asked for; plain: the same, uncompiled, to look for what went wrong. every: steps between
     checkpoints. files: the folder that this process writes to. kept: what the loop remembers beside theta and the
-    optimizer, by name and JSON-able: it is in every checkpoint, and comes back from it.
+    optimizer, by name and JSON-able: it is in every checkpoint, and comes back from it. best: how good the best theta
+    in validation is, so far.
     """
 
     learner: Learner
@@ -89,6 +106,7 @@ class Session:
     log: Log
     interrupt: Interrupt
     lock: Lock | None
+    best: Judged | None = None
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -164,6 +182,24 @@ class Session:
             for old in checkpoints(self.files)[:-2]:
                 old.unlink()
 
+    def judge(self, score: Score, **on: Any) -> None:
+        """Log a validation score, and keep theta, as best.safetensors, if none was better on such tasks before.
+
+        on: the tasks it is of. Whoever resumes meets its file again: a step that
+        is done twice is kept once.
+        """
+        self.log.score(self.run.step, score)
+        if self.files is None:
+            return
+        sign = 1 if any(target.higher for target in TARGETS if target.metric == score.metric) else -1
+        best, on = self.best, json.loads(json.dumps(on))
+        if best is None or best.metric != score.metric or best.on != on or sign * score.mean > sign * best.mean:
+            self.best = Judged(score.metric, score.mean, score.ci95 if math.isfinite(score.ci95) else None, on)
+            run = self.run
+            meta = {"step": run.step, "seconds": self.log.seconds(), "memory": peak_memory(run.memory)}
+            meta["judged"] = asdict(self.best)
+            checkpoint.write(self.files / BEST, checkpoint.flatten(run.theta, "theta"), meta)
+
     def stop(self) -> None:
         """Raise KeyboardInterrupt if Ctrl-C was heard: where the step is kept."""
         if self.interrupt.asked:
@@ -187,6 +223,7 @@ def begin(
     out: str | Path | None = None,
     resume: bool = False,
     progress: bool = True,
+    on_log: Callable[[int, dict[str, float]], Any] | None = None,
     info: dict[str, Any] | None = None,
     longer: bool = False,
     ranks: Ranks | None = None,
@@ -236,13 +273,14 @@ def begin(
         return prepare(folder, resume, told, longer=longer, seen=lambda: seen_by(pool)), found
 
     try:
-        info, found, kept = given, None, {}
+        info, found, kept, best = given, None, {}, None
         if folder is not None:
             info, found = ranks.from_first(lambda: enter(folder))
         pool = pool.to(where)
         run = Run(at_test or learner, theta, folder=folder, info=info)
         if found is not None:
             kept = _restore(run, learner, fixed, found, descent, scheduler)
+            best = read_best(folder) if folder is not None and ranks.rank == 0 else None
     except BaseException:
         if lock is not None:
             lock.release()
@@ -252,8 +290,9 @@ def begin(
     return Session(
         learner, pool, run, leaves, fixed, gradient, plain, descent, scheduler, clip, steps,
         checkpoint_every or max(1, min(1000, steps // 10)), seed, where, ranks, files, kept,
-        Log(files, steps=steps, start=run.step, seconds=run.seconds, tasks=tasks, show=show),
-        Interrupt(many=ranks.size > 1), lock,
+        Log(files, steps=steps, start=run.step, seconds=run.seconds, tasks=tasks, show=show,
+            on_log=on_log if alone else None),
+        Interrupt(many=ranks.size > 1), lock, best,
     )  # fmt: skip
 
 

@@ -55,6 +55,7 @@ def fit(
     out: str | Path | None = None,
     resume: bool = False,
     progress: bool = True,
+    on_log: Callable[[int, dict[str, float]], Any] | None = None,
     info: dict[str, Any] | None = None,
     **options: Any,
 ) -> Run:
@@ -65,10 +66,14 @@ def fit(
     optimizer: (parameters) -> a torch.optim optimizer, Adam at 1e-3 unless given; schedule: (optimizer) -> a torch
         scheduler, stepped once per meta-step. clip: largest norm of the meta-gradient.
     at_test: the learner as used at meta-test, where that differs (inner steps, ways, norm statistics).
-    validation: what `evaluate` is given on `pool.val` (tasks, ways, shots, queries), every validate_every steps.
+    validation: what `evaluate` is given on `pool.val` (tasks, ways, shots, queries), every validate_every steps. The
+        theta that was best in it is kept beside the checkpoints, and is what `Run.open` takes; `fit` itself returns,
+        and resumes from, the newest.
     out: the run's folder; None keeps nothing on disk. An existing run is never overwritten: resume=True goes on from
         its newest whole checkpoint (and starts anew if there is none); to more steps than before too, if there is
         no schedule.
+    on_log: (step, {name: number}) -> anything, called with every line that is logged, as metrics.jsonl has them: where
+        a tracker is told. What it raises ends training, as a full disk does.
     On a GPU convolutions are in float32 here, not in TF32, torch's default, whose ten bits derivatives of derivatives
     do not survive; a meta_gradient of your own goes by torch's flags.
     compile: trace the whole meta-step with torch.compile; half a minute or more at the start, for long runs.
@@ -101,8 +106,8 @@ def fit(
     session = begin(
         learner, pool, steps=steps, tasks=tasks, optimizer=optimizer, schedule=schedule, clip=clip, at_test=at_test,
         checkpoint_every=checkpoint_every, chunk=chunk, compile=compile, seed=seed, device=where, out=out,
-        resume=resume, progress=progress, info=info, longer=schedule is None, ranks=ranks, decides=episode, first=first,
-        **options,
+        resume=resume, progress=progress, on_log=on_log, info=info, longer=schedule is None, ranks=ranks,
+        decides=episode, first=first, **options,
     )  # fmt: skip
     run, theta, pool, log = session.run, session.run.theta, session.pool, session.log
     judged = {"tasks": 100, **episode, **(validation or {})}
@@ -157,7 +162,7 @@ def fit(
             if judging:
                 try:
                     score = evaluate(run.learner, theta, pool, split="val", **judged)  # type: ignore[arg-type]
-                    log.score(run.step, score)
+                    session.judge(score, **judged)
                 except NoScore as error:  # of the learner at meta-test; training is as it should be
                     warnings.warn(f"fit: step {run.step} has no validation score. {error}", stacklevel=2)
             if saving:

@@ -58,10 +58,10 @@ def _by_patches(conv: Any, norm: BatchNorm, x: Tensor) -> Tensor:
 
     def of_product() -> tuple[Tensor, Tensor]:
         rows, w = patches.flatten(0, 2).double(), weight.double()  # a variance may be far smaller than its terms
-        refuse_one(len(rows), "BatchNorm", patches)
+        refuse_one(rows.shape[0], "BatchNorm", patches)
         mean = rows.mean(0)
         rows = rows - mean
-        cov = rows.mT @ rows / len(rows)
+        cov = rows.mT @ rows / rows.shape[0]
         return (w @ mean).to(weight) + bias, (w @ cov * w).sum(1).to(weight)
 
     scale, shift = norm.affine(of_product)

@@ -49,7 +49,7 @@ def of_several(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
     if not layer.training and getattr(layer, "running_mean", None) is not None:
         return  # the means are a population's
     if isinstance(layer, nn.GroupNorm):
-        numbers = x.numel() // (len(x) * layer.num_groups)
+        numbers = x.numel() // (x.shape[0] * layer.num_groups)
     elif isinstance(layer, nn.LayerNorm):
         numbers = math.prod(layer.normalized_shape)
     elif isinstance(layer, nn.InstanceNorm1d | nn.InstanceNorm2d | nn.InstanceNorm3d):

@@ -57,7 +57,7 @@ class Relation(nn.Module):
             pairs = _sums(a * scale + shift, b * scale)
         else:
             pairs = self.norm(_sums(a, b))
-        return self.score(self.block(F.max_pool2d(pairs, 2).relu())).view(len(q), len(c))
+        return self.score(self.block(F.max_pool2d(pairs, 2).relu())).view(q.shape[0], c.shape[0])
 
 
 class _Linear(nn.Linear):

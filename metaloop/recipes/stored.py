@@ -77,8 +77,9 @@ class Adapted(Made):
             raise ValueError(f"'support' is {self.support}, expected a number of examples")
 
 
-def open_run(folder: str | Path) -> Run:
-    """The run that `metaloop train` left in a folder, at its newest checkpoint.
+def open_run(folder: str | Path, *, newest: bool = False) -> Run:
+    """The run that `metaloop train` left in a folder, at the step whose validation was best, or at its newest
+    checkpoint.
 
     Its plan stands on an outline of the pool: `run.plan.at_test(ways=7)` works, data are not read.
     Raises ValueError if the folder holds no such run, or a damaged one.
@@ -87,7 +88,7 @@ def open_run(folder: str | Path) -> Run:
     if "recipe" not in info:
         raise ValueError(f"{folder} was not trained by a recipe. Open it with metaloop.Run.open(folder, learner).")
     plan = _plan(conform(info, Trained, str(Path(folder) / "run.json")))
-    return Run.open(folder, plan.learner, at_test=plan.rows[0].learner, plan=plan)
+    return Run.open(folder, plan.learner, at_test=plan.rows[0].learner, plan=plan, newest=newest)
 
 
 def save_predictor(path: str | Path, run: Run, x: Tensor, y: Tensor, classes: list[str]) -> Any:

@@ -1,0 +1,45 @@
+"""Write a predictor for other programs: ONNX, torch.export, or a page for the browser."""
+
+import json
+from pathlib import Path
+
+from .console import quoted, say, suggest
+from .options import option
+
+OPTIONS = (
+    option("file", metavar="FILE", help="a predictor, made by `metaloop adapt RUN FOLDER`"),
+    option("--onnx", action="store_true", help="for onnxruntime and others: FILE.onnx"),
+    option("--torch", action="store_true", help="for torch without metaloop: FILE.pt2"),
+    option("--html", action="store_true", help="one page that classifies a picture in the browser: FILE.html"),
+    option("-o", "--output", metavar="FILE", help="the file's name, where one is written"),
+    option("--onnxruntime-web", metavar="FOLDER", help="of the npm package, for --html (node_modules/onnxruntime-web)"),
+)  # fmt: skip
+
+
+def run(args) -> None:
+    kinds = [kind for kind in ("onnx", "torch", "html") if getattr(args, kind)]
+    if not kinds:
+        raise ValueError("export: say what to write: --onnx, --torch or --html.")
+    if args.output and len(kinds) > 1:
+        raise ValueError(f"export: -o {args.output} is one name, for {len(kinds)} files. Leave it out.")
+    from .. import exported
+    from ..engine.predictor import about as predictor_meta
+    from ..recipes.stored import load_predictor
+
+    if "recipe" not in predictor_meta(args.file):
+        raise ValueError(f"export: {args.file} was not made from a run. Make it so: metaloop adapt RUN FOLDER -o FILE.")
+    f, about = load_predictor(args.file)
+    web = exported.runtime(args.onnxruntime_web) if args.html else None
+    for kind in kinds:
+        path = Path(args.output or Path(args.file).with_suffix("." + {"torch": "pt2"}.get(kind, kind)))
+        if path.exists() and path.resolve() == Path(args.file).resolve():
+            raise ValueError(f"export: {path} is the predictor itself. Choose another name.")
+        if kind == "html":
+            assert web is not None
+            exported.to_html(path, f, about, web)
+        else:
+            {"onnx": exported.to_onnx, "torch": exported.to_torch}[kind](path, f, about)
+        say(f"{path}: images, bytes [n, {', '.join(map(str, about['pool']['shape']))}] -> probabilities "
+            f"[n, {len(about['classes'])}], {path.stat().st_size / 1e6:.1f} MB")  # fmt: skip
+    say(f"classes: {json.dumps(about['classes'], ensure_ascii=False)}")
+    suggest(f"metaloop predict {quoted(args.file)} IMAGE...")
