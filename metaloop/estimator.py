@@ -3,6 +3,7 @@
 import warnings
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -65,7 +66,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         if alone:
             from .own import given
 
-            self.predictor_, self.classes_ = given.fit(_finite("fit", examples), labels, ways), classes
+            self.predictor_: Any = given.fit(_finite("fit", examples), labels, ways)
+            self.classes_ = classes
             return self
         learner, theta, shape = self._resolve(ways)
         may_be_tokens = shape is None and examples.dtype in WHOLE

@@ -187,6 +187,18 @@ def test_wilson():
         assert abs(0.8 - p) / math.sqrt(p * (1 - p) / 10) == pytest.approx(1.96, abs=1e-3)
 
 
+def test_outlook_is_better_than_what_was_held_out_by_as_many_examples_as_were_missing():
+    _, G, y = cosines(4, 3, apart=0.6)
+    chosen = choose.choose({"good": G}, y)
+    assert chosen.fewer == pytest.approx(3 / 4)
+    wrong = 1 - np.mean([int(y[i]) == k for i, k in zip(chosen.held, chosen.answered, strict=True)])
+    mid, low, high = choose.outlook(chosen, y)
+    assert wrong > 0
+    assert mid == pytest.approx(1 - wrong * math.sqrt(3 / 4))
+    least, most = choose.wilson(12 - round(12 * wrong), 12)
+    assert (low, high) == pytest.approx((least, 1 - (1 - most) * math.sqrt(3 / 4)))
+
+
 def made(n: int, classes: int = 3, apart: float = 1.5, seed: int = 0) -> predictor.Own:
     z, _, y = cosines(n, classes, apart=apart, seed=seed)
     marks = [str(i) for i in range(len(y))]
