@@ -35,7 +35,7 @@ from torch import Tensor
 import metaloop as ml
 from metaloop.engine.run import machine, versions
 from metaloop.features import at_hand
-from metaloop.own.choose import WITHOUT_LEARNING, wilson
+from metaloop.own.choose import WITHOUT_LEARNING, outlook
 from metaloop.own.predictor import key, remade
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -137,8 +137,7 @@ def measure(features, z: dict[str, Tensor], pixels: str, shots: int, n: int) -> 
         nearest.append(float((y[(Q[pixels] @ S[pixels].T).argmax(1)] == yq).double().mean()))
         chosen[f"{f.choice.head}: " + ", ".join(f"{m} {s:.2f}" for m, s in f.choice.features.items())] += 1
         if f.choice.held:
-            good = sum(int(f.y[i]) == k for i, k in zip(f.choice.held, f.choice.answered, strict=True))
-            low, high = wilson(good, len(f.choice.held))
+            _, low, high = outlook(f.choice, f.y)
             held.append(low <= float(right[-1].double().mean()) <= high)
             with suppress(ValueError):
                 sets = f.sets(a.p, COVERAGE)

@@ -182,7 +182,7 @@ class FewShotClassifier(ClassifierMixin, _Adapted):
             if not examples.isfinite().all():
                 raise ValueError(f"FewShotClassifier.{call}: X holds values that are not finite (NaN or infinite).")
             self.n_features_in_ = examples[0].numel()
-        self.predictor_ = given.fit(examples, labels, len(classes))
+        self.predictor_: Any = given.fit(examples, labels, len(classes))
 
     def _given(self, call: str, X) -> np.ndarray:
         """What is made of what is at hand answers."""

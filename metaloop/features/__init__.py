@@ -85,7 +85,8 @@ def build(spec: Mapping[str, Any], tensors: "Mapping[str, Tensor] | None" = None
 def at_hand(kind: str, examples: Any) -> list[Features]:
     """The features that this installation offers for a kind of examples, best first."""
     names = [n for n, s in SOURCES.items() if s.kind == kind and s.offered and all(map(present, s.needs))]
-    return [f.fit(examples) if hasattr(f, "fit") else f for f in (build({"features": n}) for n in names)]
+    found: list[Any] = [build({"features": n}) for n in names]
+    return [f.fit(examples) if hasattr(f, "fit") else f for f in found]
 
 
 def named(name: str, weights: "str | Path") -> Features:

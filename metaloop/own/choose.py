@@ -39,7 +39,8 @@ class Choice:
     features: the share of each in the blend. tried: how many ways were compared.
     held: the places of those held out; answered: the class that each was given; true: p of its true one; known: its
     largest score. strangers: of every example the largest score of the classes that it is none of, which had not seen
-    its class. (Of one or two classes these are cosines: how near the nearest example is.)
+    its class. fewer: how many examples a class there were while
+    some were held out, as a share of all. (Of one or two classes these are cosines: how near the nearest example is.)
     """
 
     features: dict[str, float]
@@ -51,6 +52,7 @@ class Choice:
     known: list[float]
     strangers: list[float]
     tried: int
+    fewer: float = 1.0
 
     def __post_init__(self):
         if self.head not in HEADS or not 0 < self.temperature < math.inf:
@@ -123,7 +125,7 @@ def choose(G: dict[str, Tensor], y: Tensor) -> Choice:
         features=blend, head=head, held=held.tolist(), answered=s.argmax(1).tolist(),
         temperature=t * usual(blend, head, k, alike) / usual(blend, head, before, alike),
         true=p[torch.arange(len(p)), y[held]].tolist(), known=like.tolist(), strangers=strangers(G, Y, blend, head),
-        tried=len(blends(names, 0)) + len(HEADS) - 1,
+        tried=len(blends(names, 0)) + len(HEADS) - 1, fewer=before / k,
     )  # fmt: skip
 
 
@@ -172,6 +174,21 @@ def temperature(s: Tensor, y: Tensor, usual: float) -> float:
     likely = torch.stack([F.cross_entropy(s / t, y, reduction="sum") for t in TEMPERATURES])
     far = (TEMPERATURES / usual).log() / WIDTH
     return float(TEMPERATURES[(likely + far.square() / 2).argmin()])
+
+
+def outlook(chosen: Choice, y: Tensor) -> tuple[float, float, float]:
+    """The share that will be right, and its 95 % interval, from those held out. They were asked of fewer examples a
+    class: errors are taken to fall with the square root of how many there are, and the lower end leaves that out.
+
+    Raises ValueError if none were held out.
+    """
+    n = len(chosen.held)
+    if not n:
+        raise ValueError("nothing was held out: there is one example of each class.")
+    right = sum(int(y[i]) == k for i, k in zip(chosen.held, chosen.answered, strict=True))
+    low, high = wilson(right, n)
+    less = math.sqrt(chosen.fewer)
+    return 1 - (1 - right / n) * less, low, 1 - (1 - high) * less
 
 
 def wilson(right: int, n: int) -> tuple[float, float]:

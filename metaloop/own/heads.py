@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 HEADS = {"nearest": 0.0, "prototypes": 0.0, "logistic 5": 5.0, "logistic 10": 10.0, "logistic 20": 20.0}  # name -> a
-STEPS, ROUGH = 2000, 1e-4  # of (3), at most; `enough` where an example is held out
+STEPS, ROUGH = 2000, 1e-3  # of (3), at most; `enough` where an example is held out
 
 
 def centred(G: Tensor, w: Tensor) -> Tensor:

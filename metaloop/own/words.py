@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from .choose import WORDS, wilson
+from .choose import WORDS, outlook
 from .predictor import Own
 
 
@@ -27,9 +27,9 @@ def expected(f: Own) -> str:
     if not n:
         one = "from one picture of each class"
         return f"how often it will be right cannot be said {one}: a second one of each would tell"
-    low, high = wilson(right, n)
+    mid, low, high = outlook(c, f.y)
     return (
-        f"expect {100 * right / n:.0f} % right (95 % interval {100 * low:.0f} to {100 * high:.0f}): {right} of {n} "
+        f"expect {100 * mid:.0f} % right (95 % interval {100 * low:.0f} to {100 * high:.0f}): {right} of {n} "
         "pictures were, each held out"
     )
 
