@@ -156,7 +156,7 @@ def show() -> str:
         rows.append([name, f"{100 * np.nanmax(found.means()):.1f}", *spread, f"{noise['tau']:.2f}", *cells])
     lines = [f"| {' | '.join(row)} |" for row in rows]
     law = f"{expected_rank(50, 1000):.1f} after 50 draws, {expected_rank(25, 1000):.1f} after 25"
-    told = f"Random's exact expectation is {law}. TPE's median rank is below it with p < .01 on {reached} of {len(TABLES)}."
+    told = f"Random's exact expectation is {law}. TPE's median is below it with p < .01 on {reached} of {len(TABLES)}."
     return "\n".join([*lines, "", told]) + "\n"
 
 

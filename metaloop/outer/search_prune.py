@@ -6,6 +6,7 @@ both, so only differences count; and since the order is shuffled, what has been 
 """
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 BLOCK = 10  # tasks between two looks, at first
 LONGEST = 50  # tasks that are held at once
@@ -31,5 +32,5 @@ def worse(scores: Sequence[float], best: Sequence[float], *, higher: bool, level
     gaps = [ours - theirs for ours, theirs in zip(scores, best, strict=False)]
     if not any(gaps):
         return False
-    _, p = wilcoxon(gaps, alternative="less" if higher else "greater", zero_method="zsplit")
-    return bool(p < level)
+    told: Any = wilcoxon(gaps, alternative="less" if higher else "greater", zero_method="zsplit")
+    return bool(told.pvalue < level)

@@ -59,7 +59,8 @@ class Table:
         scores = self.scores[name or next(iter(self.scores))]
         whole = scores[:, ~np.isnan(scores).any(0)]
         pairs = [(a, b) for a in range(len(whole)) for b in range(a)]
-        taus = [float(kendalltau(whole[a], whole[b])[0]) for a, b in pairs]
+        pairwise: list[Any] = [kendalltau(whole[a], whole[b]) for a, b in pairs]
+        taus = [float(each.statistic) for each in pairwise]
         return {
             "over seeds": float(np.sqrt(whole.var(0, ddof=1).mean())) if pairs else float("nan"),
             "over cells": float(whole.mean(0).std(ddof=1)),
