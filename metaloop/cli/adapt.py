@@ -25,7 +25,8 @@ def run(args) -> None:
             f"{len(args.where)} folders are given: give your images, before them perhaps a run."
         )
     if len(args.where) == 2:
-        return _from_run(*args.where, args.output)
+        run, images = args.where
+        return _from_run(run, images, args.output)
     from ..features import at_hand
     from ..own import pictures, predictor
 
