@@ -85,12 +85,13 @@ def rows() -> Table:
             "recipe": recipe, "label": label, "metric": row["metric"], "published": row["published"],
             "mean": mean(values), "ci95": mean(row["ci95"] for _, row in found),
             "spread": stdev(values) if len(values) > 1 else None, "seeds": [run["seed"] for run, _ in found],
-            "row": row, "run": run,
+            "row": row, "run": run, "baseline": recipe in RECIPES and RECIPES[recipe].baseline,
         })  # fmt: skip
     for recipe in RECIPES.values():
         for row in recipe.rows():
             if row.published is not None and (recipe.name, row.label) not in groups:
-                table.append({"recipe": recipe.name, "label": row.label, "mean": None, "published": row.published})
+                told = {"published": row.published, "baseline": recipe.baseline}
+                table.append({"recipe": recipe.name, "label": row.label, "mean": None, **told})
     return table
 
 
@@ -128,14 +129,21 @@ def shortfall(r: dict) -> float:
     return r["published"] - r["mean"] if percent(r) else r["mean"] - r["published"]
 
 
+def goal(r: dict) -> bool:
+    """Whether a published figure is one to reach."""
+    return r["published"] is not None and not r.get("baseline")
+
+
 def reached(r: dict) -> bool:
-    return r["mean"] is not None and r["published"] is not None and shortfall(r) <= r["ci95"]
+    return r["mean"] is not None and goal(r) and shortfall(r) <= r["ci95"]
 
 
 def verdict(r: dict) -> str:
     """Whether ours is as good as the published figure: at least, within our interval, or short of it by so much."""
     if r["published"] is None:
         return "no published figure"
+    if not goal(r):
+        return "the paper's baseline"
     if r["mean"] is None:
         return ""
     if reached(r):
@@ -145,7 +153,7 @@ def verdict(r: dict) -> str:
 
 def share(table: Table) -> str:
     """How many of the published rows are reached."""
-    held = [r for r in table if r["published"] is not None]
+    held = [r for r in table if goal(r)]
     return f"{sum(map(reached, held))} of {len(held)} published rows reached" if held else "no published row"
 
 
@@ -153,7 +161,7 @@ def best(table: Table) -> dict:
     """The row that stands for a system: of those beside a published figure the one that is farthest above it or least
     short of it, in proportion; where none is, the best of those that are like the first, of the fullest budget."""
     run = [r for r in table if r["mean"] is not None]
-    if held := [r for r in run if r["published"] is not None]:
+    if held := [r for r in run if goal(r)]:
         return min(held, key=lambda r: shortfall(r) / r["published"])
     full = [r for r in run if budget(r) == "full"] or run
     like = [r for r in full if (r["label"], r["metric"]) == (full[0]["label"], full[0]["metric"])]

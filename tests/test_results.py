@@ -29,6 +29,7 @@ def row(mean, published=None, ci95=0.5, metric="accuracy (%)", budget="full", la
     (row(0.44, 0.4, 0.05, "mse"), "reached (±)"),
     (row(0.5, 0.4, 0.05, "mse"), "short by 0.1"),
     ({"mean": None, "published": 97.0}, ""),
+    ({**row(98.0, 97.0), "baseline": True}, "the paper's baseline"),
 ])  # fmt: skip
 def test_verdict(given, said):
     assert results.verdict(given) == said

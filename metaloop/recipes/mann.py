@@ -75,6 +75,6 @@ RECIPES = [
         ("mann-omniglot", "MANN, characters presented ten times", MANN, {}),
         ("mann-omniglot-key", "the same, keys are what is written", {}, {"write": "key"}),
         ("mann-omniglot-address", "the same, addressed before it is written", {}, {"order": "address"}),
-        ("mann-omniglot-lstm", "the same, an LSTM without a memory", LSTM, {"network": "lstm"}),
+        ("mann-omniglot-lstm", "the same, an LSTM without a memory", LSTM, {"network": "lstm", "baseline": True}),
     )
 ]  # fmt: skip

@@ -104,6 +104,7 @@ class Recipe:
 
     published: the paper's figures; they stay with the recipe, whatever a run was trained with.
     budgets: settings by budget: "full" as published; "quick", minutes on two cores; "smoke", seconds, for tests.
+    baseline: whether this is what the paper holds its system against, whose figures are no goal.
     """
 
     name: str
@@ -113,6 +114,7 @@ class Recipe:
     build: Callable[..., Plan]
     published: tuple[Figure, ...]
     budgets: dict[str, dict[str, Any]]
+    baseline: bool = False
 
     @property
     def system(self) -> str:
@@ -162,13 +164,13 @@ class Recipe:
 def recipe(
     name: str, paper: str, summary: str, data: Protocol, build: Callable[..., Plan], *,
     published: Mapping[str, float | tuple[float, float]] | None = None, quick: dict[str, Any], smoke: dict[str, Any],
-    **full: Any,
+    baseline: bool = False, **full: Any,
 ) -> Recipe:  # fmt: skip
     """A recipe. published: figures by the label of their row, with half the width of their interval where it is told.
     full: the settings of the published run; quick, smoke: what differs there."""
     pairs = [(row, told if isinstance(told, tuple) else (told,)) for row, told in (published or {}).items()]
     figures = tuple(Figure(row, *told) for row, told in pairs)
-    return Recipe(name, paper, summary, data, build, figures, {"smoke": smoke, "quick": quick, "full": full})
+    return Recipe(name, paper, summary, data, build, figures, {"smoke": smoke, "quick": quick, "full": full}, baseline)
 
 
 def tuples(value: Any) -> Any:
