@@ -184,7 +184,7 @@ def command(r: dict) -> str:
     if "metaloop train " in row["command"]:
         return wrote
     seed = f" --seed {run['seed']}" if run["seed"] else ""
-    return f"`metaloop train {run['recipe']} --budget {run['budget']} --steps {row['step']}{seed}`, then {wrote}"
+    return f"`metaloop train {run['recipe']} --budget {run['budget']} --steps {run['steps']}{seed}`, then {wrote}"
 
 
 def short_table(table: Table, start: Path) -> str:
