@@ -174,11 +174,9 @@ def _cut(p: Tensor, d: Tensor, state: list[Tensor], lr: float | Tensor, size: in
         return
     row = p.numel() // len(p)
     ps, ds = (t.split(size // row) if row <= size else t.unbind() for t in (p, d))
-    at = 0
-    for p_i, d_i in zip(ps, ds, strict=True):
-        of_these = [s[:, at : at + p_i.numel()] for s in state]
-        yield from _cut(p_i, d_i, of_these, lr, size)
-        at += p_i.numel()
+    states = zip(*(s.split(ps[0].numel(), 1) for s in state), strict=True)
+    for p_i, d_i, of_these in zip(ps, ds, states, strict=True):
+        yield from _cut(p_i, d_i, list(of_these), lr, size)
 
 
 def _packed(parts: list[_Part], size: int) -> list[list[_Part]]:
@@ -220,42 +218,48 @@ class _Rule:
         """Move them, one after the other."""
         space = None
         for chunk in chunks:
-            sizes = [part.p.numel() for part in chunk]
-            if space is None or sum(sizes) != space.n:
-                space = _Space(self, sum(sizes))
-            self.move(chunk, sizes, space)
+            n = sum(part.p.numel() for part in chunk)
+            if space is None or n != space.n:
+                space = _Space(self, n)
+            self.move(chunk, space)
 
-    def move(self, chunk: list[_Part], sizes: list[int], space: "_Space") -> None:
-        d, cs, direct = space.d, space.cs, len(chunk) == 1 and chunk[0].state[0].dtype == space.d.dtype
-        if direct and chunk[0].d.dtype == d.dtype and chunk[0].d.is_contiguous():
-            d = chunk[0].d.view(-1)
+    def move(self, chunk: list[_Part], space: "_Space") -> None:
+        alone, state = chunk[0] if len(chunk) == 1 else None, [*zip(*(part.state for part in chunk), strict=True)]
+        if alone and alone.d.dtype == space.d.dtype and alone.d.dim() == 1:
+            d = alone.d
         else:
-            for part, into in zip(chunk, d.split(sizes), strict=True):
+            d = space.d
+            for part, into in zip(chunk, d.split([part.p.numel() for part in chunk]), strict=True):
                 into.view(part.d.shape).copy_(part.d)
-        for i, h in enumerate(space.hs):
-            _gather([part.state[2 * i] for part in chunk], h)
-        if direct:
-            cs = chunk[0].state[1::2]
-        else:
-            for i, c in enumerate(cs):
-                _gather([part.state[2 * i + 1] for part in chunk], c)
         if self.inputs == 2:
             torch.log(torch.abs(d, out=space.g), out=space.seen[0]).clamp_(min=-P)
             torch.clamp(d, -math.exp(-P), math.exp(-P), out=space.seen[1])
         else:
             space.seen[0].copy_(d)
+        for h, of_parts in zip(space.hs, state[::2], strict=True):
+            _gather(of_parts, h)
+        cs = space.cs
+        if direct := alone and alone.state[0].dtype == d.dtype:
+            cs = alone.state[1::2]
+        else:
+            for c, of_parts in zip(cs, state[1::2], strict=True):
+                _gather(of_parts, c)
         for W, x, h, c in zip(self.gates, space.xs, space.hs, cs, strict=True):
             torch.mm(W, x, out=space.gates)
             space.ifo.sigmoid_()
             c.mul_(space.f).addcmul_(space.i, space.u.tanh_())
             torch.tanh(c, out=h).mul_(space.o)
-        torch.mm(self.head, space.last, out=space.g[None])
-        for i, h in enumerate(space.hs):
-            _scatter(h, [part.state[2 * i] for part in chunk])
-            if not direct:
-                _scatter(cs[i], [part.state[2 * i + 1] for part in chunk])
-        for part, g in zip(chunk, space.g.split(sizes), strict=True):
-            _add(part.p, part.lr, g.view(part.p.shape))
+        torch.mm(self.head, space.last, out=space.g_row)
+        for h, of_parts in zip(space.hs, state[::2], strict=True):
+            _scatter(h, of_parts)
+        if not direct:
+            for c, of_parts in zip(cs, state[1::2], strict=True):
+                _scatter(c, of_parts)
+        if alone:
+            _add(alone.p, alone.lr, space.g)
+        else:
+            for part, g in zip(chunk, space.g.split([part.p.numel() for part in chunk]), strict=True):
+                _add(part.p, part.lr, g)
 
 
 class _Space:
@@ -272,23 +276,31 @@ class _Space:
         ends = [first + 1 + H for first in firsts]
         self.xs = [of_m[end - W.shape[1] : end] for end, W in zip(ends, rule.gates, strict=True)]
         self.last = of_m[-1 - H :]
-        self.cs, (self.d, self.g) = cs.split(H), of_one.unbind()
+        self.cs, (self.d, self.g), self.g_row = cs.split(H), of_one.unbind(), of_one[1:]
         self.ifo, self.u = self.gates.split([3 * H, H])
         self.i, self.f, self.o = self.ifo.split(H)
 
 
 def _add(p: Tensor, lr: float | Tensor, g: Tensor) -> None:
+    """p + lr g, rounded once into p's dtype where lr is a number."""
+    g = g if p.dim() == 1 else g.view(p.shape)
     if isinstance(lr, Tensor):
         p.add_(lr * g)
     else:
         p.add_(g, alpha=lr)
 
 
-def _gather(parts: list[Tensor], into: Tensor) -> None:
-    for part, piece in zip(parts, into.split([p.shape[1] for p in parts], 1), strict=True):
-        piece.copy_(part)
+def _gather(parts: Sequence[Tensor], into: Tensor) -> None:
+    if len(parts) == 1:
+        into.copy_(parts[0])
+    else:
+        for part, piece in zip(parts, into.split([p.shape[1] for p in parts], 1), strict=True):
+            piece.copy_(part)
 
 
-def _scatter(whole: Tensor, parts: list[Tensor]) -> None:
-    for part, piece in zip(parts, whole.split([p.shape[1] for p in parts], 1), strict=True):
-        part.copy_(piece)
+def _scatter(whole: Tensor, parts: Sequence[Tensor]) -> None:
+    if len(parts) == 1:
+        parts[0].copy_(whole)
+    else:
+        for part, piece in zip(parts, whole.split([p.shape[1] for p in parts], 1), strict=True):
+            part.copy_(piece)
