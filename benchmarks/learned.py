@@ -1,7 +1,7 @@
 """Time a step of `ml.optim.Learned` beside that of another commit, and Adam's.
 
     git worktree add --detach OLD 136b528
-    python benchmarks/learned.py --beside OLD [--sizes 1000000 4000000] [--repeats 7] [--out results/learned-speed.json]
+    python benchmarks/learned.py --beside OLD [--sizes 1000000 4000000] [--out learned-speed.json]
     python benchmarks/learned.py --rounding [--out ...]     what a state in bfloat16 does to a training, in the same file
 
 One thread. Each commit has a process of its own, and they take a step in turn, so that whatever else the machine does
@@ -62,7 +62,8 @@ class Commit:
     def __init__(self, name: str, root: Path, n: int):
         env = {**os.environ, "PYTHONPATH": str(root.resolve()), "OMP_NUM_THREADS": "1"}
         command = [sys.executable, "-c", STEPS, name, str(n)]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env, cwd=root)
+        told, tells = subprocess.PIPE, subprocess.PIPE
+        self.process = subprocess.Popen(command, stdin=told, stdout=tells, text=True, env=env, cwd=root)
         self.moved = self.read()
         self.memory = self.read()
 
@@ -115,42 +116,32 @@ def rounding(seeds: int = 5, steps: int = 100) -> dict:
     """A rule meta-trained on small networks here, then a larger one's training loss with both kinds of state."""
     import torch
     from torch import nn
+    from torch.nn.functional import mse_loss
 
     import metaloop as ml
-    from metaloop.nn import cross_entropy
-
-    def examples(seed: int):
-        g = torch.Generator().manual_seed(seed)
-        x = torch.randn(256, 8, generator=g)
-        return x, (x @ torch.randn(8, 16, generator=g)).tanh().matmul(torch.randn(16, 4, generator=g)).argmax(1)
 
     def network(width: int):
-        return nn.Sequential(nn.Linear(8, width), nn.Tanh(), nn.Linear(width, 4))
+        return nn.Sequential(nn.Linear(1, width), nn.Tanh(), nn.Linear(width, 1))
 
-    class Pool:
-        def sample(self, tasks: int = 1, *, generator: torch.Generator) -> ml.Task:
-            of = [examples(int(torch.randint(2**31, (), generator=generator))) for _ in range(tasks)]
-            data = ml.Data(torch.stack([x for x, _ in of]), torch.stack([y for _, y in of]))
-            return ml.Task(data, data)
-
-    net, init = ml.functional(network(8))
-    learner = ml.lstm_optimizer(net, inner_steps=40, scale=0.05)
-    run = ml.fit(learner, ml.tasks.problems(Pool(), init), steps=60, tasks=8, seed=0, device="cpu", progress=False,
-                 optimizer=lambda p: torch.optim.Adam(p, lr=0.01))  # fmt: skip
-    losses: dict[str, list[float]] = {"float32": [], "bfloat16": []}
+    net, init = ml.functional(network(16))
+    waves = ml.tasks.sinusoids()
+    learner = ml.lstm_optimizer(net, inner_steps=40, scale=0.05, loss=mse_loss)
+    run = ml.fit(learner, ml.tasks.problems(waves, init), steps=60, tasks=8, shots=40, queries=40, seed=0, device="cpu",
+                 progress=False, optimizer=lambda p: torch.optim.Adam(p, lr=0.01))  # fmt: skip
+    losses: dict[str, list[float]] = {"start": [], "float32": [], "bfloat16": []}
     for seed in range(seeds):
-        x, y = examples(10_000 + seed)
-        for name, of_dtype in losses.items():
+        S = waves.sample(1, shots=40, queries=1, generator=torch.Generator().manual_seed(10_000 + seed)).support
+        for name, ends in losses.items():
             torch.manual_seed(seed)
-            model = network(32)
-            optimizer = ml.optim.Learned(model.parameters(), run, state_dtype=getattr(torch, name))
-            for _ in range(steps):
-                optimizer.zero_grad()
-                loss = cross_entropy(model(x), y)
-                loss.backward()
-                optimizer.step()
-            of_dtype.append(cross_entropy(model(x), y).item())
-    return {"steps": steps, "training_loss_at_the_end": losses}
+            model = network(48)
+            if name != "start":
+                optimizer = ml.optim.Learned(model.parameters(), run, state_dtype=getattr(torch, name))
+                for _ in range(steps):
+                    optimizer.zero_grad()
+                    mse_loss(model(S.x[0]), S.y[0]).backward()
+                    optimizer.step()
+            ends.append(mse_loss(model(S.x[0]), S.y[0]).item())
+    return {"steps": steps, "training_loss": losses}
 
 
 def main() -> None:

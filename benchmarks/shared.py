@@ -68,8 +68,10 @@ def main() -> None:
         cases.append({"recipe": recipe, "rows": rows})
         for name, row in rows.items():
             print(f"{recipe:26} {name:16} {row['steps_per_second']:8.2f} steps/s", flush=True)
-        result = {"command": "python benchmarks/shared.py" + (" --beside OLD" if args.beside else ""), "cases": cases,
-                  "load_of_the_last_minute": os.getloadavg()[0], "machine": machine(), "versions": versions()}  # fmt: skip
+        command = "python benchmarks/shared.py" + (" --beside OLD" if args.beside else "")
+        result = {"command": command, "cases": cases,
+                  "load_of_the_last_minute": os.getloadavg()[0],
+                  "machine": machine(), "versions": versions()}  # fmt: skip
         args.out.write_text(json.dumps(result, indent=2) + "\n")
 
 

@@ -30,10 +30,10 @@ class Learned(torch.optim.Optimizer):
     theta in float32 serves parameters of any dtype. A step with a gradient that is not finite, in theta's dtype, is
     left out whole, as torch's GradScaler does.
 
-    The state is 2 x layers x hidden numbers per coordinate, 80 as a rule, in state_dtype: theta's, or a shorter one such
-    as torch.bfloat16, in which it is rounded after each step; the arithmetic is in theta's all the same. Beside it a
-    step takes at most 64 MB, whatever the size of the network. Coordinates are moved in chunks, of all parameters, on as
-    many cores as torch has threads.
+    The state is 2 x layers x hidden numbers per coordinate, 80 as a rule, in state_dtype: theta's, or a shorter one
+    such as torch.bfloat16, in which it is rounded after each step; the arithmetic is in theta's all the same. Beside it
+    a step takes at most 64 MB, whatever the size of the network. Coordinates are moved in chunks, of all parameters, on
+    as many cores as torch has threads.
 
     Raises ValueError if learned is no finite theta of lstm_optimizer, lr is negative, state_dtype is none of floating
     point, or a state is loaded that is not of this optimizer.
@@ -195,13 +195,13 @@ def _packed(parts: list[_Part], size: int) -> list[list[_Part]]:
 class _Rule:
     """lstm_optimizer's equations (2) and (3) for chunks, in place: coordinates are columns, m's numbers are rows.
 
-    What m is given and what it remembers are the rows of one matrix, [seen; 1; h_0; 1; h_1; ...], in which the inputs of
-    a layer, its bias and its own h come one after the other: a layer's gates are one product. The factors of
+    What m is given and what it remembers are the rows of one matrix, [seen; 1; h_0; 1; h_1; ...], in which the inputs
+    of a layer, its bias and its own h come one after the other: a layer's gates are one product. The factors of
     pre(d) = (max(log|d|, -p) / p, e^p d within -1 and 1) are in the weights.
     """
 
     def __init__(self, m: dict[str, Tensor], scale: Tensor):
-        cells = [name.removesuffix(".weight") for name in m if name.startswith("lstm.cells.") and name.endswith("weight")]
+        cells = [name.removesuffix(".weight") for name in m if "cells" in name and name.endswith(".weight")]
         self.hidden, self.gates = m["head.weight"].shape[1], []
         for cell in cells:
             W, b = m[f"{cell}.weight"], m[f"{cell}.bias"]
@@ -238,9 +238,9 @@ class _Rule:
             space.seen[0].copy_(d)
         for h, of_parts in zip(space.hs, state[::2], strict=True):
             _gather(of_parts, h)
-        cs = space.cs
-        if direct := alone and alone.state[0].dtype == d.dtype:
-            cs = alone.state[1::2]
+        cs, direct = space.cs, False
+        if alone and alone.state[0].dtype == d.dtype:
+            cs, direct = alone.state[1::2], True
         else:
             for c, of_parts in zip(cs, state[1::2], strict=True):
                 _gather(of_parts, c)

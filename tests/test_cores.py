@@ -18,6 +18,7 @@ def machine(root, cgroup, **files):
     return root
 
 
+CPU = "sys/fs/cgroup/cpu"
 V1 = "4:memory:/job\n3:cpu,cpuacct:/job\n"
 
 
@@ -28,8 +29,8 @@ V1 = "4:memory:/job\n3:cpu,cpuacct:/job\n"
         ("0::/\n", {"sys/fs/cgroup/cpu.max": "max 100000\n"}, None),
         ("0::/\n", {"sys/fs/cgroup/cpu.max": "150000 100000\n"}, 1.5),
         ("0::/a/b\n", {"sys/fs/cgroup/a/cpu.max": "50000 100000\n", "sys/fs/cgroup/a/b/cpu.max": "max 100000\n"}, 0.5),
-        (V1, {"sys/fs/cgroup/cpu/job/cpu.cfs_quota_us": "300000\n", "sys/fs/cgroup/cpu/job/cpu.cfs_period_us": "100000\n"}, 3),
-        (V1, {"sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1\n", "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n"}, None),
+        (V1, {f"{CPU}/job/cpu.cfs_quota_us": "300000\n", f"{CPU}/job/cpu.cfs_period_us": "100000\n"}, 3),
+        (V1, {f"{CPU}/cpu.cfs_quota_us": "-1\n", f"{CPU}/cpu.cfs_period_us": "100000\n"}, None),
         ("0::/\n", {"sys/fs/cgroup/cpu.max": "what\n"}, None),
     ],
 )  # fmt: skip

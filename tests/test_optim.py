@@ -211,16 +211,16 @@ def test_chunks_take_the_steps_of_the_plain_form(monkeypatch, threads, chunk):
     net = ml.functional(nn.Linear(2, 1))[0]
     theta, params = ml.lstm_optimizer(net, hidden=5).init(3), mixed()
     m, plain = ml.functional(ml.nn.Recurrent(2, 5, 1, 2))[0], [p.detach().clone() for p in params]
-    optimizer, states = Learned(params, theta), [None] * len(params)
+    optimizer, states = Learned(params, theta), [() for _ in params]
     for _ in range(3):
         optimizer.step()
         for i, p in enumerate(params):
             if p.numel():
-                g, states[i] = step(m, theta, p.grad.reshape(-1), states[i])
+                g, states[i] = step(m, theta, p.grad.reshape(-1), states[i] or None)
                 plain[i] = plain[i] + g.detach().view(p.shape)
     assert_close([p.detach() for p in params], plain, rtol=0, atol=1e-6)
     for p, state in zip(params, states, strict=True):
-        for i, (h, c) in enumerate(state or ()):
+        for i, (h, c) in enumerate(state):
             assert_close(optimizer.state[p][f"h{i}"], h.detach(), rtol=0, atol=1e-6)
             assert_close(optimizer.state[p][f"c{i}"], c.detach(), rtol=0, atol=1e-6)
 
@@ -232,9 +232,10 @@ class Made(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         out = function(*args, **(kwargs or {}))
-        given = {t.untyped_storage().data_ptr() for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)}
-        for t in pytree.tree_leaves(out):
-            if isinstance(t, torch.Tensor) and t.untyped_storage().data_ptr() not in given:
+        tensors = lambda tree: [t for t in pytree.tree_leaves(tree) if isinstance(t, torch.Tensor)]
+        given = {t.untyped_storage().data_ptr() for t in tensors((args, kwargs))}
+        for t in tensors(out):
+            if t.untyped_storage().data_ptr() not in given:
                 self.most = max(self.most, t.untyped_storage().nbytes())
         return out
 

@@ -8,7 +8,7 @@ WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 
 
 def settle(environ: MutableMapping[str, str], root: Path = Path("/")) -> None:
-    """Set what the user has not: threads that wait sleep, and there are no more of them than the cgroup's quota allows.
+    """Set what the user has not: threads that wait sleep, and there are no more than the cgroup's quota allows.
 
     By itself OpenMP's threads spin after each small operation until their partner is done, which takes long where
     another process has the partner's core. Affinity and OMP_NUM_THREADS are heeded by torch itself.
@@ -21,7 +21,7 @@ def settle(environ: MutableMapping[str, str], root: Path = Path("/")) -> None:
 
 
 def quota(root: Path = Path("/")) -> float | None:
-    """How many processors' time the cgroup of this process may take, and those that hold it; None: all that there is."""
+    """How many processors' time this process's cgroup, and those that hold it, may take; None: no less than all."""
     try:
         groups = [line.split(":", 2) for line in (root / "proc/self/cgroup").read_text().splitlines()]
     except OSError:
