@@ -1,8 +1,8 @@
 """Time a step of `ml.optim.Learned` beside that of another commit, and Adam's.
 
     git worktree add --detach OLD 136b528
-    python benchmarks/learned.py --beside OLD [--sizes 1000000 4000000] [--out learned-speed.json]
-    python benchmarks/learned.py --rounding [--out ...]     what a state in bfloat16 does to a training, in the same file
+    python benchmarks/learned.py --beside OLD [--sizes N ...] [--out learned-speed.json]
+    python benchmarks/learned.py --rounding [--out ...]     what a state in bfloat16 does to a training; same file
 
 One thread. Each commit has a process of its own, and they take a step in turn, so that whatever else the machine does
 falls on all alike. Of each step its wall time and the processor time of its process are taken, that of page faults
@@ -124,9 +124,9 @@ def rounding(seeds: int = 5, steps: int = 100) -> dict:
         return nn.Sequential(nn.Linear(1, width), nn.Tanh(), nn.Linear(width, 1))
 
     net, init = ml.functional(network(16))
-    waves = ml.tasks.sinusoids()
-    learner = ml.lstm_optimizer(net, inner_steps=40, scale=0.05, loss=mse_loss)
-    run = ml.fit(learner, ml.tasks.problems(waves, init), steps=60, tasks=8, shots=40, queries=40, seed=0, device="cpu",
+    waves = ml.tasks.sinusoid()
+    learner = ml.lstm_optimizer(net, inner_steps=20, scale=0.05, loss=mse_loss)
+    run = ml.fit(learner, ml.tasks.problems(waves, init), steps=25, tasks=4, shots=40, queries=40, seed=0, device="cpu",
                  progress=False, optimizer=lambda p: torch.optim.Adam(p, lr=0.01))  # fmt: skip
     losses: dict[str, list[float]] = {"start": [], "float32": [], "bfloat16": []}
     for seed in range(seeds):
