@@ -11,8 +11,9 @@ from torch import nn
 from torch.testing import assert_close
 
 import metaloop as ml
+from metaloop.learners.lstm_optimizer import step
 from metaloop.optim import Learned
-from metaloop.torch_private import pytree
+from metaloop.torch_private import TorchDispatchMode, pytree
 
 
 def xor():
@@ -190,11 +191,96 @@ def test_meta_train_then_use():
     assert after < 0.5 * before
 
 
+def mixed(dtype=torch.float32):
+    """Parameters of several shapes and layouts, with gradients of other layouts and sizes, zero included."""
+    torch.manual_seed(0)
+    picture = torch.randn(3, 5, 2, 2).to(memory_format=torch.channels_last)
+    values = [torch.randn(41), torch.randn(()), picture, torch.randn(6, 4).T, torch.randn(0), torch.randn(2, 3)]
+    params = [nn.Parameter(v.to(dtype)) for v in values]
+    for p in params:
+        p.grad = torch.randn(p.shape, dtype=dtype) * 10.0 ** torch.randint(-7, 3, p.shape)
+    params[0].grad[::3] = 0
+    return params
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("chunk", [1, 7, 1000])
+def test_chunks_take_the_steps_of_the_plain_form(monkeypatch, threads, chunk):
+    monkeypatch.setattr("metaloop.optim.CHUNK", chunk)
+    monkeypatch.setattr("metaloop.engine.threads.cores", lambda: threads)
+    net = ml.functional(nn.Linear(2, 1))[0]
+    theta, params = ml.lstm_optimizer(net, hidden=5).init(3), mixed()
+    m, plain = ml.functional(ml.nn.Recurrent(2, 5, 1, 2))[0], [p.detach().clone() for p in params]
+    optimizer, states = Learned(params, theta), [() for _ in params]
+    for _ in range(3):
+        optimizer.step()
+        for i, p in enumerate(params):
+            if p.numel():
+                g, states[i] = step(m, theta, p.grad.reshape(-1), states[i] or None)
+                plain[i] = plain[i] + g.detach().view(p.shape)
+    assert_close([p.detach() for p in params], plain, rtol=0, atol=1e-6)
+    for p, state in zip(params, states, strict=True):
+        for i, (h, c) in enumerate(state):
+            assert_close(optimizer.state[p][f"h{i}"], h.detach(), rtol=0, atol=1e-6)
+            assert_close(optimizer.state[p][f"c{i}"], c.detach(), rtol=0, atol=1e-6)
+
+
+class Made(TorchDispatchMode):
+    """The most bytes of a tensor that an operation made."""
+
+    most = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        tensors = lambda tree: [t for t in pytree.tree_leaves(tree) if isinstance(t, torch.Tensor)]
+        given = {t.untyped_storage().data_ptr() for t in tensors((args, kwargs))}
+        for t in tensors(out):
+            if t.untyped_storage().data_ptr() not in given:
+                self.most = max(self.most, t.untyped_storage().nbytes())
+        return out
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_step_takes_a_chunks_memory_beside_the_state(monkeypatch, dtype):
+    monkeypatch.setattr("metaloop.optim.CHUNK", 16)
+    monkeypatch.setattr("metaloop.engine.threads.cores", lambda: 1)
+    theta = ml.lstm_optimizer(ml.functional(nn.Linear(2, 1))[0], hidden=4).init(0)
+    large = nn.Parameter(torch.zeros(64, 40, 3, dtype=dtype).mT)  # no flat view of it
+    large.grad = torch.ones_like(large)
+    optimizer = Learned([large], theta)
+    optimizer.step()
+    with Made() as made:
+        optimizer.step()
+    assert 0 < made.most < 16 * 4 * 50  # 36 rows of float32
+
+
+def test_a_state_in_bfloat16_is_half_as_large():
+    theta = ml.lstm_optimizer(ml.functional(nn.Linear(2, 1))[0], hidden=5).init(3)
+    whole, half = mixed(), mixed()
+    single, short = Learned(whole, theta), Learned(half, theta, state_dtype=torch.bfloat16)
+    for _ in range(3):
+        single.step()
+        short.step()
+    assert {t.dtype for kept in short.state.values() for t in kept.values()} == {torch.bfloat16}
+    assert_close(half, whole, rtol=0, atol=0.01)
+    again = Learned(half, theta, state_dtype=torch.bfloat16)
+    again.load_state_dict(short.state_dict())
+    assert all(torch.equal(t, again.state[p][name]) for p, kept in short.state.items() for name, t in kept.items())
+    with pytest.raises(ValueError, match=r"expected finite ones in torch.float32"):
+        single.load_state_dict(short.state_dict())
+    with pytest.raises(ValueError, match=r"state_dtype=torch.int8, expected one of floating point"):
+        Learned(half, theta, state_dtype=torch.int8)
+
+
 BUGS = [
     Bug("a learned optimizer ignores its group's factor", "optim.py",
-        ("p.add_(lr * g", "p.add_(g"), "test_groups_have_their_own_factor"),
+        ("p.add_(g, alpha=lr)", "p.add_(g)"), "test_groups_have_their_own_factor"),
     Bug("a learned optimizer keeps no state", "optim.py",
-        ('kept[f"h{i}"], kept[f"c{i}"] = h_i, c_i', "pass"), "test_a_loop_gives_what_the_learner_gives"),
+        ("part.copy_(piece)", "pass"), "test_a_loop_gives_what_the_learner_gives"),
+    Bug("small gradients are seen as zero", "optim.py",
+        ("-math.exp(-P), math.exp(-P), out", "0, 0, out"), "test_chunks_take_the_steps_of_the_plain_form"),
+    Bug("a step works on a whole parameter at once", "optim.py",
+        ("if p.numel() <= size:", "if True:"), "test_a_step_takes_a_chunks_memory_beside_the_state"),
     Bug("a closure finds no gradients enabled", "optim.py",
         ("with torch.enable_grad():", "with torch.no_grad():"), "test_a_closure_is_called_once_with_gradients"),
 ]  # fmt: skip

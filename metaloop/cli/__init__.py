@@ -13,6 +13,7 @@ from importlib import import_module
 from pathlib import Path
 
 from .console import launcher, note, streams
+from .cores import settle
 
 COMMANDS = (
     "recipes", "train", "search", "evaluate", "compare", "episodes", "adapt", "predict", "export", "doctor",
@@ -24,6 +25,8 @@ def main(argv: list[str] | None = None) -> int:
     """Run a command; the exit status. Bad input is one line on stderr and status 2."""
     try:
         streams()
+        if "torch" not in sys.modules:
+            settle(os.environ)
         with warnings.catch_warnings():
             warnings.filterwarnings("always", category=UserWarning, module="metaloop")
             warnings.showwarning = lambda message, *_: note(f"metaloop: {message}")

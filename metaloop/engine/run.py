@@ -82,6 +82,7 @@ class Machine:
     threads: int
     gpus: list[str]
     processes: int = 1
+    waiting: str | None = None  # how OpenMP's threads wait, if that is set: "passive" or "active"
 
 
 @dataclass
@@ -267,7 +268,9 @@ def machine() -> dict[str, Any]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     processes = int(os.environ.get("WORLD_SIZE", 1))
-    return {"cpu": cpu, "cores": cores, "threads": torch.get_num_threads(), "gpus": gpus, "processes": processes}
+    waiting = os.environ.get("OMP_WAIT_POLICY", "").lower() or None
+    return {"cpu": cpu, "cores": cores, "threads": torch.get_num_threads(), "gpus": gpus, "processes": processes,
+            "waiting": waiting}  # fmt: skip
 
 
 def peak_memory(before: dict[str, int]) -> dict[str, int]:

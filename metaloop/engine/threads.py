@@ -141,3 +141,15 @@ def _keep_freed() -> None:
 @cache
 def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, "metaloop", initializer=lambda: torch.set_num_threads(1))
+
+
+def on_cores(work: Callable[[Sequence[Any]], None], parts: Sequence[Any], most: int) -> None:
+    """work(some of the parts) on each of at most `most` cores, with one thread each, for parts that share nothing."""
+    beside = max(1, min(cores(), most, len(parts)))
+    _keep_freed()
+    with _one_thread():
+        if beside == 1:
+            work(parts)
+        else:
+            for _ in _pool(beside).map(work, [parts[first::beside] for first in range(beside)]):
+                pass
