@@ -49,8 +49,9 @@ class InContext(nn.Module):
 
     `net(x [n, columns], member [n, ways])` reads S, member one-hot, and gives its memory, tensors that do not grow with
     the queries; `net(x [m, columns], None, memory) -> scores [m, classes]`, -inf for a class that S does not show.
-    columns may be fewer than `features`, and ways fewer than `classes`. In (a) a column that is constant in S is zero, so
-    it does not matter what it is; what is more than 5 deviations off is 5 off. head: "linear" (c) or "attention" (c').
+    columns may be fewer than `features`, and ways fewer than `classes`. In (a) a column that is constant in S is zero,
+    so it does not matter what it is; what is more than 5 deviations off is 5 off. head: "linear" (c) or
+    "attention" (c').
     Raises ValueError on an unknown head, a dim that heads do not divide, and too many columns or ways.
     """
 
@@ -93,7 +94,7 @@ class InContext(nn.Module):
         return torch.where(member, (-d)[..., None], -torch.inf).logsumexp(-2)                                 # (c')
 
     def _scaling(self, x: Float[Tensor, "n features"]) -> tuple[Tensor, Tensor, Tensor]:
-        """Each column's mean, and what is multiplied by before and after what is far is drawn in: 0 if it is constant."""
+        """Each column's mean, and two factors: before what is far off is drawn in, and after, 0 if it is constant."""
         varies = x.amax(0) > x.amin(0)
         deviation = torch.where(varies, (x - x.mean(0)).square().mean(0), 1.0).sqrt()
         return x.mean(0), 1 / deviation, varies * (self.features / varies.sum().clamp_min(1)).sqrt()

@@ -19,11 +19,11 @@ def prior_fitted_plan(
     head: str = "attention", members: int = 8, tasks: int = 64, shots: int = 20, queries: int = 10, lr: float = 5e-4,
     tested: Sequence[tuple[int, int]] = ((2, 5), (2, 10), (5, 5), (5, 10)),
 ) -> Plan:  # fmt: skip
-    """A Transformer on tables of up to `classes` classes of up to `shots` rows; Adam whose rate rises to lr in the first
-    tenth and then falls to nothing; gradients clipped at norm 1. Rows of `tested`, (ways, shots), on tables of the pool
-    that are as good as new; `members` answers are averaged."""
+    """A Transformer on tables of up to `classes` classes of up to `shots` rows; Adam whose rate rises to lr in the
+    first tenth and then falls to nothing; gradients clipped at norm 1. Rows of `tested`, (ways, shots), on further
+    tables of the prior; `members` answers are averaged."""
     if len(pool.shape) != 1 or pool.target.numbers:
-        raise ValueError(f"this recipe is for rows of numbers, in classes; {pool.name} is for {pool.kind} of {pool.shape}.")
+        raise ValueError(f"this recipe is for tables; {pool.name} is for {pool.kind} of {pool.shape}.")
     net, init = ml.functional(ml.nn.InContext(pool.shape[0], classes, dim=dim, layers=layers, heads=heads, head=head))
 
     def at_test(ways: int = classes):
@@ -42,7 +42,7 @@ RECIPES = [
     recipe(
         "prior-fitted-tables", "Hollmann et al. 2023", "a network fitted to random tables, for tables it never saw",
         data.tables_prior, prior_fitted_plan, steps=200_000,
-        quick={"steps": 8000, "dim": 64, "layers": 4, "tasks": 16, "shots": 10, "lr": 1e-3},
+        quick={"steps": 5000, "dim": 64, "layers": 4, "tasks": 16, "shots": 10, "lr": 1e-3},
         smoke={"steps": 3, "dim": 8, "layers": 1, "heads": 2, "tasks": 2, "shots": 2, "queries": 2, "members": 2},
     )
 ]  # fmt: skip

@@ -245,8 +245,8 @@ def own(path: str | os.PathLike, *, split: Split = FRACTIONS, seed: int = 0, **h
 
 
 def read_rows(call: str, path: Path) -> Rows:
-    """A table by its columns; packed by gzip too, as `.tsv.gz`. Raises ValueError if there is none, or a row is of another
-    length than the first."""
+    """A table by its columns; packed by gzip too, as `.tsv.gz`. Raises ValueError if there is none, or a row is of
+    another length than the first."""
     if not path.is_file():
         raise ValueError(f"{call}: no such file.")
     if path.suffix.lower() in (".parquet", ".pq"):

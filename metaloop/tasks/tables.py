@@ -50,12 +50,12 @@ class Tables(Pool):
 
 
 def pmlb(root: str | os.PathLike | None = None, *, features: int = 10, classes: int = 10) -> Tables:
-    """The classification tables of PMLB (Olson et al. 2017; Romano et al. 2021) with at most so many columns and classes:
-    x float32 [tasks, n, features], as the tables have them, with columns of 0 after those; ways classes of one table.
+    """The classification tables of PMLB (Olson et al. 2017; Romano et al. 2021) with at most so many columns and
+    classes: x float32 [tasks, n, features], as the tables have them, then columns of 0; `ways` classes of one table.
 
-    root: a copy of PMLB's repository or a folder that holds it as `pmlb`, METALOOP_DATA unless given; nothing is downloaded.
-    Tables are chosen by its `all_summary_stats.tsv`. `skipped` tells which of them were not there or have cells that are
-    missing or no numbers. Raises ValueError if none is there.
+    root: a copy of PMLB's repository or a folder that holds it as `pmlb`, METALOOP_DATA unless given; nothing is
+    downloaded. Tables are chosen by its `all_summary_stats.tsv`. `skipped` tells which of them were not there, or have
+    cells that are missing or no numbers. Raises ValueError if none is there.
     """
     places = [folder for folder in data_folders("pmlb", root) if (folder / "all_summary_stats.tsv").is_file()]
     if not places:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..core import Data, Task
+from ..core import Data
 from ..targets import CLASSES
 from .functions import _Drawn
 from .pool import Pool, Splits
@@ -17,23 +17,26 @@ SPARE = 2  # rows made for each that is dealt, so that thresholds have room
 
 def tables_prior(*, features: int = 10, varied: bool = True, anticausal: float = 0.5) -> Pool:
     """Tables of a random structural causal model, with classes: after TabPFN's prior (Hollmann et al., ICLR 2023,
-    arXiv:2207.01848, section 4 and appendix C.1). For each table there is a network of up to 4 layers of up to 16 nodes,
+    arXiv:2207.01848, section 4). For each table there is a network of up to 4 layers of up to 16 nodes,
 
         h_0 = causes,    h_l = a(W_l h_{l-1}) + s e_l,    e_l ~ N(0, I)
 
-    with one nonlinearity a (tanh, leaky ReLU, ELU or the identity), a noise s, W_l Gaussian and sparse to a drawn
-    degree. The columns are 1 to `features` of its nodes, drawn from all layers; some are then cut into a few levels, and
-    the others bent, z -> sinh(b z) / b. The class is another node's value, between thresholds that are drawn such that each
-    class has enough rows; a class may lie between several pairs of them. With probability `anticausal` it is a cause instead: the
-    causes of class k are Gaussian about a mean of its own. Classes are numbered at random, as columns are ordered; columns have
-    mean 0 and deviation 1, and the rest of the `features` are 0, wherever they stand.
+    with one nonlinearity a (tanh, leaky ReLU, ELU or the identity), a noise s, and W_l Gaussian and sparse to a drawn
+    degree. 1 to `features` of its nodes, drawn from all layers, are the columns; some are then cut into a few levels,
+    and others bent, z -> sinh(b z) / b. The class is another node's value, between thresholds that are drawn such that
+    each class has enough rows; in some tables each class lies between two pairs of them. With probability `anticausal`
+    the class is a cause instead: the causes of class k are Gaussian about a mean of its own. Classes are numbered at
+    random. Columns have mean 0 and deviation 1; the rest of the `features`, wherever they stand, are 0.
 
-    `sample` gives x float32 [tasks, ways * n, features] and y int64 [tasks, ways * n]. varied: a batch to train on has a
-    number of ways from 2 .. ways, the fewer the likelier, and of shots from 1 .. shots, evenly; `val` and `test` have what is asked for.
-    Raises ValueError unless features is at least 1 and anticausal a probability.
+    `sample` gives x float32 [tasks, ways * n, features] and y int64 [tasks, ways * n]. varied: a batch to train on has
+    a number of ways from 2 .. ways, the fewer the likelier, and of shots from 1 .. shots, evenly; `val` and `test`
+    have what is asked for. Raises ValueError unless features is at least 1 and anticausal a probability.
+
+    >>> tables_prior().test.sample(tasks=3, ways=4, shots=5, queries=2).support.x.shape
+    torch.Size([3, 20, 10])
     """
     if features < 1 or not 0 <= anticausal <= 1:
-        raise ValueError(f"tables_prior({features=}, {anticausal=}): expected features >= 1, a probability.")
+        raise ValueError(f"tables_prior({features=}, {anticausal=}): expected features >= 1 and a probability.")
 
     def deal(tasks, ways, shots, queries, rand, randn):
         return _split(*_tables(tasks, ways, SPARE * (shots + queries), features, anticausal, rand, randn),
