@@ -35,7 +35,7 @@ class SetLayer(nn.Module):
         return h + self.mlp(self.norm_after(h)), seen
 
     def _parts(self, t: Float[Tensor, "n dim"]) -> Float[Tensor, "heads n part"]:
-        return t.unflatten(-1, (self.heads, -1)).movedim(1, 0)
+        return t.reshape(len(t), self.heads, -1).movedim(1, 0)
 
 
 class InContext(nn.Module):
@@ -82,15 +82,15 @@ class InContext(nn.Module):
             for layer in self.layers:
                 h, kept = layer(h)
                 seen.append(kept)
-            return scaling, tuple(seen), self.head(self.norm(h)) if self.attends else None, member
-        scaling, seen, keys, member = memory
+            return scaling, tuple(seen), member, *([self.head(self.norm(h))] if self.attends else [])
+        scaling, seen, member, *keys = memory
         h = self._embedded(x, scaling)
         for layer, kept in zip(self.layers, seen, strict=True):
             h, _ = layer(h, kept)
         answer = self.head(self.norm(h))                                                                      # (c)
         if not self.attends:
             return torch.where(member.any(0), answer, -torch.inf)
-        d = (answer[:, None] - keys).square().sum(-1) * self.log_scale.exp() / keys.shape[-1] ** 0.5
+        d = (answer[:, None] - keys[0]).square().sum(-1) * self.log_scale.exp() / answer.shape[-1] ** 0.5
         return torch.where(member, (-d)[..., None], -torch.inf).logsumexp(-2)                                 # (c')
 
     def _scaling(self, x: Float[Tensor, "n features"]) -> tuple[Tensor, Tensor, Tensor]:

@@ -302,7 +302,7 @@ BUGS = [
         ("torch.where(member.any(0), answer, -torch.inf)", "answer"),
         "test_a_class_without_rows_is_never_chosen_and_changes_nothing[linear]"),
     Bug("answers are compared without their scale", "nn/in_context.py",
-        (" * self.log_scale.exp() / keys", " / keys"), law("all_of_theta_learns", "prior_fitted")),
+        (" * self.log_scale.exp() / answer", " / answer"), law("all_of_theta_learns", "prior_fitted")),
     Bug("classes are not turned back", "learners/prior_fitted.py",
         (".roll(-t, 1))", ".roll(t, 1))"), "test_members_are_turned_and_averaged"),
     Bug("members are averaged as logarithms", "learners/prior_fitted.py",
