@@ -1,11 +1,11 @@
-"""How well a network fitted to random tables does on real ones: PMLB, beside logistic regression and nearest neighbours.
+"""How well a network fitted to random tables does on real ones: beside logistic regression and nearest neighbours.
 
-    python benchmarks/tables.py RUN       writes results/tables.json; RUN is one of prior-fitted-tables; needs METALOOP_DATA
+    python benchmarks/tables.py RUN       writes results/tables.json; RUN is of prior-fitted-tables; needs METALOOP_DATA
     python benchmarks/tables.py --table   writes the table in docs/learners/prior_fitted.md from results/tables.json
 
-Every classification table of PMLB (Olson et al. 2017) at hand with at most 10 columns and 10 classes, all of them numbers,
-and 5 rows of each class beside those of S. S has 5 or 10 rows of each class, Q at most 15 of each, others; a table's figure
-is its mean over draws, the same ones for each method. The run has seen random tables alone.
+Every classification table of PMLB (Olson et al. 2017) at hand with at most 10 columns and 10 classes, all of them
+numbers, and 5 rows of each class beside those of S. S has 5 or 10 rows of each class, Q at most 15 of each, others; a
+table's figure is its mean over draws, the same ones for each method. The run has seen random tables alone.
 
     prior-fitted   the run, by FewShotClassifier
     regression     sklearn's LogisticRegression as it comes, on columns standardised by S
@@ -116,11 +116,11 @@ def main():
     if options.run is None:
         parser.error("which run? metaloop train prior-fitted-tables makes one.")
     pool, run, start = ml.tasks.pmlb(os.environ["METALOOP_DATA"]), ml.open_run(options.run), time.process_time()
-    seconds = [json.loads(line) for line in (Path(options.run) / "metrics.jsonl").read_text().splitlines()]
+    last = json.loads((Path(options.run) / "metrics.jsonl").read_text().splitlines()[-1])
     told = {"rows": {}, "by table": {}, "about": {
         "metaloop": ml.__version__, "torch": torch.__version__, "recipe": run.info["recipe"],
-        "budget": run.info["budget"], "settings": run.info["settings"], "steps": run.step, "of steps": run.info["steps"],
-        "draws": options.draws, "last line of training": seconds[-1],
+        "budget": run.info["budget"], "settings": run.info["settings"], "steps": run.step,
+        "of steps": run.info["steps"], "draws": options.draws, "last line of training": last,
     }}  # fmt: skip
     for shots in (5, 10):
         found = accuracies(pool, run, shots, options.draws)

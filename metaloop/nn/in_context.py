@@ -83,15 +83,15 @@ class InContext(nn.Module):
                 h, kept = layer(h)
                 seen.append(kept)
             return scaling, tuple(seen), member, *([self.head(self.norm(h))] if self.attends else [])
-        scaling, seen, member, *keys = memory
+        scaling, seen, shown, *keys = memory
         h = self._embedded(x, scaling)
         for layer, kept in zip(self.layers, seen, strict=True):
             h, _ = layer(h, kept)
         answer = self.head(self.norm(h))                                                                      # (c)
-        if not self.attends:
-            return torch.where(member.any(0), answer, -torch.inf)
+        if self.log_scale is None:
+            return torch.where(shown.any(0), answer, -torch.inf)
         d = (answer[:, None] - keys[0]).square().sum(-1) * self.log_scale.exp() / answer.shape[-1] ** 0.5
-        return torch.where(member, (-d)[..., None], -torch.inf).logsumexp(-2)                                 # (c')
+        return torch.where(shown, (-d)[..., None], -torch.inf).logsumexp(-2)                                 # (c')
 
     def _scaling(self, x: Float[Tensor, "n features"]) -> tuple[Tensor, Tensor, Tensor]:
         """Each column's mean, and two factors: before what is far off is drawn in, and after, 0 if it is constant."""
