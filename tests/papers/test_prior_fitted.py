@@ -2,7 +2,10 @@
 about in a table; the prior; PMLB's tables. The classes of a task have unequal sizes."""
 
 import gzip
+import importlib.util
+import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -276,6 +279,21 @@ def test_pmlbs_tables_are_dealt_each_as_a_task_of_its_own(tmp_path):
         pool.sample(1, 4, 1, 1)
     with pytest.raises(ValueError, match=r"pmlb: there is no all_summary_stats\.tsv in .*Fetch https"):
         ml.tasks.pmlb(tmp_path / "nowhere")
+
+
+def test_the_table_on_the_page_is_that_of_the_results():
+    root = Path(__file__).parents[2]
+    spec = importlib.util.spec_from_file_location("tables", root / "benchmarks" / "tables.py")
+    tables = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tables)
+    told = json.loads((root / "results" / "tables.json").read_text())
+    assert (root / "docs" / "learners" / "prior_fitted.md").read_text() == tables.page(told)
+    assert {shots: tables.summary(found) for shots, found in told["by table"].items()} == told["rows"]
+    row = tables.summary({"a": {"prior-fitted": 80.0, "regression": 70.0, "neighbours": 80.0},
+                          "b": {"prior-fitted": 50.0, "regression": 62.0, "neighbours": 40.0}})  # fmt: skip
+    assert row["mean rank"] == {"prior-fitted": 1.75, "regression": 2.0, "neighbours": 2.25}
+    assert row["ours - theirs, points"]["regression"] == pytest.approx([-1, 12.706 * 11], rel=1e-4)  # Student's
+    assert row["tables won, lost"] == {"regression": [1, 1], "neighbours": [1, 0]}
 
 
 def case(head):
