@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from .learners.mann import mann as mann
     from .learners.meta_rnn import meta_rnn as meta_rnn
     from .learners.ntm import ntm as ntm
+    from .learners.prior_fitted import prior_fitted as prior_fitted
     from .learners.snail import snail as snail
 
     # an inference network

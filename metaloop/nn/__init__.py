@@ -31,6 +31,7 @@ from .functional import functional as functional
 from .functional import learned as learned
 from .functional import population as population
 from .imagination import Hallucinator as Hallucinator
+from .in_context import InContext as InContext
 from .masked import Masked as Masked
 from .memory import LeastUsed as LeastUsed
 from .memory import Memory as Memory

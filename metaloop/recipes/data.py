@@ -75,6 +75,9 @@ sine_stream = functions("sine_stream", 11)
 distributions = functions("distributions", 1)
 gaussians = Protocol("gaussians", (2,))
 
+# Random tables.
+tables_prior = Protocol("tables_prior", (10,))
+
 # Sequences of bits, with their marks.
 copy, associative_recall = functions("copy", 9), functions("associative_recall", 8)
 

@@ -29,6 +29,10 @@ from .functions import quadratic as quadratic
 from .functions import semilinear as semilinear
 from .functions import sinusoid as sinusoid
 
+# tables
+from .tables import pmlb as pmlb
+from .tables_prior import tables_prior as tables_prior
+
 # networks to train
 from .problems import least_squares as least_squares
 from .problems import problems as problems

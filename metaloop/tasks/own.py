@@ -1,8 +1,10 @@
 """Data of your own in files: lists of pictures, tables, texts; and torch Datasets."""
 
 import csv
+import gzip
 import os
 import warnings
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -243,17 +245,23 @@ def own(path: str | os.PathLike, *, split: Split = FRACTIONS, seed: int = 0, **h
 
 
 def read_rows(call: str, path: Path) -> Rows:
-    """A table by its columns. Raises ValueError if there is none, or a row is of another length than the first."""
+    """A table by its columns; packed by gzip too, as `.tsv.gz`. Raises ValueError if there is none, or a row is of
+    another length than the first."""
     if not path.is_file():
         raise ValueError(f"{call}: no such file.")
     if path.suffix.lower() in (".parquet", ".pq"):
         return _parquet(call, path)
+    packed = path.suffix.lower() == ".gz"
     try:
-        text = path.read_text("utf-8-sig")
+        with (gzip.open if packed else open)(path, "rt", encoding="utf-8-sig") as file:
+            text = file.read()
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise ValueError(f"{call}: it is damaged ({error}).") from None
     except UnicodeDecodeError as error:
         raise ValueError(f"{call}: it is no text in UTF-8 (byte {error.start}). Save it as UTF-8.") from None
     first = text.partition("\n")[0]
-    mark = "\t" if path.suffix.lower() in (".tsv", ".tab") else max(",;\t", key=first.count)
+    kind = (path.with_suffix("") if packed else path).suffix.lower()
+    mark = "\t" if kind in (".tsv", ".tab") else max(",;\t", key=first.count)
     try:
         lines = [row for row in csv.reader(text.splitlines(keepends=True), delimiter=mark, strict=True) if row]
     except csv.Error as error:
