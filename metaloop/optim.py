@@ -10,7 +10,11 @@ from .core import Theta
 from .engine import Run
 from .learners.lstm_optimizer import step
 from .nn import Recurrent, functional
+from .sign import AddSign as AddSign
+from .sign import PowerSign as PowerSign
 from .torch_private import pytree
+
+__all__ = ["AddSign", "Learned", "PowerSign"]
 
 BY_SCHEDULES = {"initial_lr", "max_lr", "min_lr", "swa_lr", "param_names"}  # what a group gets from others than us
 
