@@ -2,6 +2,9 @@
 
 from types import ModuleType as _Module
 
+from .activations import Unit as Unit
+from .activations import Units as Units
+from .activations import units as units
 from .autoencoder import Shaped as Shaped
 from .autoencoder import conv_decoder as conv_decoder
 from .autoencoder import conv_encoder as conv_encoder
