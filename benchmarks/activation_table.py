@@ -208,7 +208,8 @@ def show() -> str:
     raw = sum("x" in name.split()[1:] for name in top)
     base = sum("x" in name.split()[1:] for name in units()) / len(units())
     told = [
-        "", f"{len(sample)} of the {len(units()) - len(NAMED)} functions without a name were evaluated, a random sample, "
+        "",
+        f"{len(sample)} of the {len(units()) - len(NAMED)} functions without a name were evaluated, a random sample, "
         f"with one seed; {diverged} of them diverged at every rate. A function's standard deviation over seeds is "
         f"{noise}. The ten best: {', '.join(f'`{name}` {100 * tests[name]:.1f}' for name in top[:10])}. Of the twenty "
         f"best {raw} take x itself; of all functions {100 * base:.0f} % do.",
