@@ -9,9 +9,18 @@ from torch import Tensor
 
 from .core import Theta
 from .engine import Run
+<<<<<<< HEAD
 from .engine.threads import on_cores
 from .learners.lstm_optimizer import P
+=======
+from .learners.lstm_optimizer import step
+from .nn import Recurrent, functional
+from .sign import AddSign as AddSign
+from .sign import PowerSign as PowerSign
+>>>>>>> part-K
 from .torch_private import pytree
+
+__all__ = ["AddSign", "Learned", "PowerSign"]
 
 BY_SCHEDULES = {"initial_lr", "max_lr", "min_lr", "swa_lr", "param_names"}  # what a group gets from others than us
 CHUNK = 2048  # coordinates that are moved at once on a CPU: what belongs to them stays in a core's cache

@@ -2,6 +2,9 @@
 
 from types import ModuleType as _Module
 
+from .activations import Unit as Unit
+from .activations import Units as Units
+from .activations import units as units
 from .autoencoder import Shaped as Shaped
 from .autoencoder import conv_decoder as conv_decoder
 from .autoencoder import conv_encoder as conv_encoder
@@ -17,8 +20,11 @@ from .classes import labels as labels
 from .classes import membership as membership
 from .descent import Descent as Descent
 from .descent import adam as adam
+from .descent import addsign as addsign
+from .descent import powersign as powersign
 from .descent import rmsprop as rmsprop
 from .descent import sgd as sgd
+from .descent import sign_decay as sign_decay
 from .distributions import Bernoulli as Bernoulli
 from .distributions import CausalBernoulli as CausalBernoulli
 from .distributions import Gaussian as Gaussian

@@ -6,8 +6,12 @@
 phi and g are dicts of tensors; lr is a number or a dict with a rate for each entry of phi (a scalar, or a
 tensor of the entry's shape). All are differentiable to any order, and finite where the gradient is zero. Where it has
 always been zero Adam's and RMSprop's steps count as constant: their slope there is 1 / eps, on a stretch of about eps.
+
+Two rules that a search over update rules found, PowerSign and AddSign, are of Bello, Zoph, Vasudevan & Le, Neural
+Optimizer Search with Reinforcement Learning, ICML 2017, arXiv:1709.07417.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -88,6 +92,78 @@ def rmsprop(*, alpha: float = 0.99, eps: float = 1e-8, momentum: float = 0.0) ->
         v = {n: alpha * v[n] + (1 - alpha) * g[n] ** 2 for n in phi}
         m = {n: momentum * m[n] + _scaled(g[n], v[n], eps) for n in phi}
         return {n: phi[n] - _rate(lr, n) * m[n] for n in phi}, (v, m)
+
+    return Descent(init, update)
+
+
+Decay = Callable[[Tensor], Tensor]
+
+
+def powersign(*, base: float = math.e, beta: float = 0.9, decay: Decay | None = None) -> Descent:
+    """PowerSign: longer steps where the gradient has the sign of its average, shorter ones where it has the other.
+
+        m' = beta m + (1 - beta) g          phi' = phi - lr base^(f(t) sign(g) sign(m')) g          (m_0 = 0)
+
+    decay: f, of the number t = 0, 1, .. of the step; 1 unless given (`sign_decay`). The sign of zero is zero. Raises
+    ValueError if base is not above 0, or beta is not in [0, 1).
+    """
+    if not 0 < base < math.inf:
+        raise ValueError(f"powersign: base={base}, expected a number above 0.")
+    return _signed("powersign", beta, decay, lambda agree: (math.log(base) * agree).exp())
+
+
+def addsign(*, alpha: float = 1.0, beta: float = 0.9, decay: Decay | None = None) -> Descent:
+    """AddSign: phi' = phi - lr (alpha + f(t) sign(g) sign(m')) g, with m' and f as in `powersign`.
+
+    Raises ValueError if beta is not in [0, 1).
+    """
+    return _signed("addsign", beta, decay, lambda agree: alpha + agree)
+
+
+def sign_decay(kind: str, steps: int, *, periods: float | None = None) -> Decay:
+    """f(t) for `powersign` and `addsign`, from 1 at t = 0; T = steps, n = periods.
+
+        "linear"      max(0, 1 - t / T)
+        "cosine"      (1 + cos(2 pi n min(t, T) / T)) / 2           n = 1/2 unless given: f(T) = 0
+        "restart"     (1 + cos(pi (n t mod T) / T)) / 2             n = 1 unless given: f is 1 again after T / n steps
+
+    Raises ValueError on another kind, fewer than one step, or periods that are not above 0 or asked of a line.
+    """
+    if kind not in ("linear", "cosine", "restart"):
+        raise ValueError(f'sign_decay: {kind!r}, expected "linear", "cosine" or "restart".')
+    if not steps >= 1:
+        raise ValueError(f"sign_decay: steps={steps}, expected at least 1.")
+    if periods is not None and (kind == "linear" or not periods > 0):
+        raise ValueError(f'sign_decay: periods={periods}, expected a number above 0, and none for "linear".')
+    n = periods or {"linear": 0.0, "cosine": 0.5, "restart": 1.0}[kind]
+
+    def f(t: Tensor) -> Tensor:
+        if kind == "linear":
+            return (1 - t / steps).clamp_min(0)
+        part = 2 * n * t.clamp_max(steps) / steps if kind == "cosine" else torch.remainder(n * t, steps) / steps
+        return (1 + torch.cos(math.pi * part)) / 2
+
+    return f
+
+
+def _signed(name: str, beta: float, decay: Decay | None, factor: Callable[[Tensor], Tensor]) -> Descent:
+    """phi' = phi - lr factor(f(t) sign(g) sign(m')) g."""
+    if not 0 <= beta < 1:
+        raise ValueError(f"{name}: beta={beta}, expected a number from 0 to below 1.")
+
+    def init(phi):
+        first = next(iter(phi.values()))
+        t = first.new_zeros((), dtype=torch.promote_types(first.dtype, torch.float32))  # bfloat16 counts to 256
+        return {n: torch.zeros_like(p) for n, p in phi.items()}, t
+
+    def update(lr, g, phi, state):
+        m, t = state
+        m = {n: beta * m[n] + (1 - beta) * g[n] for n in phi}
+        agree = {n: g[n].sign() * m[n].sign() for n in phi}
+        if decay is not None:
+            agree = {n: decay(t).to(a.dtype) * a for n, a in agree.items()}
+        step = {n: factor(agree[n]) * g[n] for n in phi}
+        return {n: phi[n] - _rate(lr, n) * step[n] for n in phi}, (m, t + 1)
 
     return Descent(init, update)
 

@@ -1,5 +1,6 @@
 """How theta improves, where that is not meta-gradient descent on tasks dealt at random."""
 
+from .controller import Controller, Policy, reinforce, search_by
 from .follow_leader import follow_leader
 from .search import Found, Trial, search
 from .search_law import chance_of_top, draws_for_top, expected_best, expected_rank
@@ -7,6 +8,7 @@ from .search_space import Choice, Range
 from .search_table import Table, evaluate_table, read_table
 
 __all__ = [
-    "Choice", "Found", "Range", "Table", "Trial", "chance_of_top", "draws_for_top", "evaluate_table", "expected_best",
-    "expected_rank", "follow_leader", "read_table", "search",
+    "Choice", "Controller", "Found", "Policy", "Range", "Table", "Trial", "chance_of_top", "draws_for_top",
+    "evaluate_table", "expected_best", "expected_rank", "follow_leader", "read_table", "reinforce",
+    "search", "search_by",
 ]  # fmt: skip

@@ -10,7 +10,7 @@ from torch.testing import assert_close
 from zoo import DERIVATIVE, WAYS, Smooth, batched, blobs, image_net, one, pictures, waived, waves
 
 from metaloop import Data, Task, functional, maml, meta_gradient
-from metaloop.nn import POLICIES, adam, mlp
+from metaloop.nn import POLICIES, adam, mlp, powersign, sign_decay
 from metaloop.testing import Case
 from metaloop.torch_private import pytree
 
@@ -233,6 +233,9 @@ CASES = {
         maml(net, init, inner_lr=0.3, inner_steps=2, learn_lr="layer-step", step_weights=(0.3, 0.7)), blobs
     ),
     "maml-adam": lambda: Case(maml(net, init, inner_lr=0.05, inner_steps=3, optimizer=adam()), blobs),
+    "maml-powersign": lambda: Case(
+        maml(net, init, inner_lr=0.1, inner_steps=2, optimizer=powersign(decay=sign_decay("cosine", 4))), blobs
+    ),
     "maml-regression": lambda: Case(maml(*CURVE, inner_lr=0.05, inner_steps=2, loss=F.mse_loss), waves),
     **{f"maml-conv4-{policy}": partial(images, policy) for policy in POLICIES},
 }  # fmt: skip
