@@ -14,7 +14,7 @@ from pathlib import Path
 
 from .console import launcher, note, streams
 
-COMMANDS = ("recipes", "train", "search", "evaluate", "compare", "episodes", "adapt", "predict")
+COMMANDS = ("recipes", "train", "search", "evaluate", "compare", "episodes", "adapt", "predict", "serve")
 
 
 def main(argv: list[str] | None = None) -> int:

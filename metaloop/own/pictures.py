@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 from PIL import Image, ImageOps
 
-from ..tasks.reading import KINDS, Skipped, _opaque, image_files, suffixes
+from ..tasks.decode import opaque
+from ..tasks.reading import KINDS, Skipped, image_files, suffixes
 from .predictor import digest
 
 LARGEST_SIDE = 512  # pixels: of a larger JPEG no more is decoded than this needs
@@ -31,7 +32,7 @@ def read(paths: Iterable[Path]) -> Pictures:
                 raise ValueError("there is no such file" if not path.exists() else "it is no file")
             with Image.open(path) as file:
                 file.draft("RGB", (LARGEST_SIDE, LARGEST_SIDE))
-                image = _opaque(ImageOps.exif_transpose(file)).convert("RGB")
+                image = opaque(ImageOps.exif_transpose(file)).convert("RGB")
             found.digests.append(digest(path.read_bytes()))
         except Exception as error:  # what Pillow raises for damaged files has no common base
             empty = path.is_file() and path.stat().st_size == 0
