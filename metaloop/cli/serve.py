@@ -23,12 +23,14 @@ def run(args) -> None:
     import sys
 
     from ..page.app import LOCAL, app
-    from ..page.shown import load
+    from ..page.shown import load, warm
     from .data import pool_of
 
     if not 0 <= args.port < 2**16:
         raise ValueError(f"--port {args.port}: expected 0 to {2**16 - 1}.")
     learners = [load(what, lambda run: pool_of(run, None)[1]) for what in args.what]
+    for one in learners:
+        warm(one)
     hosts = LOCAL if args.host in LOCAL or args.host == "::1" else ("*",)
     family = socket.AF_INET6 if ":" in args.host else socket.AF_INET
     with socket.create_server((args.host, args.port), family=family) as listening:

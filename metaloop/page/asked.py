@@ -17,7 +17,7 @@ PIXELS = 16_000_000  # of all pictures of a request, told by their headers befor
 CLASSES, EXAMPLES, QUERIES = 20, 50, 100  # examples of each class
 SIDE = 512  # pixels: what is larger is shrunk as it is read
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
-Given = tuple[list[Image.Image], list[int], list[str], list[Image.Image]]
+Given = tuple[list[Image.Image], list[int], list[str], list[Image.Image]]  # S, its classes, their names; Q
 
 Number = Annotated[float, Field(ge=0, le=1)]
 Grid = Annotated[list[Annotated[list[Number], Field(max_length=SIDE)]], Field(max_length=SIDE)]
@@ -63,7 +63,7 @@ def parse(body: bytes) -> Asked:
         raise ValueError(f"{'.'.join(map(str, parts))}: {what}" if parts else what) from None
 
 
-def pictures(asked: Asked) -> tuple[list[Image.Image], list[int], list[str], list[Image.Image]]:
+def pictures(asked: Asked) -> Given:
     """The support pictures, upright in L or RGB, dark on light where they are drawn; the class of each; the classes'
     names; the queries.
 

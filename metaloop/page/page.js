@@ -26,6 +26,7 @@ function make(tag, attributes = {}, ...children) {
   const node = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
     if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
+    else if (name.startsWith("aria-")) node.setAttribute(name, String(value));
     else if (value === true) node.setAttribute(name, "");
     else if (value !== false && value != null) node.setAttribute(name, value);
   }
@@ -356,7 +357,7 @@ function right(i) {
     all += 1;
     good += answer.boxes[now.p[j].indexOf(Math.max(...now.p[j]))] === q.label;
   });
-  return all ? make("p", {class: good * 2 >= all ? "right" : "wrong"}, `Right on ${good} of ${all} labelled queries.`) : null;
+  return all ? make("p", {}, `Right on ${good} of ${all} labelled queries.`) : null;
 }
 
 function curve(path, at) {
@@ -381,7 +382,7 @@ function walk(path, at) {
 function space(plane, names) {
   const svg = draw("svg", {viewBox: "0 0 320 220", role: "img", "aria-label": "examples, prototypes and queries as the learner sees them"});
   const inside = (v, most) => Math.max(-most, Math.min(most, v));
-  const x = v => 160 + inside(95 * v, 148), y = v => 110 - inside(72 * v, 98);
+  const x = v => 160 + inside(130 * v, 148), y = v => 110 - inside(90 * v, 98);
   svg.append(draw("line", {x1: 0, y1: 110, x2: 320, y2: 110, class: "axis"}), draw("line", {x1: 160, y1: 0, x2: 160, y2: 220, class: "axis"}));
   plane.support.forEach((z, i) => svg.append(draw("text", {x: x(z[0]), y: y(z[1]), class: "example"}, plane.y[i] + 1)));
   plane.prototypes.forEach((z, k) => svg.append(draw("circle", {cx: x(z[0]), cy: y(z[1]), r: 9, class: "proto"}, undefined),

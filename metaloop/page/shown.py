@@ -3,6 +3,7 @@
 import inspect
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from time import perf_counter
@@ -23,9 +24,9 @@ from ..own import predictor as own
 from ..recipes.stored import load_predictor, open_run, save_predictor
 from ..tasks.decode import fitted
 from ..tasks.pool import Outline, Pool
+from .asked import Asked, Given
 
 REFERENCE = 20  # classes of unseen examples, which say in what plane embeddings are seen
-Given = tuple[list[Image.Image], list[int], list[str], list[Image.Image]]  # as `asked.pictures` reads it
 
 
 def of_pictures(images: Sequence[Image.Image], shape: tuple[int, ...]) -> Tensor:
@@ -60,7 +61,7 @@ class Trained:
         of = {"recipe": self.run.info["recipe"], "trained": self.run.step, "data": self.run.info["pool"]["name"]}
         return {**told, **of, "steps": self.steps, "usual": self.usual}
 
-    def answer(self, given: Given, asked: Any) -> dict[str, Any]:
+    def answer(self, given: Given, asked: Asked) -> dict[str, Any]:
         images, y, names, queries = given
         x, labels, q = of_pictures(images, self.shape), torch.tensor(y), of_pictures(queries, self.shape)
         plan, ways = self.run.plan, len(names)
@@ -156,7 +157,7 @@ class Fixed:
     def about(self) -> dict[str, Any]:
         return {"name": self.name, "adapts": False, "kind": "file", "steps": []}
 
-    def answer(self, given: Given, asked: Any) -> dict[str, Any]:
+    def answer(self, given: Given, asked: Asked) -> dict[str, Any]:
         queries = given[3]
         began = perf_counter()
         if not queries:
@@ -223,5 +224,12 @@ def main_plane(phi: Tensor) -> list[list[float]]:
 
 
 def load(what: str, data: Callable[[Run], Pool]) -> Trained | Fixed:
-    """A run's folder, or a predictor's file. Raises ValueError if it is neither."""
+    """A run's folder, or a predictor's file. Raises ValueError if it is neither, or was not made of pictures."""
     return Trained(what, data) if Path(what).is_dir() else Fixed(what)
+
+
+def warm(one: Trained | Fixed) -> None:
+    """Ask it once, of blank pictures, since a first answer takes longer than others. What fails will be told there."""
+    blank = Image.new("L", (28, 28), 255)
+    with suppress(ValueError):
+        one.answer(([blank, blank], [0, 1], ["a", "b"], [blank]), Asked(classes=[], queries=[]))
