@@ -285,6 +285,7 @@ async function adapt() {
   if (some < 2) {
     answers = [];
     showAnswers();
+    document.body.dataset.state = "still";
     $("status").textContent = "Draw a picture in at least two boxes, or deal a random task.";
     return;
   }
