@@ -277,13 +277,13 @@ class Slow:
 
 
 def test_two_hundred_at_once_wait_their_turn_and_none_is_lost():
-    import httpx
+    import httpx2
 
     slow = Slow()
 
     async def all_of_them():
-        transport = httpx.ASGITransport(app([slow]))
-        async with httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=60) as client:
+        transport = httpx2.ASGITransport(app([slow]))
+        async with httpx2.AsyncClient(transport=transport, base_url="http://localhost", timeout=60) as client:
             ask = lambda i: client.post("/api/adapt", json={**TASK, "coverage": (i + 1) / 300})
             return await asyncio.gather(*(ask(i) for i in range(200)))
 

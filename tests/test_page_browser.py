@@ -148,6 +148,9 @@ def used(page, tmp_path):
     for _ in range(16):
         page.keyboard.press("Shift+ArrowDown")
     until(page, "document.querySelector('#learner-0 .bars .best .who')?.innerText === 'class 1'")
+    ink = "c => { const x = c.getContext('2d').getImageData(84, 0, 1, 168).data; let n = 0; " \
+          "for (let i = 0; i < x.length; i += 4) n += x[i] < 128; return n; }"  # fmt: skip
+    assert page.locator("canvas").nth(3).evaluate(ink) > 128  # one stroke, though Shift was let go at each step
     # a file, dropped on the third class
     file = page.locator("canvas").nth(0).evaluate("c => c.toDataURL()").partition(",")[2]
     dropped = page.evaluate_handle(

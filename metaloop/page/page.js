@@ -75,7 +75,11 @@ function pad(label, read, write) {
     return [(event.clientX - box.left) / box.width * SIDE, (event.clientY - box.top) / box.height * SIDE];
   };
   blank();
-  if (read() != null) image(read()).then(img => { blank(); pen.drawImage(img, 0, 0, SIDE, SIDE); }, () => {});
+  if (read() != null) {
+    // darker of the two, so that a stroke begun before the picture is there is kept
+    image(read()).then(img => { pen.globalCompositeOperation = "darken"; pen.drawImage(img, 0, 0, SIDE, SIDE);
+      pen.globalCompositeOperation = "source-over"; }, () => {});
+  }
   const begin = () => { if (!used) { remember(); used = true; } };
   const end = () => { if (used) { used = false; last = null; write(canvas.toDataURL("image/png"), true); } };
   canvas.addEventListener("pointerdown", event => {
@@ -135,19 +139,20 @@ function ask(take) {
 }
 
 function boxOf(one, k) {
-  const some = one.pictures.map((src, i) => `picture ${i + 1} of ${one.name}${src == null ? ", empty" : ""}`);
   const name = make("input", {value: one.name, maxlength: 80, "aria-label": `name of class ${k + 1}`, onchange: event => {
     remember(); one.name = event.target.value.trim() || `class ${k + 1}`; show(); }});
   const take = list => addFiles(list, src => {
     if (one.pictures[one.at] == null) one.pictures[one.at] = src;
     else { one.pictures.push(src); one.at = one.pictures.length - 1; }
   });
+  const few = make("div", {class: "few"});
+  const see = () => few.replaceChildren(...thumbnails(one.pictures, one.at, i => `picture ${i + 1} of ${one.name}${one.pictures[i] == null ? ", empty" : ""}`, i => { one.at = i; }));
   const canvas = pad(`${one.name}, picture ${one.at + 1}`, () => one.pictures[one.at], (src, done) => {
-    one.pictures[one.at] = src; changed(); if (done) show(); });
+    one.pictures[one.at] = src; changed(); if (done) see(); });
+  see();
   return dropping(make("div", {class: "box", role: "group", "aria-label": `class ${k + 1}, ${one.name}`},
     make("div", {class: "name"}, make("span", {class: "number", "aria-hidden": true}, `${k + 1}`), name),
-    canvas,
-    make("div", {class: "few"}, ...thumbnails(one.pictures, one.at, i => some[i], i => { one.at = i; })),
+    canvas, few,
     make("div", {class: "row"},
       make("button", {type: "button", disabled: one.pictures.length >= limits.examples, onclick: () => {
         remember(); one.pictures.push(null); one.at = one.pictures.length - 1; show(); }}, "Another"),
@@ -171,17 +176,20 @@ function queryBox() {
     if (task.queries[task.at].src == null) task.queries[task.at] = {src, label: null};
     else { task.queries.push({src, label: null}); task.at = task.queries.length - 1; }
   });
+  const few = make("div", {class: "few"});
+  const see = () => few.replaceChildren(...thumbnails(task.queries.map(q => q.src), task.at,
+    i => `query ${i + 1}${known(task.queries[i])}`, i => { task.at = i; }));
   const canvas = pad(`query ${task.at + 1}`, () => one.src, (src, done) => {
-    one.src = src; changed(); if (done) show(); });
+    one.src = src; changed(); if (done) see(); });
   const known = q => q.label == null || !task.boxes[q.label] ? "" : `, truly ${task.boxes[q.label].name}`;
+  see();
   const pick = make("select", {id: "truth", onchange: event => {
     remember(); one.label = event.target.value === "" ? null : +event.target.value; show(); }},
     make("option", {value: ""}, "not known"),
     ...task.boxes.map((b, k) => make("option", {value: k, selected: one.label === k}, b.name)));
   return dropping(make("div", {class: "box", role: "group", "aria-label": "query"}, canvas, make("div", {class: "side"},
     make("label", {}, "truly ", pick),
-    make("div", {class: "few"}, ...thumbnails(task.queries.map(q => q.src), task.at,
-      i => `query ${i + 1}${known(task.queries[i])}`, i => { task.at = i; })),
+    few,
     make("div", {class: "row"},
       make("button", {type: "button", disabled: task.queries.length >= limits.queries, onclick: () => {
         remember(); task.queries.push({src: null, label: null}); task.at = task.queries.length - 1; show(); }}, "Another"),
@@ -430,7 +438,7 @@ function card(one, i) {
       } catch (error) { problem(error.message); }
     }}, "Download predictor"));
   }
-  const about = one.recipe ? `${one.recipe}, ${one.trained} meta-steps. ` : "";
+  const about = one.recipe ? `${one.recipe}, ${one.trained} meta-step${one.trained === 1 ? "" : "s"}. ` : "";
   return make("article", {class: "learner", id: `learner-${i}`, "aria-labelledby": `name-${i}`},
     make("h3", {id: `name-${i}`}, one.name), make("p", {class: "says"}, about + KINDS[usualKind]), ...parts);
 }
