@@ -85,7 +85,8 @@ if __name__ == "__main__":
     from metaloop.engine.run import machine, versions
 
     before = os.getloadavg()[0]
-    found = {"machine": machine(), "versions": versions(), "load_before": before,
+    command = "python benchmarks/page.py RUN RUN --out results/page.json"
+    found = {"command": command, "machine": machine(), "versions": versions(), "load_before": before,
              "measured": [measure(run, args.seconds) for run in args.runs]}  # fmt: skip
     text = json.dumps(found, indent=1)
     print(text)
