@@ -200,4 +200,4 @@ def _error(status: int, sentence: str) -> JSONResponse:
 
 
 def _sent(name: str, kind: str) -> Response:
-    return Response((files(__package__) / name).read_bytes(), media_type=kind)
+    return Response((files("metaloop.page") / name).read_bytes(), media_type=kind)

@@ -125,7 +125,7 @@ class Trained:
         )  # fmt: skip
         S, Q = (Data((d.x[0] * 255).round().to(torch.uint8), d.y[0]) for d in task)
         if {*S.y.tolist()} != {*range(ways)}:
-            raise ValueError(f"{self.name} was trained on classes that have one number in all tasks: none can be dealt.")
+            raise ValueError(f"{self.name}: its classes have one number in all tasks, so none can be dealt.")
         mixed = torch.randperm(len(Q.y), generator=generator(seed, "page", 2))
         return {"support": [S.x[S.y == k].numpy() for k in range(ways)], "query": Q.x[mixed].numpy(),
                 "labels": Q.y[mixed].tolist()}  # fmt: skip
