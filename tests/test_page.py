@@ -247,8 +247,8 @@ def test_who_may_ask(page, headers, status):
 
 
 @pytest.mark.parametrize("path", [
-    "/../pyproject.toml", "/%2e%2e/page.js", "/page.py", "/..%2f..%2fetc/passwd", "//etc/passwd", "/api/predictor/..%2f0",
-    "/api/task/-1", "/api/task/9", "/api/task/2", "/api/task/0?ways=1", "/api/task/0?seed=x", "/api/adapt",
+    "/../pyproject.toml", "/%2e%2e/page.js", "/page.py", "/..%2f..%2fetc/passwd", "//etc/passwd",
+    "/api/predictor/..%2f0", "/api/task/-1", "/api/task/9", "/api/task/2", "/api/task/0?ways=1", "/api/task/0?seed=x", "/api/adapt",
 ])  # fmt: skip
 def test_no_other_path_leads_anywhere(page, path):
     reply = page.get(path)
