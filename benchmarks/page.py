@@ -59,6 +59,12 @@ def peak(pid: int) -> float | None:
         return None
 
 
+def cpu(pid: int) -> float:
+    """Seconds that a process has computed, on all cores."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def measure(run: str, seconds: float) -> dict:
     command = [sys.executable, "-m", "metaloop", "serve", run, "--port", "0"]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -67,9 +73,11 @@ def measure(run: str, seconds: float) -> dict:
         dealt = httpx2.get(f"{address}/api/task/0?ways=5&shots=1&queries=2&seed=1", timeout=300).json()
         recipe = httpx2.get(f"{address}/api/learners").json()["learners"][0]["recipe"]
         task = {name: dealt[name] for name in ("classes", "queries")}
-        rows = [asyncio.run(load(address, task, n, seconds)) for n in (1, 8, 32)]
-        before = peak(server.pid)
-        rows.append(asyncio.run(load(address, task, 200, 0)))
+        rows, before = [], None
+        for clients, long in ((1, seconds), (8, seconds), (32, seconds), (200, 0)):
+            before, spent = peak(server.pid), cpu(server.pid)
+            found = asyncio.run(load(address, task, clients, long))
+            rows.append({**found, "cpu_ms": 1000 * (cpu(server.pid) - spent) / found["answers"]})
         return {"recipe": recipe, "rows": rows, "peak_mib": [before, peak(server.pid)]}
     finally:
         server.terminate()

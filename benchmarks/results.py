@@ -364,11 +364,11 @@ def page_table(path: Path) -> str:
     if not path.exists():
         return "Not run yet.\n"
     told = json.loads(path.read_text())
-    lines = ["| recipe | clients | answers | refused | per second | ms: median | 99 % |", "| --- " * 7 + "|"]
+    lines = ["| recipe | clients | answers | refused | per second | ms: median | 99 % | CPU ms |", "| --- " * 8 + "|"]
     for one in told["measured"]:
         for row in one["rows"]:
             cells = [one["recipe"], row["clients"], row["answers"], row["refused"], f"{row['per_second']:.1f}",
-                     f"{row['p50_ms']:.0f}", f"{row['p99_ms']:.0f}"]  # fmt: skip
+                     f"{row['p50_ms']:.0f}", f"{row['p99_ms']:.0f}", f"{row['cpu_ms']:.0f}"]  # fmt: skip
             lines.append(f"| {' | '.join(map(str, cells))} |")
     peaks = "; ".join(f"{one['recipe']} {one['peak_mib'][0]:.0f} MiB, {one['peak_mib'][1]:.0f} MiB after 200 at once"
                       for one in told["measured"])  # fmt: skip

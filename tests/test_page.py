@@ -159,6 +159,16 @@ def test_the_predictor_is_a_file_that_predict_takes(page, tmp_path):
     assert f(x).argmax().item() == 1
 
 
+def test_what_may_be_asked_is_told_whole(page):
+    told = page.get("/openapi.json").json()
+    text = json.dumps(told)
+    for name in {part.partition('"')[0] for part in text.split('"$ref": "')[1:]}:
+        at = told
+        for key in name.removeprefix("#/").split("/"):
+            at = at[key]
+    assert "#/components/schemas/Class" in text
+
+
 # ---- what it refuses
 
 
@@ -248,7 +258,8 @@ def test_who_may_ask(page, headers, status):
 
 @pytest.mark.parametrize("path", [
     "/../pyproject.toml", "/%2e%2e/page.js", "/page.py", "/..%2f..%2fetc/passwd", "//etc/passwd",
-    "/api/predictor/..%2f0", "/api/task/-1", "/api/task/9", "/api/task/2", "/api/task/0?ways=1", "/api/task/0?seed=x", "/api/adapt",
+    "/api/predictor/..%2f0", "/api/task/-1", "/api/task/9", "/api/task/2", "/api/task/0?ways=1",
+    "/api/task/0?seed=x", "/api/adapt",
 ])  # fmt: skip
 def test_no_other_path_leads_anywhere(page, path):
     reply = page.get(path)

@@ -29,12 +29,9 @@ HEADERS = {
 }
 log = logging.getLogger("metaloop.page")
 Id = Annotated[int, Path(ge=0, le=10_000)]
-BODY = {
-    "requestBody": {
-        "required": True,
-        "content": {"application/json": {"schema": asked.Asked.model_json_schema(mode="validation")}},
-    }
-}
+SCHEMA = asked.Asked.model_json_schema(ref_template="#/components/schemas/{model}")
+PARTS = SCHEMA.pop("$defs")  # which OpenAPI keeps in another place
+BODY = {"requestBody": {"required": True, "content": {"application/json": {"schema": SCHEMA}}}}
 ERRORS: dict[int | str, dict[str, Any]] = {
     code: {"description": what, "content": {"application/json": {"schema": {
         "type": "object", "properties": {"error": {"type": "string"}}, "required": ["error"]}}}}
@@ -153,6 +150,7 @@ def app(learners: Sequence[Trained | Fixed], *, hosts: Sequence[str] = LOCAL) ->
     async def ours(_: Request, error: Exception):
         return _error(500, "the server made a mistake, which it has logged.")
 
+    page.openapi().setdefault("components", {}).setdefault("schemas", {}).update(PARTS)
     page.add_middleware(_Guard, hosts=tuple(hosts))
     return page
 
