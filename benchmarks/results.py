@@ -367,6 +367,26 @@ def parts_table(path: Path) -> str:
     return "\n".join([*lines, "", f"{describe(told['machine'])}; {listed(told['versions'])}."]) + "\n"
 
 
+def page_table(path: Path) -> str:
+    """The page under load, by the number of clients; the last row of a recipe is 200 requests at once."""
+    if not path.exists():
+        return "Not run yet.\n"
+    told = json.loads(path.read_text())
+    lines = ["| recipe | clients | answers | refused | per second | ms: median | 99 % | CPU ms |", "| --- " * 8 + "|"]
+    for one in told["measured"]:
+        for row in one["rows"]:
+            cells = [one["recipe"], row["clients"], row["answers"], row["refused"], f"{row['per_second']:.1f}",
+                     f"{row['p50_ms']:.0f}", f"{row['p99_ms']:.0f}", f"{row['cpu_ms']:.0f}"]  # fmt: skip
+            lines.append(f"| {' | '.join(map(str, cells))} |")
+    peaks = "; ".join(f"{one['recipe']} {one['peak_mib'][0]:.0f} MiB, {one['peak_mib'][1]:.0f} MiB after 200 at once"
+                      for one in told["measured"])  # fmt: skip
+    about = (
+        f"`{told['command']}`; {describe(told['machine'])}, which had {told['load_before']:.1f} other processes at "
+        f"work when it began (load average); {listed(told['versions'])}. Most memory held: {peaks}."
+    )
+    return "\n".join([*lines, "", about]) + "\n"
+
+
 def written() -> dict[Path, str]:
     """What every page with figures should hold: its marked places filled, or all of it."""
     table = rows()
@@ -384,6 +404,7 @@ def written() -> dict[Path, str]:
         (performance, "results", speed_table(told["bench-cpu"])),
         (performance, "queries", queries_table(told["bench-queries-cpu"])),
         (performance, "memory", memory_table(told["memory-cpu"])),
+        (DOCS / "page.md", "page", page_table(RESULTS / "page.json")),
         (DOCS / "parts.md", "parts", parts_table(RESULTS / "parts.json")),
     ):
         place = re.compile(rf"(<!-- {mark} -->\n).*(<!-- /{mark} -->)", re.S)

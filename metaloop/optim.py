@@ -9,15 +9,10 @@ from torch import Tensor
 
 from .core import Theta
 from .engine import Run
-<<<<<<< HEAD
 from .engine.threads import on_cores
 from .learners.lstm_optimizer import P
-=======
-from .learners.lstm_optimizer import step
-from .nn import Recurrent, functional
 from .sign import AddSign as AddSign
 from .sign import PowerSign as PowerSign
->>>>>>> part-K
 from .torch_private import pytree
 
 __all__ = ["AddSign", "Learned", "PowerSign"]

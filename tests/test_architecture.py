@@ -32,7 +32,7 @@ MAY = {
     "testing": {"core", "engine", "targets"},
 }
 # What may import the command line and what it shows.
-TOP = {"cli", "__main__", "report", "web"}
+TOP = {"cli", "__main__", "report", "page"}
 HEAVY = ("matplotlib", "sklearn", "tensorboard", "pandas", "rich", "scipy", "torch._dynamo")
 
 

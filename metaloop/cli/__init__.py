@@ -16,7 +16,7 @@ from .console import launcher, note, streams
 from .cores import settle
 
 COMMANDS = (
-    "recipes", "train", "search", "evaluate", "compare", "episodes", "adapt", "predict", "export", "doctor",
+    "recipes", "train", "search", "evaluate", "compare", "episodes", "adapt", "predict", "export", "serve", "doctor",
     "completion",
 )  # fmt: skip
 

@@ -14,6 +14,7 @@ from ..targets import Target, target_of, units
 from ..torch_private import pytree
 from .batch import chunk_size, chunks, first_task, groups, predict
 from .device import choose
+from .notebook import table
 from .seeds import generator, noise
 from .theta import check, not_finite
 from .threads import SideBySide, cores
@@ -62,6 +63,11 @@ class Score:
         if unit.endswith("(%)"):
             return f"{scale * self.mean:.2f} ± {scale * self.ci95:.2f} %"
         return f"{scale * self.mean:.4g} ± {scale * self.ci95:.2g} ({unit})"
+
+    def _repr_html_(self) -> str:
+        rows = [("mean ± 95 %", self), ("tasks", len(self.per_task))]
+        rows += [("least, most", f"{self.per_task.min().item():.4g}, {self.per_task.max().item():.4g}")]
+        return table(f"Score: {self.metric}", rows)
 
 
 def evaluate(

@@ -24,9 +24,11 @@ import torch
 from torch import Tensor
 
 from ..core import Learner, Theta
+from ..torch_private import pytree
 from . import checkpoint
 from .identity import differences
 from .lock import Lock
+from .notebook import table
 from .schema import conform, read_json
 from .theta import opened
 
@@ -71,6 +73,16 @@ class Run:
             raise ValueError(f"{error} {how} {what}") from None
         theta = opened(learner, learner.init(0), tensors, str(path))
         return cls(at_test or learner, theta, kept.step, folder, info, plan, kept.seconds, kept.memory)
+
+    def _repr_html_(self) -> str:
+        numbers = sum(t.numel() for t in pytree.tree_leaves(self.theta) if isinstance(t, Tensor))
+        pool = self.info.get("pool") or {}
+        rows = [
+            ("recipe", self.info.get("recipe")), ("data", pool.get("name")), ("folder", self.folder),
+            ("meta-steps", self.step), ("numbers in theta", f"{numbers:,}"),
+            ("seconds of training", f"{self.seconds:.0f}"),
+        ]  # fmt: skip
+        return table("Run", rows)
 
 
 @dataclass

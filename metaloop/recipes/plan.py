@@ -97,6 +97,13 @@ class Plan:
             "validate_every": max(1, self.steps // 10), **self.options,
         }
 
+    def _repr_html_(self) -> str:
+        from ..engine.notebook import table
+
+        step = f"{self.tasks} tasks, {self.ways}-way {self.shots}-shot, {self.queries} queries of each class"
+        tests = "; ".join(row.label for row in self.rows)
+        return table("Plan", [("data", self.pool.name), ("meta-steps", self.steps), ("a step", step), ("tests", tests)])
+
 
 @dataclass(frozen=True)
 class Recipe:

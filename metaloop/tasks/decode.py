@@ -19,16 +19,20 @@ BLOCK = 256  # pictures between two notes of how far it is
 
 def picture(path: str | os.PathLike | BytesIO, shape: tuple[int, ...], *, invert: bool | str = "auto") -> np.ndarray:
     """One picture as uint8 [C, H, W]; `reading.read_image` says how. Raises what Pillow raises."""
-    c, h, w = shape
     if not isinstance(path, BytesIO) and os.path.exists(path) and not os.path.isfile(path):
         raise ValueError("it is no file")  # a pipe would be waited for
     with Image.open(path) as file:
         file.load()
         upright = file.getexif().get(0x0112, 1) == 1
-        image = opaque(file if upright else ImageOps.exif_transpose(file))
-        image = image if image.mode == ("L" if c == 1 else "RGB") else image.convert("L" if c == 1 else "RGB")
-        image = image if image.size == (w, h) else image.resize((w, h), Image.Resampling.LANCZOS)
-        x = np.array(np.asarray(image).reshape(h, w, c).transpose(2, 0, 1), order="C")
+        return fitted(opaque(file if upright else ImageOps.exif_transpose(file)), shape, invert=invert)
+
+
+def fitted(image: Image.Image, shape: tuple[int, ...], *, invert: bool | str = "auto") -> np.ndarray:
+    """The same of a picture that is decoded, upright and opaque."""
+    c, h, w = shape
+    image = image if image.mode == ("L" if c == 1 else "RGB") else image.convert("L" if c == 1 else "RGB")
+    image = image if image.size == (w, h) else image.resize((w, h), Image.Resampling.LANCZOS)
+    x = np.array(np.asarray(image).reshape(h, w, c).transpose(2, 0, 1), order="C")
     if c == 1 and (invert is True or (invert == "auto" and _border(x[0]).mean(dtype=np.float64) > 127)):
         x = 255 - x
     return x

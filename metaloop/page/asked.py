@@ -1,0 +1,151 @@
+"""What the page's server may be asked: a task in JSON, and its pictures."""
+
+import base64
+import binascii
+import warnings
+from io import BytesIO
+from typing import Annotated, Any
+
+import numpy as np
+from PIL import Image, ImageOps
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ..tasks.decode import opaque
+
+BODY = 8 * 2**20  # bytes of a request
+PIXELS = 16_000_000  # of all pictures of a request, told by their headers before any is decoded
+CLASSES, EXAMPLES, QUERIES = 20, 50, 100  # examples of each class
+SIDE = 512  # pixels: what is larger is shrunk as it is read
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
+Given = tuple[list[Image.Image], list[int], list[str], list[Image.Image]]  # S, its classes, their names; Q
+
+Number = Annotated[float, Field(ge=0, le=1)]
+Grid = Annotated[list[Annotated[list[Number], Field(max_length=SIDE)]], Field(max_length=SIDE)]
+Picture = str | Grid  # base64 of a file, as in a data: URL or alone; or grey rows from 0 to 1, ink = 1
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+
+class Class(_Strict):
+    """A class of the support set."""
+
+    name: Annotated[str, Field(min_length=1, max_length=80)]
+    pictures: Annotated[list[Picture], Field(max_length=EXAMPLES)]
+
+
+class Asked(_Strict):
+    """A task: classes with their examples, and queries. Boxes without a picture count for nothing.
+
+    coverage: how often a conformal set should hold the right class; false_accept: how often, at most, a stranger
+    should be taken for one of the classes.
+    """
+
+    classes: Annotated[list[Class], Field(max_length=CLASSES)]
+    queries: Annotated[list[Picture], Field(max_length=QUERIES)] = []
+    coverage: Annotated[float, Field(gt=0, lt=1)] = 0.9
+    false_accept: Annotated[float, Field(gt=0, lt=1)] = 0.1
+
+
+NAMES = {"classes", "name", "pictures", "queries", "coverage", "false_accept"}
+PICTURE = f"expected a picture, as base64 of a file or as at most {SIDE} rows of at most {SIDE} numbers from 0 to 1."
+
+
+def parse(body: bytes) -> Asked:
+    """What is asked. Raises ValueError, in one sentence, on anything else."""
+    try:
+        return Asked.model_validate_json(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        parts = [part for part in first["loc"] if isinstance(part, int) or part in NAMES]
+        what = PICTURE if {"pictures", "queries"} & {*parts} and isinstance(parts[-1], int) else f"{first['msg']}."
+        raise ValueError(f"{'.'.join(map(str, parts))}: {what}" if parts else what) from None
+
+
+def pictures(asked: Asked) -> Given:
+    """The support pictures, upright in L or RGB, dark on light where they are drawn; the class of each; the classes'
+    names; the queries.
+
+    Raises ValueError, in one sentence, if there are fewer than two classes, two are called alike, or a picture is
+    damaged or too large.
+    """
+    filled = [c for c in asked.classes if c.pictures]
+    names = [c.name for c in filled]
+    if len(names) < 2:
+        raise ValueError(f"{len(names)} classes have a picture, and two are the fewest that can be told apart.")
+    if twice := [n for i, n in enumerate(names) if n in names[:i]]:
+        raise ValueError(f"two classes are called {twice[0]!r}.")
+    budget = Budget()
+    support = [(budget.read(p, f"picture {i + 1} of {c.name!r}"), k) for k, c in enumerate(filled)
+               for i, p in enumerate(c.pictures)]  # fmt: skip
+    queries = [budget.read(p, f"query {i + 1}") for i, p in enumerate(asked.queries)]
+    return [p for p, _ in support], [k for _, k in support], names, queries
+
+
+class Budget:
+    """Reads pictures until their pixels are too many."""
+
+    def __init__(self):
+        self.left = PIXELS
+
+    def read(self, given: Any, which: str) -> Image.Image:
+        """Raises ValueError, in one sentence, if it is damaged or too large."""
+        if not isinstance(given, str):
+            return drawn(given, which)
+        try:
+            data = base64.b64decode(given.partition(",")[2] if given.startswith("data:") else given, validate=True)
+        except (binascii.Error, ValueError):
+            raise ValueError(f"{which} is no base64.") from None
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of what is odd in a file that can be read
+                with Image.open(BytesIO(data), formats=FORMATS) as file:
+                    self.left -= file.width * file.height
+                    if self.left < 0:
+                        raise _Large
+                    file.draft("RGB", (SIDE, SIDE))
+                    image = opaque(ImageOps.exif_transpose(file))
+        except (_Large, Image.DecompressionBombError):
+            raise ValueError(f"{which} is too large: a task may have {PIXELS:,} pixels in all.") from None
+        except Exception as error:  # what Pillow raises for damaged files has no common base
+            told = f"none of {', '.join(FORMATS)}" if isinstance(error, Image.UnidentifiedImageError) else "damaged"
+            raise ValueError(f"{which} cannot be read as a picture: it is {told}.") from None
+        image = image if image.mode == "L" else image.convert("RGB")
+        image.thumbnail((SIDE, SIDE))
+        return image
+
+
+class _Large(Exception):
+    pass
+
+
+def drawn(grid: list[list[float]], which: str) -> Image.Image:
+    """Rows of numbers, ink = 1 on paper = 0, as a picture: dark on light, as what is drawn by hand."""
+    if not grid or not grid[0] or len({len(row) for row in grid}) > 1:
+        raise ValueError(f"{which} has rows of different lengths, or none.")
+    return Image.fromarray((255 - np.asarray(grid) * 255).round().astype(np.uint8))
+
+
+def png(x: np.ndarray) -> str:
+    """Bytes [C, H, W] as a data: URL; grey ones, where ink is light, dark on light."""
+    image = Image.fromarray(255 - x[0] if len(x) == 1 else x.transpose(1, 2, 0))
+    out = BytesIO()
+    image.save(out, "PNG")
+    return "data:image/png;base64," + base64.b64encode(out.getvalue()).decode()
+
+
+async def limited(stream: Any) -> bytes:
+    """A request's body, of at most BODY bytes. Raises ValueError."""
+    body = bytearray()
+    async for part in stream:
+        body += part
+        if len(body) > BODY:
+            raise TooMuch(f"the request is larger than {BODY // 2**20} MiB.")
+    return bytes(body)
+
+
+class TooMuch(ValueError):
+    """A request that is too large."""
+
+

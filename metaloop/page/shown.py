@@ -1,0 +1,235 @@
+"""What is shown of learners: their answers to a task, and how they come to them."""
+
+import inspect
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import cached_property
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from ..core import Data
+from ..engine.predictor import adapt, probabilities, read
+from ..engine.run import Run
+from ..engine.seeds import generator
+from ..nn.functional import at_meta_test
+from ..own import predictor as own
+from ..recipes.stored import load_predictor, open_run, save_predictor
+from ..tasks.decode import fitted
+from ..tasks.pool import Outline, Pool
+from .asked import Asked, Given
+
+REFERENCE = 20  # classes of unseen examples, which say in what plane embeddings are seen
+
+
+def of_pictures(images: Sequence[Image.Image], shape: tuple[int, ...]) -> Tensor:
+    """float32 [n, *shape] from 0 to 1, as `metaloop adapt` reads files."""
+    if not images:
+        return torch.zeros(0, *shape)
+    return torch.from_numpy(np.stack([fitted(image, shape) for image in images])).float() / 255
+
+
+def pictured(pool: Any, source: str) -> tuple[int, ...]:
+    """The shape of a pool's pictures. Raises ValueError if they are none, or are in no classes."""
+    if not pool.pictures or pool.shape[0] not in (1, 3) or pool.kind != "classification":
+        raise ValueError(f"{source} was not trained on pictures in classes, and the page shows no others.")
+    return tuple(pool.shape)
+
+
+class Trained:
+    """A run, which is adapted to whatever is drawn. data: () -> the pool whose test part it never saw."""
+
+    def __init__(self, folder: str, data: Callable[[Run], Pool]):
+        self.run = open_run(folder)
+        self.name, self.shape = Path(folder).name or str(folder), pictured(self.run.plan.pool, folder)
+        self._data = data
+        takes = inspect.signature(self.run.plan.at_test).parameters
+        self.steps, self.usual = [], None
+        if "inner_steps" in takes:
+            self.usual = takes["inner_steps"].default
+            self.steps = sorted({0, self.usual, *self.run.plan.inner_steps})
+
+    def about(self) -> dict[str, Any]:
+        told = {"name": self.name, "adapts": True, "kind": "gradient" if self.steps else "other"}
+        of = {"recipe": self.run.info["recipe"], "trained": self.run.step, "data": self.run.info["pool"]["name"]}
+        return {**told, **of, "steps": self.steps, "usual": self.usual}
+
+    def answer(self, given: Given, asked: Asked) -> dict[str, Any]:
+        images, y, names, queries = given
+        x, labels, q = of_pictures(images, self.shape), torch.tensor(y), of_pictures(queries, self.shape)
+        plan, ways = self.run.plan, len(names)
+        began = perf_counter()
+        f = adapt(plan.at_test(ways=ways), self.run.theta, x, labels, ways=ways)
+        ms = 1000 * (perf_counter() - began)
+        shown = {"classes": names, "p": rows(f, q, ways), "ms": round(ms, 1)}
+        if self.steps:
+            shown["path"] = self.path(x, labels, q, ways)
+        elif (embed := embedding(f)) is not None:
+            shown["plane"] = self.plane(embed, f, x, labels, q)
+        return shown
+
+    def path(self, x: Tensor, y: Tensor, q: Tensor, ways: int) -> list[dict[str, Any]]:
+        """Of each number of inner steps: the loss on S, what is predicted, and where phi is, in the plane in which phi
+        moves most."""
+        found, phis = [], []
+        for steps in self.steps:
+            with torch.no_grad(), at_meta_test():
+                f = self.run.plan.at_test(ways=ways, inner_steps=steps).adapt(self.run.theta, Data(x, y))
+            loss = F.nll_loss(probabilities(f, x, ways=ways).clamp_min(1e-12).log(), y).item()
+            found.append({"steps": steps, "loss": round(loss, 4), "p": rows(f, q, ways)})
+            phis.append(moved(f))
+        if len({len(phi) for phi in phis}) == 1:
+            for entry, at in zip(found, main_plane(torch.stack(phis)), strict=True):
+                entry["at"] = at
+        return found
+
+    def plane(self, embed: Callable[[Tensor], Tensor], f: Any, x: Tensor, y: Tensor, q: Tensor) -> dict[str, Any]:
+        """S, Q and prototypes in a plane that depends on the run alone, and so stays put."""
+        with torch.no_grad(), at_meta_test():
+            if "axes" not in self.__dict__:
+                self.axes = axes(embed(self.reference))
+            mean, A, scale = self.axes
+            place = lambda z: (((z.flatten(1) - mean) @ A) / scale).double().round(decimals=3).tolist()
+            c = getattr(f, "c", None)
+            found = {"support": place(embed(x)), "y": y.tolist(), "queries": place(embed(q)) if len(q) else []}
+            return {**found, "prototypes": place(c) if c is not None and c.flatten(1).shape[1] == len(mean) else []}
+
+    @cached_property
+    def pool(self) -> Pool:
+        """The data's test part."""
+        return self._data(self.run).test
+
+    @cached_property
+    def reference(self) -> Tensor:
+        """Unseen examples; noise where the data are not at hand."""
+        try:
+            task = self.pool.sample(tasks=1, ways=REFERENCE, shots=1, queries=1, generator=generator(0, "page", 0))
+        except (ValueError, OSError):
+            return torch.rand(2 * REFERENCE, *self.shape, generator=generator(0, "page", 0))
+        return torch.cat([task.support.x[0], task.query.x[0]])
+
+    def deal(self, ways: int, shots: int, queries: int, seed: int) -> dict[str, Any]:
+        """A task of classes that were not trained on: S by class, Q and its labels; pictures as bytes [C, H, W].
+
+        Raises ValueError where the data are not at hand, or too small.
+        """
+        task = self.pool.sample(
+            tasks=1, ways=ways, shots=shots, queries=queries, generator=generator(seed, "page", 1)
+        )  # fmt: skip
+        S, Q = (Data((d.x[0] * 255).round().to(torch.uint8), d.y[0]) for d in task)
+        if {*S.y.tolist()} != {*range(ways)}:
+            raise ValueError(f"{self.name}: its classes have one number in all tasks, so none can be dealt.")
+        mixed = torch.randperm(len(Q.y), generator=generator(seed, "page", 2))
+        return {"support": [S.x[S.y == k].numpy() for k in range(ways)], "query": Q.x[mixed].numpy(),
+                "labels": Q.y[mixed].tolist()}  # fmt: skip
+
+    def file(self, given: Given) -> bytes:
+        """The adapted predictor as `metaloop adapt` writes it."""
+        images, y, names, _ = given
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "predictor.safetensors"
+            save_predictor(path, self.run, of_pictures(images, self.shape), torch.tensor(y), names)
+            return path.read_bytes()
+
+
+class Fixed:
+    """A predictor in a file, which knows its classes."""
+
+    def __init__(self, file: str):
+        self.name = Path(file).stem
+        tensors, about = read(file)
+        if "own" in about:
+            self.f: Any = own.load(tensors, about["own"], file)
+            if self.f.kind != "pictures":
+                raise ValueError(f"{file} answers to {self.f.kind}, not to pictures.")
+            self.classes, self.shape = self.f.classes, None
+        else:
+            self.f, about = load_predictor(file)
+            self.classes, self.shape = about["classes"], pictured(Outline(**about["pool"]), file)
+
+    def about(self) -> dict[str, Any]:
+        return {"name": self.name, "adapts": False, "kind": "file", "steps": []}
+
+    def answer(self, given: Given, asked: Asked) -> dict[str, Any]:
+        queries = given[3]
+        began = perf_counter()
+        if not queries:
+            return {"classes": self.classes, "p": [], "ms": 0.0}
+        if self.shape is not None:
+            x, ways = of_pictures(queries, self.shape), len(self.classes)
+            return {"classes": self.classes, "p": rows(self.f, x, ways), "ms": _since(began)}
+        answers = self.f.answers([image.convert("RGB") for image in queries])
+        shown = {"classes": self.classes, "p": answers.p.tolist(), "ms": _since(began)}
+        for name, find in (
+            ("sets", lambda: self.f.sets(answers.p, asked.coverage)),
+            ("none", lambda: (answers.known <= self.threshold(asked.false_accept)).tolist()),
+        ):
+            try:
+                shown[name] = find()
+            except ValueError as error:  # too few examples to say
+                shown[f"why no {name}"] = str(error)
+        return shown
+
+    def threshold(self, rate: float) -> float:
+        return self.f.alone() if len(self.classes) == 1 else self.f.threshold(rate)
+
+
+def _since(began: float) -> float:
+    return round(1000 * (perf_counter() - began), 1)
+
+
+def rows(f: Any, x: Tensor, ways: int) -> list[list[float]]:
+    """p(y | x) of each x."""
+    return [[round(p, 5) for p in row] for row in probabilities(f, x, ways=ways).tolist()] if len(x) else []
+
+
+def embedding(f: Any) -> Callable[[Tensor], Tensor] | None:
+    """The network that a metric learner's predictor compares examples by, if it has one."""
+    embed, theta = getattr(f, "embed", None), getattr(f, "theta", getattr(f, "net", None))
+    if embed is None or theta is None or hasattr(f, "memory"):
+        return None
+    part = theta["embed"] if isinstance(theta, dict) and isinstance(theta.get("embed"), dict) else theta
+    return lambda x: embed(part, x).flatten(1)
+
+
+def axes(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(mean [d], A [d, 2], scale): the two directions in which z [n, d] differ most, and how far they reach."""
+    mean = z.mean(0)
+    A = torch.linalg.svd(z - mean, full_matrices=False).Vh[:2].T
+    A = A * torch.where(A.gather(0, A.abs().argmax(0, keepdim=True)) < 0, -1.0, 1.0)
+    return mean, A, ((z - mean) @ A).abs().amax().clamp_min(1e-12)
+
+
+def moved(f: Any) -> Tensor:
+    """All floating tensors of f in one vector."""
+    from ..torch_private import pytree
+
+    return torch.cat([t.detach().flatten() for t in pytree.tree_leaves(f) if t.is_floating_point()])
+
+
+def main_plane(phi: Tensor) -> list[list[float]]:
+    """phi [n, d], beginning at (0, 0), in the two directions in which it moves most, as far as 1 from the beginning."""
+    d = (phi - phi[0]).double()
+    U, s, _ = torch.linalg.svd(d @ d.T)
+    at = (U * s.sqrt())[:, :2]
+    at = at * torch.where(at[-1] < 0, -1.0, 1.0)
+    return (at / at.abs().amax().clamp_min(1e-12)).round(decimals=3).tolist()
+
+
+def load(what: str, data: Callable[[Run], Pool]) -> Trained | Fixed:
+    """A run's folder, or a predictor's file. Raises ValueError if it is neither, or was not made of pictures."""
+    return Trained(what, data) if Path(what).is_dir() else Fixed(what)
+
+
+def warm(one: Trained | Fixed) -> None:
+    """Ask it once, of blank pictures, since a first answer takes longer than others. What fails will be told there."""
+    blank = Image.new("L", (28, 28), 255)
+    with suppress(ValueError):
+        one.answer(([blank, blank], [0, 1], ["a", "b"], [blank]), Asked(classes=[], queries=[]))

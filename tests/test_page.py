@@ -1,0 +1,377 @@
+"""The page's server: what it answers, what it refuses, what it bears."""
+
+import asyncio
+import base64
+import json
+import os
+import threading
+import zlib
+from io import BytesIO
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from tiny import image_folder, make_run
+
+import metaloop as ml
+
+pytest.importorskip("fastapi", reason="needs metaloop[page]")
+from fastapi.testclient import TestClient
+
+from metaloop.cli.data import pool_of
+from metaloop.page import asked
+from metaloop.page.app import app
+from metaloop.page.shown import load
+
+HOME = {"base_url": "http://127.0.0.1"}
+BODIES = int(os.environ.get("FUZZ", 150))
+
+
+def png(x) -> str:
+    out = BytesIO()
+    Image.fromarray(np.asarray(x, np.uint8)).save(out, "PNG")
+    return base64.b64encode(out.getvalue()).decode()
+
+
+def stripes(k: int) -> np.ndarray:
+    """White paper with a dark bar across or down."""
+    x = np.full((28, 28), 255, np.uint8)
+    x[(slice(8, 20), slice(3, 25)) if k else (slice(3, 25), slice(11, 17))] = 0
+    return x
+
+
+TASK = {
+    "classes": [{"name": "down", "pictures": [png(stripes(0))]}, {"name": "across", "pictures": [png(stripes(1))]}],
+    "queries": [png(stripes(1)), png(stripes(0))],
+}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A metric learner's run, a gradient learner's, and a predictor of a folder's pictures."""
+    from metaloop.features.pixels import Pixels
+    from metaloop.own import predictor
+
+    home = tmp_path_factory.mktemp("page")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(ml.engine.session.calibrate.__kwdefaults__, "tasks", 2)
+        for name, recipe in (("proto", "protonet-glyphs"), ("maml", "maml-glyphs")):
+            make_run(home / name, recipe, budget="smoke")
+    images = [Image.fromarray(np.roll(stripes(k), i, k)) for k in (0, 1) for i in range(6)]
+    marks = [str(i) for i in range(12)]
+    f = predictor.make([Pixels(8)], images, [0] * 6 + [1] * 6, ["down", "across"], marks, marks)
+    predictor.save(home / "mine.safetensors", f, {})
+    return home
+
+
+@pytest.fixture(scope="module")
+def page(files):
+    data = lambda run: pool_of(run, None)[1]
+    learners = [load(str(files / name), data) for name in ("proto", "maml", "mine.safetensors")]
+    with TestClient(app(learners), **HOME) as client:
+        yield client
+
+
+def sentence(reply) -> str:
+    """The error, which is one sentence of JSON."""
+    told = reply.json()
+    assert [*told] == ["error"]
+    assert told["error"].strip().endswith((".", "?"))
+    assert "Traceback" not in told["error"]
+    return told["error"]
+
+
+# ---- what it answers
+
+
+def test_the_page_is_three_files_from_here(page):
+    html, css, js = (page.get(path) for path in ("/", "/page.css", "/page.js"))
+    assert html.status_code == css.status_code == js.status_code == 200
+    assert "default-src 'self'" in html.headers["content-security-policy"]
+    for text in (html.text, css.text, js.text):
+        assert "//" not in text.replace("http://www.w3.org/2000/svg", "").replace("// ", "")  # nothing from elsewhere
+    assert [one["name"] for one in page.get("/api/learners").json()["learners"]] == ["proto", "maml", "mine"]
+
+
+def test_all_learners_answer_as_the_library_does(page, files):
+    answers = page.post("/api/adapt", json=TASK).json()["answers"]
+    proto, maml, mine = answers
+    run = ml.open_run(files / "proto")
+    x = 1 - torch.from_numpy(np.stack([stripes(0), stripes(1)])).float()[:, None] / 255
+    f = ml.engine.predictor.adapt(run.plan.at_test(ways=2), run.theta, x, torch.tensor([0, 1]), ways=2)
+    p = ml.engine.predictor.probabilities(f, x.flip(0), ways=2)
+    torch.testing.assert_close(torch.tensor(proto["p"]), p, atol=1e-4, rtol=0)
+    assert np.argmax(proto["p"], 1).tolist() == [1, 0]
+    assert [e["steps"] for e in maml["path"]] == [0, 1, 2, 3, 5, 10]
+    assert maml["path"][3]["p"] == maml["p"]  # three inner steps are its usual number
+    assert maml["path"][0]["at"] == [0, 0]
+    losses = [e["loss"] for e in maml["path"]]
+    assert losses[-1] < losses[0]
+    assert mine["classes"] == ["across", "down"]
+    assert [mine["classes"][k] for k in np.argmax(mine["p"], 1)] == ["across", "down"]
+    assert mine["sets"][0][0] == 0
+    assert mine["none"] == [False, False]
+
+
+def test_the_plane_stays_put(page):
+    """Another class moves no point of the others."""
+    before = page.post("/api/adapt", json=TASK).json()["answers"][0]["plane"]
+    more = [*TASK["classes"], {"name": "both", "pictures": [png(np.minimum(stripes(0), stripes(1)))]}]
+    after = page.post("/api/adapt", json={**TASK, "classes": more}).json()["answers"][0]["plane"]
+    assert len(after["prototypes"]) == 3
+    np.testing.assert_allclose(after["prototypes"][:2], before["prototypes"], atol=2e-3)
+    np.testing.assert_allclose(after["queries"], before["queries"], atol=2e-3)
+
+
+def test_what_is_drawn_may_be_numbers(page):
+    rows = lambda k: (1 - stripes(k) / 255).tolist()
+    task = {"classes": [{"name": n, "pictures": [rows(k)]} for k, n in enumerate(("down", "across"))],
+            "queries": [rows(1), rows(0)]}  # fmt: skip
+    ours, theirs = (page.post("/api/adapt", json=t).json()["answers"][0] for t in (task, TASK))
+    np.testing.assert_allclose(ours["p"], theirs["p"], atol=1e-4)
+
+
+def test_a_dealt_task_is_unseen_and_comes_back(page):
+    dealt = page.get("/api/task/0?ways=3&shots=2&queries=1&seed=4").json()
+    assert [len(c["pictures"]) for c in dealt["classes"]] == [2, 2, 2]
+    assert sorted(dealt["labels"]) == [0, 1, 2]
+    assert page.get("/api/task/0?ways=3&shots=2&queries=1&seed=4").json() == dealt
+    task = ml.tasks.glyphs().test.sample(
+        ways=3, shots=2, queries=1, generator=ml.engine.seeds.generator(4, "page", 1)
+    )  # fmt: skip
+    budget = asked.Budget()
+    x = np.asarray(budget.read(dealt["classes"][0]["pictures"][0], ""))
+    ours = (task.support.x[0][task.support.y[0] == 0][0, 0] * 255).round()
+    np.testing.assert_array_equal(255 - x, ours)
+    assert "answers" in page.post("/api/adapt", json={k: dealt[k] for k in ("classes", "queries")}).json()
+
+
+def test_the_predictor_is_a_file_that_predict_takes(page, tmp_path):
+    from metaloop.recipes.stored import load_predictor
+
+    (tmp_path / "f.safetensors").write_bytes(page.post("/api/predictor/0", json=TASK).content)
+    f, about = load_predictor(tmp_path / "f.safetensors")
+    assert about["classes"] == ["down", "across"]
+    x = 1 - torch.from_numpy(stripes(1)).float()[None, None] / 255
+    assert f(x).argmax().item() == 1
+
+
+def test_what_may_be_asked_is_told_whole(page):
+    told = page.get("/openapi.json").json()
+    text = json.dumps(told)
+    for name in {part.partition('"')[0] for part in text.split('"$ref": "')[1:]}:
+        at = told
+        for key in name.removeprefix("#/").split("/"):
+            at = at[key]
+    assert "#/components/schemas/Class" in text
+
+
+# ---- what it refuses
+
+
+def bomb() -> str:
+    """A PNG whose header tells of 10^10 pixels."""
+    part = lambda kind, data: (
+        len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+    )  # fmt: skip
+    head = (100_000).to_bytes(4, "big") * 2 + b"\x08\x00\x00\x00\x00"
+    whole = b"\x89PNG\r\n\x1a\n" + part(b"IHDR", head) + part(b"IDAT", zlib.compress(bytes(1000))) + part(b"IEND", b"")
+    return base64.b64encode(whole).decode()
+
+
+def with_picture(picture) -> dict:
+    return {"classes": [TASK["classes"][0], {"name": "b", "pictures": [picture]}]}
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        (with_picture(bomb()), "too large"),
+        (with_picture("no base64!"), "no base64"),
+        (with_picture(base64.b64encode(b"%!PS-Adobe-3.0 EPSF-3.0").decode()), "cannot be read"),
+        (with_picture(TASK["queries"][0][:60]), "cannot be read"),
+        (with_picture([[0.5, 2.0]]), "classes.1.pictures.0: expected a picture"),
+        (with_picture([[0.1, 0.2], [0.1]]), "different lengths"),
+        (with_picture([[]]), "different lengths"),
+        ({"classes": []}, "0 classes have a picture"),
+        ({"classes": [TASK["classes"][0]] * 2}, "two classes are called 'down'"),
+        ({"classes": [{"name": str(i), "pictures": []} for i in range(21)]}, "at most 20"),
+        ({**TASK, "queries": [TASK["queries"][0]] * 101}, "at most 100"),
+        ({**TASK, "file": "/etc/passwd"}, "not permitted"),
+        ({**TASK, "coverage": 1.5}, "coverage"),
+        ([], "should be an object"),
+    ],
+)  # fmt: skip
+def test_no_task_is_refused_in_a_sentence(page, body, says):
+    reply = page.post("/api/adapt", json=body)
+    assert reply.status_code == 422
+    assert says in sentence(reply)
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"\xff\xfe", b"[" * 100_000, b'{"classes": NaN}', b"null",
+                                  json.dumps(with_picture([[1.0]])).replace("1.0", "NaN").encode(),
+                                  json.dumps(with_picture([[1.0]])).replace("1.0", "1e999").encode(),
+                                  b'{"classes":[{"name":"\\ud800","pictures":[]}]}'])  # fmt: skip
+def test_no_json_is_refused_in_a_sentence(page, body):
+    reply = page.post("/api/adapt", content=body, headers={"content-type": "application/json"})
+    assert reply.status_code == 422
+    sentence(reply)
+
+
+def test_what_is_too_large_is_not_read_to_its_end(page):
+    read = 0
+
+    def endless():
+        nonlocal read
+        for _ in range(100):
+            read += 1
+            yield b" " * 2**20
+
+    reply = page.post("/api/adapt", content=endless(), headers={"content-type": "application/json"})
+    assert reply.status_code == 413
+    assert "8 MiB" in sentence(reply)
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"origin": "http://elsewhere.example"}, 403),
+        ({"origin": "null"}, 403),
+        ({"origin": "http://127.0.0.1:1"}, 403),
+        ({"sec-fetch-site": "cross-site"}, 403),
+        ({"host": "elsewhere.example"}, 403),  # a name that was made to lead here
+        ({"content-type": "text/plain"}, 415),
+        ({"content-type": "multipart/form-data; boundary=x"}, 415),
+        ({"origin": "http://127.0.0.1"}, 200),
+    ],
+)
+def test_who_may_ask(page, headers, status):
+    whole = {"content-type": "application/json", **headers}
+    reply = page.post("/api/adapt", content=json.dumps(TASK), headers=whole)
+    assert reply.status_code == status
+    if status != 200:
+        sentence(reply)
+
+
+@pytest.mark.parametrize("path", [
+    "/../pyproject.toml", "/%2e%2e/page.js", "/page.py", "/..%2f..%2fetc/passwd", "//etc/passwd",
+    "/api/predictor/..%2f0", "/api/task/-1", "/api/task/9", "/api/task/2", "/api/task/0?ways=1",
+    "/api/task/0?seed=x", "/api/adapt",
+])  # fmt: skip
+def test_no_other_path_leads_anywhere(page, path):
+    reply = page.get(path)
+    assert reply.status_code in (404, 405, 422)
+    sentence(reply)
+
+
+# ---- what it bears
+
+
+class Slow:
+    """Counts how many it is asked by at a time."""
+
+    name = "slow"
+
+    def __init__(self):
+        self.now, self.most, self.all, self.lock = 0, 0, 0, threading.Lock()
+
+    def answer(self, given, task):
+        with self.lock:
+            self.now, self.all = self.now + 1, self.all + 1
+            self.most = max(self.most, self.now)
+        threading.Event().wait(0.002)
+        with self.lock:
+            self.now -= 1
+        return {"p": task.coverage}
+
+
+def test_two_hundred_at_once_wait_their_turn_and_none_is_lost():
+    import httpx2
+
+    slow = Slow()
+
+    async def all_of_them():
+        transport = httpx2.ASGITransport(app([slow]))
+        async with httpx2.AsyncClient(transport=transport, base_url="http://localhost", timeout=60) as client:
+            ask = lambda i: client.post("/api/adapt", json={**TASK, "coverage": (i + 1) / 300})
+            return await asyncio.gather(*(ask(i) for i in range(200)))
+
+    replies = asyncio.run(all_of_them())
+    assert [r.json()["answers"][0]["p"] for r in replies] == [(i + 1) / 300 for i in range(200)]
+    assert (slow.all, slow.most) == (200, 1)
+
+
+class Broken:
+    name = "broken"
+
+    def answer(self, given, task):
+        raise RuntimeError("secret")
+
+
+def test_a_learner_that_fails_spoils_nothing(caplog):
+    with TestClient(app([Broken(), Slow()]), **HOME) as client:
+        answers = client.post("/api/adapt", json=TASK).json()["answers"]
+    assert "secret" not in json.dumps(answers)
+    assert answers[0]["error"].startswith("it failed")
+    assert answers[1] == {"p": 0.9}
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(10**30), 10**30) | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=6), inner, max_size=4),
+    max_leaves=12,
+)
+numbers = st.one_of(st.floats(), st.floats(0, 1), st.integers(-1, 2))
+pictured = st.one_of(
+    st.lists(st.lists(numbers, max_size=4), max_size=4),
+    st.binary(max_size=60).map(lambda b: base64.b64encode(b).decode()),
+    st.text(max_size=12), st.sampled_from([*TASK["queries"], bomb()]), json_values,
+)  # fmt: skip
+
+
+@st.composite
+def damaged(draw):
+    """A file of a picture with a byte changed, or cut."""
+    whole = bytearray(base64.b64decode(TASK["queries"][0]))
+    whole[draw(st.integers(0, len(whole) - 1))] = draw(st.integers(0, 255))
+    return base64.b64encode(bytes(whole[: draw(st.integers(0, len(whole)))])).decode()
+
+
+boxes = st.fixed_dictionaries({"name": st.text(max_size=6) | json_values,
+                               "pictures": st.lists(pictured | damaged(), max_size=3) | json_values})  # fmt: skip
+tasks = st.fixed_dictionaries(
+    {"classes": st.lists(boxes, max_size=4) | json_values},
+    optional={"queries": st.lists(pictured | damaged(), max_size=3) | json_values, "coverage": numbers,
+              "false_accept": json_values, "x": json_values},
+)  # fmt: skip
+bodies = st.one_of(st.binary(max_size=50), json_values.map(lambda v: json.dumps(v).encode()),
+                   tasks.map(lambda v: json.dumps(v).encode()))  # fmt: skip
+
+
+@settings(max_examples=BODIES, deadline=None, derandomize="FUZZ" not in os.environ, database=None,
+          suppress_health_check=[*HealthCheck])  # fmt: skip
+@given(path=st.sampled_from(["/api/adapt", "/api/adapt", "/api/predictor/0", "/api/predictor/7"]), body=bodies)
+@example(path="/api/adapt", body=json.dumps(TASK).encode())
+def test_no_body_brings_it_down(page, path, body):
+    reply = page.post(path, content=body, headers={"content-type": "application/json"})
+    assert reply.status_code in (200, 404, 413, 422)
+    if reply.status_code != 200:
+        sentence(reply)
+
+
+# ---- the command
+
+
+def test_serve_refuses_what_it_cannot_show(files, tmp_path, capsys):
+    from metaloop.cli import main
+
+    make_run(tmp_path / "sine", "maml-sinusoid-5shot", budget="smoke")
+    image_folder(tmp_path / "pictures", 2, 2)
+    for what, says in (("sine", "was not trained on pictures"), ("pictures", "holds no run"), ("none", "none")):
+        assert main(["serve", str(tmp_path / what)]) == 2
+        assert says in capsys.readouterr().err
+    assert main(["serve", str(files / "mine.safetensors"), "--port", "70000"]) == 2
+    assert "--port 70000" in capsys.readouterr().err
