@@ -72,7 +72,7 @@ def collect(folder: Path) -> None:
 def rows() -> Table:
     """One row per recipe and label, over its seeds; then the published rows that were not run."""
     groups: dict[tuple[str, str], list[tuple[dict, dict]]] = defaultdict(list)
-    for path in sorted(RESULTS.glob("*-seed*.json")):
+    for path in sorted(RESULTS.glob("*-seed[0-9]*.json")):
         file = json.loads(path.read_text())
         for row in file["evaluation"]:
             if row.get("split") == "test" and row.get("whole", row["tasks"] >= 1000):

@@ -95,7 +95,9 @@ def test_phi_and_its_meta_gradient(task):
     assert_close(info["accuracy"], (net(phi, task.query.x).argmax(1) == task.query.y).double().mean())
 
 
-@pytest.mark.parametrize("other", [{"twice": False}, {"fed_back": torch.sigmoid}], ids=["divided once", "gates fed back"])
+@pytest.mark.parametrize(
+    "other", [{"twice": False}, {"fed_back": torch.sigmoid}], ids=["divided once", "gates fed back"]
+)
 def test_what_paper_and_code_disagree_on_shows(task, other):
     """The paper's own recurrence, and the mean gradient as it is, lead elsewhere."""
     learner = make()
