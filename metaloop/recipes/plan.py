@@ -171,13 +171,13 @@ class Recipe:
 def recipe(
     name: str, paper: str, summary: str, data: Protocol, build: Callable[..., Plan], *,
     published: Mapping[str, float | tuple[float, float]] | None = None, quick: dict[str, Any], smoke: dict[str, Any],
-    baseline: bool = False, **full: Any,
+    **full: Any,
 ) -> Recipe:  # fmt: skip
     """A recipe. published: figures by the label of their row, with half the width of their interval where it is told.
     full: the settings of the published run; quick, smoke: what differs there."""
     pairs = [(row, told if isinstance(told, tuple) else (told,)) for row, told in (published or {}).items()]
     figures = tuple(Figure(row, *told) for row, told in pairs)
-    return Recipe(name, paper, summary, data, build, figures, {"smoke": smoke, "quick": quick, "full": full}, baseline)
+    return Recipe(name, paper, summary, data, build, figures, {"smoke": smoke, "quick": quick, "full": full})
 
 
 def tuples(value: Any) -> Any:
