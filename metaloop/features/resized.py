@@ -1,7 +1,7 @@
 """Pillow's resizing as arithmetic, for a graph that has no Pillow: `metaloop export`.
 
-A row of n pixels becomes one of `size` by a matrix: W_ij = k((j + 1/2 - c_i) / max(n / size, 1)), each row divided by its
-sum, with c_i = (i + 1/2) n / size the middle of the new pixel in the old row, and k of Keys, Cubic convolution
+A row of n pixels becomes one of `size` by a matrix: W_ij = k((j + 1/2 - c_i) / max(n / size, 1)), each row divided by
+its sum, with c_i = (i + 1/2) n / size the middle of the new pixel in the old row, and k of Keys, Cubic convolution
 interpolation for digital image processing, IEEE Transactions on Acoustics, Speech and Signal Processing 29, 1981, at
 a = -1/2, or a triangle. Rows first, then columns, each rounded to bytes.
 """
