@@ -176,8 +176,7 @@ def page() -> str:
                      percent(r["set_coverage_90"]))  # fmt: skip
             lines.append(f"| {' | '.join(cells)} |")
     before, _, rest = (ROOT / "docs" / "own-pictures.md").read_text().partition("<!-- own -->")
-    return before + "
-".join(["<!-- own -->", *lines, "<!-- /own -->"]) + rest.partition("<!-- /own -->")[2]
+    return before + "\n".join(["<!-- own -->", *lines, "<!-- /own -->"]) + rest.partition("<!-- /own -->")[2]
 
 
 def main() -> None:
