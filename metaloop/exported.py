@@ -3,6 +3,9 @@
 The graph takes `images`, bytes [n, C, H, W] as they are read and resized, and answers `probabilities` [n, classes], for
 any n: it inverts a grey picture whose border is mostly light, divides by 255 and asks f, as `metaloop predict` does.
 What is not in it is decoding a file and resizing (Lanczos).
+
+Of a predictor that was made without a run the graph takes bytes [n, 3, H, W] of any one size, as they are decoded, and
+resizes them, too: see `Pictures`.
 """
 
 import base64
@@ -17,10 +20,14 @@ from string import Template
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .engine.checkpoint import write_bytes
+from .features.resized import resized
 from .nn.functional import at_meta_test
+from .own.heads import scores
+from .own.predictor import Own
 from .torch_private import pytree
 
 EXTRA = "onnx, which writes the file, is not installed: pip install 'metaloop[onnx]'."
@@ -50,24 +57,63 @@ class Graph(nn.Module):
         return p / p.sum(-1, keepdim=True)
 
 
-def graph(f: Callable, about: dict[str, Any]) -> tuple[Graph, Tensor]:
-    """The module of a predictor that `load_predictor` read, and a batch of pictures to trace it with.
+class Pictures(nn.Module):
+    """`images` -> `probabilities` of a `metaloop.own.Own`: pictures resized as Pillow does, their features, the head.
+
+    Raises ValueError if its features are not made of pictures by arithmetic alone.
+    """
+
+    def __init__(self, f: Own):
+        super().__init__()
+        self._features: list[Any] = [f.features[name] for name in f.used]
+        self._choice = f.choice
+        for i, (feature, name) in enumerate(zip(self._features, f.used, strict=True)):
+            if not hasattr(feature, "seen"):
+                raise ValueError(f"export: {feature.name} cannot be in a graph; ask `metaloop predict`.")
+            setattr(self, f"seen{i}", feature.seen())
+            self.register_buffer(f"mean{i}", f.means[name])
+            self.register_buffer(f"u{i}", f.u[name])
+        self.register_buffer("A", f.A)
+        self.register_buffer("G", f.G if f.choice.head == "prototypes" else torch.zeros(1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        g: Any = 0.0
+        for i, (feature, share) in enumerate(zip(self._features, self._choice.features.values(), strict=True)):
+            z = getattr(self, f"seen{i}")(resized(images, feature.shown)).double()
+            u = F.normalize(F.normalize(z, dim=1) - getattr(self, f"mean{i}"), dim=1)
+            g = g + share * (u @ getattr(self, f"u{i}").T)
+        s = scores(self._choice.head, g[None], self.A[None], self.G[None])[0]
+        return (s / self._choice.temperature).softmax(1).float()
+
+
+def graph(f: Callable | Own, about: dict[str, Any]) -> tuple[nn.Module, Tensor, dict[int, Any]]:
+    """The module of a predictor that `load_predictor` or `open_predictor` read, a batch of pictures to trace it with,
+    and which of its axes may be of another length.
 
     Raises ValueError if it is not for pictures.
     """
+    if isinstance(f, Own):
+        if f.kind != "pictures" or len(f.classes) < 2:
+            what = "one class alone" if f.kind == "pictures" else f.kind
+            raise ValueError(f"export: the predictor is for {what}, not for pictures of two classes or more.")
+        return Pictures(f).eval(), _noise(3, 3, 93, 117), dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC)
     shape = tuple(about["pool"]["shape"])
     if len(shape) != 3 or shape[0] not in (1, 3):
         raise ValueError(f"export: the predictor is for examples of {'x'.join(map(str, shape))}, not for pictures.")
     made = Graph(f, ways=len(about["classes"]), grey=shape[0] == 1).eval()
-    return made, torch.randint(0, 256, (3, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    return made, _noise(3, *shape), {0: torch.export.Dim.DYNAMIC}
+
+
+def _noise(*shape: int) -> Tensor:
+    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
 def program(f: Callable, about: dict[str, Any]) -> torch.export.ExportedProgram:
     """The graph by `torch.export`, for any number of pictures. Raises ValueError, in a line, where torch cannot."""
-    made, images = graph(f, about)
+    made, images, free = graph(f, about)
     try:
         with torch.no_grad(), at_meta_test():
-            return torch.export.export(made, (images,), dynamic_shapes={"images": {0: torch.export.Dim.DYNAMIC}})
+            return torch.export.export(made, (images,), dynamic_shapes={"images": free})
     except Exception as error:  # what a graph cannot hold has no common base
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise ValueError(f"export: torch cannot make a graph of {type(f).__name__} ({reason}).") from None
@@ -75,9 +121,13 @@ def program(f: Callable, about: dict[str, Any]) -> torch.export.ExportedProgram:
 
 def to_torch(path: str | Path, f: Callable, about: dict[str, Any]) -> None:
     """Write the graph as torch's own file: `torch.export.load(path).module()(images)`, without metaloop."""
+    if not Path(path).absolute().parent.is_dir():
+        raise ValueError(f"export: cannot write {path}: there is no folder {Path(path).parent}.")
     made, temporary = program(f, about), Path(f"{path}.{os.getpid()}.pt2")
     try:
-        torch.export.save(made, temporary, extra_files={"classes.json": json.dumps(about["classes"])})
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of torch to itself
+            torch.export.save(made, temporary, extra_files={"classes.json": json.dumps(about["classes"])})
         write_bytes(Path(path), temporary.read_bytes())
     finally:
         temporary.unlink(missing_ok=True)

@@ -13,9 +13,10 @@ from mutations import Bug
 from PIL import Image
 from tiny import image_folder, make_run
 
-from metaloop import tasks
+from metaloop import features, tasks
 from metaloop.cli import main
 from metaloop.engine.predictor import probabilities
+from metaloop.own import pictures, predictor
 from metaloop.recipes.stored import load_predictor, save_predictor
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -69,6 +70,24 @@ def test_torch_alone_answers_the_same(made, name):
     assert main(["export", str(place / f"{name}.safetensors"), "--torch"]) == 0
     module = torch.export.load(place / f"{name}.pt2").module()
     agrees(lambda given: module(given).detach().numpy(), place / f"{name}.safetensors", x)
+
+
+def test_a_predictor_without_a_run_takes_pictures_of_any_size(tmp_path, monkeypatch):
+    """Edges and pixels, resized in the graph as Pillow does, but for bytes that are rounded the other way."""
+    monkeypatch.setattr(features, "present", lambda module: not module.startswith("efficientnet"))
+    found, y, classes = pictures.read_classes(Path(image_folder(tmp_path / "few", 3, 2, seed=1)))
+    told = [str(p) for p in found.files], found.digests
+    f = predictor.make(features.at_hand("pictures", found.images), found.images, y, classes, *told)
+    predictor.save(tmp_path / "f", f, {})
+    assert main(["export", str(tmp_path / "f"), "--torch"]) == 0
+    module = torch.export.load(tmp_path / "f.pt2").module()
+    for n, size in ((1, (28, 28)), (2, (90, 130)), (7, (301, 77))):
+        x = np.random.RandomState(n).randint(0, 256, (n, *size, 3)).astype(np.uint8)
+        want = f.answers([Image.fromarray(one) for one in x]).p
+        ours = module(torch.from_numpy(x).permute(0, 3, 1, 2))
+        assert (ours - want).abs().max() < 2e-3
+        assert want.max() < 0.99
+    assert main(["export", str(tmp_path / "f"), "--html"]) == 2
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")

@@ -2,12 +2,13 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from .console import quoted, say, suggest
 from .options import option
 
 OPTIONS = (
-    option("file", metavar="FILE", help="a predictor, made by `metaloop adapt RUN FOLDER`"),
+    option("file", metavar="FILE", help="a predictor, made by `metaloop adapt`"),
     option("--onnx", action="store_true", help="for onnxruntime and others: FILE.onnx"),
     option("--torch", action="store_true", help="for torch without metaloop: FILE.pt2"),
     option("--html", action="store_true", help="one page that classifies a picture in the browser: FILE.html"),
@@ -24,11 +25,19 @@ def run(args) -> None:
         raise ValueError(f"export: -o {args.output} is one name, for {len(kinds)} files. Leave it out.")
     from .. import exported
     from ..engine.predictor import about as predictor_meta
+    from ..own.predictor import open_predictor
     from ..recipes.stored import load_predictor
 
-    if "recipe" not in predictor_meta(args.file):
-        raise ValueError(f"export: {args.file} was not made from a run. Make it so: metaloop adapt RUN FOLDER -o FILE.")
-    f, about = load_predictor(args.file)
+    f: Any
+    if "own" in predictor_meta(args.file):
+        if args.html:
+            raise ValueError(f"export: --html is for predictors of a run, and {args.file} was made without one. "
+                             "--onnx and --torch are for both.")  # fmt: skip
+        f = open_predictor(args.file)
+        about, takes = {"classes": f.classes}, "3, height, width"
+    else:
+        f, about = load_predictor(args.file)
+        takes = ", ".join(map(str, about["pool"]["shape"]))
     web = exported.runtime(args.onnxruntime_web) if args.html else None
     for kind in kinds:
         path = Path(args.output or Path(args.file).with_suffix("." + {"torch": "pt2"}.get(kind, kind)))
@@ -39,7 +48,7 @@ def run(args) -> None:
             exported.to_html(path, f, about, web)
         else:
             {"onnx": exported.to_onnx, "torch": exported.to_torch}[kind](path, f, about)
-        say(f"{path}: images, bytes [n, {', '.join(map(str, about['pool']['shape']))}] -> probabilities "
+        say(f"{path}: images, bytes [n, {takes}] -> probabilities "
             f"[n, {len(about['classes'])}], {path.stat().st_size / 1e6:.1f} MB")  # fmt: skip
     say(f"classes: {json.dumps(about['classes'], ensure_ascii=False)}")
     suggest(f"metaloop predict {quoted(args.file)} IMAGE...")

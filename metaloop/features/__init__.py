@@ -24,6 +24,9 @@ class Features(Protocol):
     A call answers float32 [n, d], each row by its own example alone.
     `fit`, where a source has it, is told the examples, never their labels, and answers the features to use: the words
     that texts hold, say.
+    `shown` (`metaloop.features.resized.Shown`) and `seen`, where a source of pictures has them, are the call in two
+    parts for `metaloop export`: how a picture is resized, and (by `seen()`) a function of its bytes, as float32 [n, 3,
+    size, size], that answers [n, d].
     """
 
     name: str

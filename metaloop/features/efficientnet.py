@@ -15,6 +15,7 @@ Departs: a picture that is larger than it is shown is smoothed before it is shru
 """
 
 from collections.abc import Iterable
+from copy import deepcopy
 from functools import cache
 from typing import Any
 
@@ -24,6 +25,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from .resized import Shown
 
 SIZE, CROP = 224, 224 / 256  # pixels a side of a picture as it is shown; the share of its shorter side that is kept
 MEAN, DEVIATION = 127.0, 128.0
@@ -100,6 +103,7 @@ class EfficientNetFeatures:
 
     name = "EfficientNet-Lite0 (ImageNet)"
     kind = "pictures"
+    shown = Shown(SIZE, cubic=True, share=CROP)
 
     def __call__(self, examples: Any) -> Tensor:
         net, z = _quick(), [torch.zeros(0, 1280)]
@@ -109,11 +113,25 @@ class EfficientNetFeatures:
                 z.append(net(x.contiguous(memory_format=torch.channels_last)))
         return torch.cat(z)
 
+    def seen(self) -> nn.Module:
+        return Seen(deepcopy(_quick()))
+
     def spec(self) -> dict[str, Any]:
         return {"features": "efficientnet-lite0"}
 
     def tensors(self) -> dict[str, Tensor]:
         return {}
+
+
+class Seen(nn.Module):
+    """Whole numbers 0 to 255 [n, 3, 224, 224] to [n, 1280]; in the order of memory that torch.export keeps in files."""
+
+    def __init__(self, net: nn.Module):
+        super().__init__()
+        self.net = net.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net((x - MEAN) / DEVIATION)
 
 
 def build(spec: dict[str, Any], tensors: dict[str, Tensor]) -> EfficientNetFeatures:

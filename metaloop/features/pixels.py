@@ -8,6 +8,7 @@ beside them.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
+
+from .resized import Shown
 
 BATCH = 64  # pictures at a time
 
@@ -30,6 +33,13 @@ class Pixels:
 
     def __call__(self, examples: Any) -> Tensor:
         return unit(shrunk(examples, self.size).flatten(1))
+
+    @property
+    def shown(self) -> Shown:
+        return Shown(self.size)
+
+    def seen(self) -> Callable[[Tensor], Tensor]:
+        return lambda x: unit(x.flatten(1))
 
     def spec(self) -> dict[str, Any]:
         return {"features": "pixels", "size": self.size}
@@ -52,6 +62,13 @@ class Edges:
     def __call__(self, examples: Any) -> Tensor:
         parts = (examples[at : at + BATCH] for at in range(0, len(examples), BATCH))
         return torch.cat([self._batch(shrunk(part, self.size)) for part in parts])
+
+    @property
+    def shown(self) -> Shown:
+        return Shown(self.size)
+
+    def seen(self) -> Callable[[Tensor], Tensor]:
+        return lambda x: self._batch(x / 255)
 
     def _batch(self, x: Tensor) -> Tensor:
         strokes, parts = _directions(x, self.directions), []

@@ -9,7 +9,8 @@ from .predictor import Own
 def chosen(f: Own) -> str:
     """Features and head, as a sentence."""
     names = [f.features[n].name for n in f.choice.features]
-    blend = names[0] if len(names) == 1 else f"{names[0]}, and a little of {' and '.join(names[1:])}"
+    shares = [f"{name} ({100 * share:.0f} %)" for name, share in zip(names, f.choice.features.values(), strict=True)]
+    blend = names[0] if len(names) == 1 else " and ".join(shares)
     if len(f.classes) == 1:
         return f"compares by {blend}; nothing was chosen, as there is one class"
     how = WORDS.get(f.choice.head, "logistic regression")
