@@ -271,18 +271,18 @@ class FewShotRegressor(RegressorMixin, _Adapted):
         call = "FewShotRegressor.fit"
         if y is None:
             raise ValueError(f"{call}: requires y to be passed, but the target y is None.")
-        examples, y = _numbers(call, X), np.asarray(y.detach().cpu() if isinstance(y, Tensor) else y)
+        examples, told = _numbers(call, X), np.asarray(y.detach().cpu() if isinstance(y, Tensor) else y)
         with suppress(TypeError, ValueError):
-            y = y.astype(np.float64)
-        if y.dtype.kind != "f" or y.ndim not in (1, 2) or not np.isfinite(y).all():
+            told = told.astype(np.float64)
+        if told.dtype.kind != "f" or told.ndim not in (1, 2) or not np.isfinite(told).all():
             raise ValueError(f"{call}: y holds something else than finite numbers [n] or [n, out]: inf, NaN or text.")
-        if len(y) != len(examples):
-            raise ValueError(f"{call}: {len(examples)} examples in X, y of shape {y.shape}; one row each.")
-        if y.ndim == 2 and y.shape[1] == 1:
+        if len(told) != len(examples):
+            raise ValueError(f"{call}: {len(examples)} examples in X, y of shape {told.shape}; one row each.")
+        if told.ndim == 2 and told.shape[1] == 1:
             warnings.warn(f"{COLUMN} ({call})", DataConversionWarning, stacklevel=2)
-        self.single_ = y.ndim == 1
+        self.single_ = told.ndim == 1
         if self.run_or_learner is not None:
-            self._adapt(examples, torch.from_numpy(y).float().reshape(len(y), -1), 1, numbers=True)
+            self._adapt(examples, torch.from_numpy(told).float().reshape(len(told), -1), 1, numbers=True)
             return self
         from sklearn.gaussian_process import GaussianProcessRegressor
         from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
@@ -294,7 +294,7 @@ class FewShotRegressor(RegressorMixin, _Adapted):
         process = make_pipeline(StandardScaler(), GaussianProcessRegressor(kernel, normalize_y=True))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a scale at its bound, as for a constant y, is no news here
-            self.process_ = process.fit(x, y)
+            self.process_ = process.fit(x, told)
         self.predictor_, self.shape_, self.whole_ = None, tuple(examples.shape[1:]), False
         self.n_features_in_ = x.shape[1]
         return self

@@ -193,7 +193,7 @@ def test_a_run_knows_the_classes_it_was_trained_on(place):
     pool = tasks.folder(place / "images")
     assert seen == pool.train.digests() == pool.flat().train.digests() == pool.any_shots().train.digests()
     assert len({*seen} | {*pool.val.digests()} | {*pool.test.digests()}) == 25
-    images, counts = pool.test.images, pool.test.counts
+    images, counts = pool.test.images[pool.test.rows], pool.test.counts
     backwards = tasks.pool.ClassPool(images.flip(0), counts.flip(0), ["x"] * 5, name="other")
     assert backwards.digests() == pool.test.digests()[::-1]
     assert read_info(place / "curve").get("seen") is None
@@ -318,7 +318,8 @@ def test_a_folder_with_a_damaged_image_is_read_without_it(call, place, tmp_path)
 def test_an_unknown_recipe_or_data_set(call, place):
     told = refuses(call, place, "train", "protonet-omniglot-1shots")
     assert "there is no recipe 'protonet-omniglot-1shots'. Did you mean 'protonet-omniglot-1shot'?" in told
-    assert "no data set or folder 'omniglott'" in refuses(call, place, "train", "maml-glyphs", "--data", "omniglott")
+    told = refuses(call, place, "train", "maml-glyphs", "--data", "omniglott")
+    assert "no data set, folder or file 'omniglott'" in told
 
 
 @pytest.mark.parametrize(
@@ -331,7 +332,7 @@ def test_an_unknown_recipe_or_data_set(call, place):
         ("--device cuda:7", "device 'cuda:7' is not on this machine"),
         ("--device quantum", "device 'quantum' is unknown. Use auto, cpu, cuda, mps."),
         ("--data sinusoid", "sinusoid has examples of 1, proto was trained on 1x28x28."),
-        ("--data nowhere", "there is no data set or folder 'nowhere'."),
+        ("--data nowhere", "there is no data set, folder or file 'nowhere'."),
         ("--split best", "argument --split: invalid choice: 'best'"),
     ],
 )

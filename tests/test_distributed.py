@@ -121,7 +121,8 @@ def test_the_first_rank_alone_writes(found):
     assert [line["step"] for line in read_metrics(folder) if "loss" in line] == [1, 2, 3, 4, 5]
     assert [line["step"] for line in read_metrics(folder) if "loss" not in line] == [3, 5]
     assert sorted(p.name for p in folder.iterdir() if "tfevents" not in p.name) == [
-        "checkpoint-00000004.safetensors", "checkpoint-00000005.safetensors", "metrics.jsonl", "run.json",
+        "best.safetensors", "checkpoint-00000004.safetensors", "checkpoint-00000005.safetensors", "metrics.jsonl",
+        "run.json",
     ]  # fmt: skip
 
 

@@ -427,7 +427,7 @@ BUGS = [
         ("replace(made.plan, pool=Outline(**made.plan.pool.outline()))", "made.plan"),
         "test_a_pickled_run_does_not_carry_its_data"),
     Bug("more examples replace those before", "estimator.py",
-        ("torch.cat([before, examples.to(before.dtype)]), np.concatenate([known, told])", "examples, told"),
+        ("torch.cat([before, examples.to(before.dtype)]) if alike", "examples if alike"),
         "test_more_examples_are_as_if_given_at_once"),
     Bug("probabilities of its own are passed over", "engine/predictor.py",
         ("if own is None:", "if True:"), "test_probabilities_of_ones_own_are_asked_for"),

@@ -53,7 +53,7 @@ def _own(args, tensors, told) -> None:
     from ..tasks.reading import unread
 
     f = predictor.load(tensors, told, args.file)
-    if f.kind != "pictures":
+    if f.kind != pictures.KIND:
         raise ValueError(f"{args.file} answers to {f.kind}, not to images.")
     single = len(f.classes) == 1
     if single:

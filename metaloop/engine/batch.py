@@ -16,6 +16,7 @@ from torch.func import vjp, vmap
 from ..core import Info, Learner, Task, Theta
 from ..nn.functional import at_meta_test
 from ..nn.unroll import backward
+from ..targets import target_of
 from ..torch_private import pytree
 from . import methods
 from .memory import in_bytes, largest_chunk
@@ -219,7 +220,7 @@ def groups(tasks: Task) -> list[tuple[Tensor, Task]]:
     y = -1, by which pools fill uneven tasks up. It reads values; a batch of even tasks is given back as it is."""
     (_, y), (_, q) = tasks.support[:2], tasks.query[:2]
     whole = torch.arange(count(tasks), device=y.device)
-    if y.is_floating_point() or y.device.type == "meta" or not ((y < 0).any() or (q < 0).any()):
+    if target_of(y).numbers or y.device.type == "meta" or not ((y < 0).any() or (q < 0).any()):
         return [(whole, tasks)]
     sizes = torch.stack([(part >= 0).flatten(1).sum(1) for part in (y, q)], 1)
     for part, n in zip((y, q), sizes.T, strict=True):

@@ -10,6 +10,7 @@ from ..tasks.decode import opaque
 from ..tasks.reading import KINDS, Skipped, image_files, suffixes
 from .predictor import digest
 
+KIND = "pictures"
 LARGEST_SIDE = 512  # pixels: of a larger JPEG no more is decoded than this needs
 
 

@@ -247,8 +247,8 @@ def load(tensors: Mapping[str, Tensor], told: Any, source: str) -> Own:
         raise damaged(f"it holds no '{lacking[0]}'")
     if any(not t.isfinite().all() for t in tensors.values()):
         raise damaged("it holds numbers that are not finite")
-    y, A, z = tensors["y"], tensors["A"], [tensors[f"z/{i}"] for i in range(len(about.features))]
-    if y.dtype != torch.int64 or y.shape != (n,) or n == 0 or {*y.tolist()} != {*range(K)}:
+    labels, A, z = tensors["y"], tensors["A"], [tensors[f"z/{i}"] for i in range(len(about.features))]
+    if labels.dtype != torch.int64 or labels.shape != (n,) or n == 0 or {*labels.tolist()} != {*range(K)}:
         raise damaged("'y' is not one class for each example")
     if A.shape != (n, K) or any(t.dim() != 2 or len(t) != n or not t.is_floating_point() for t in z):
         raise damaged("its tensors differ in how many examples they are of")
@@ -259,4 +259,4 @@ def load(tensors: Mapping[str, Tensor], told: Any, source: str) -> Own:
     named = {key(f): t for f, t in zip(features, z, strict=True)}
     if not choice.features or not {*choice.features} <= {*named}:
         raise damaged("'choice.features' are not among its features")
-    return Own(about.kind, about.classes, features, named, y, about.sources, about.digests, choice, A.double())
+    return Own(about.kind, about.classes, features, named, labels, about.sources, about.digests, choice, A.double())
