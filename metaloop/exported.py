@@ -27,6 +27,7 @@ from .engine.checkpoint import write_bytes
 from .features.resized import resized
 from .nn.functional import at_meta_test
 from .own.heads import scores
+from .own.pictures import KIND
 from .own.predictor import Own
 from .torch_private import pytree
 
@@ -79,7 +80,8 @@ class Pictures(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         g: Any = 0.0
         for i, (feature, share) in enumerate(zip(self._features, self._choice.features.values(), strict=True)):
-            z = getattr(self, f"seen{i}")(resized(images, feature.shown)).double()
+            seen: Any = getattr(self, f"seen{i}")
+            z = seen(resized(images, feature.shown)).double()
             u = F.normalize(F.normalize(z, dim=1) - getattr(self, f"mean{i}"), dim=1)
             g = g + share * (u @ getattr(self, f"u{i}").T)
         s = scores(self._choice.head, g[None], self.A[None], self.G[None])[0]
@@ -93,8 +95,8 @@ def graph(f: Callable | Own, about: dict[str, Any]) -> tuple[nn.Module, Tensor, 
     Raises ValueError if it is not for pictures.
     """
     if isinstance(f, Own):
-        if f.kind != "pictures" or len(f.classes) < 2:
-            what = "one class alone" if f.kind == "pictures" else f.kind
+        if f.kind != KIND or len(f.classes) < 2:
+            what = "one class alone" if f.kind == KIND else f.kind
             raise ValueError(f"export: the predictor is for {what}, not for pictures of two classes or more.")
         return Pictures(f).eval(), _noise(3, 3, 93, 117), dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC)
     shape = tuple(about["pool"]["shape"])

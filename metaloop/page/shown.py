@@ -21,7 +21,9 @@ from ..engine.run import Run
 from ..engine.seeds import generator
 from ..nn.functional import at_meta_test
 from ..own import predictor as own
+from ..own.pictures import KIND
 from ..recipes.stored import load_predictor, open_run, save_predictor
+from ..targets import CLASSES
 from ..tasks.decode import fitted
 from ..tasks.pool import Outline, Pool
 from .asked import Asked, Given
@@ -38,7 +40,7 @@ def of_pictures(images: Sequence[Image.Image], shape: tuple[int, ...]) -> Tensor
 
 def pictured(pool: Any, source: str) -> tuple[int, ...]:
     """The shape of a pool's pictures. Raises ValueError if they are none, or are in no classes."""
-    if not pool.pictures or pool.shape[0] not in (1, 3) or pool.kind != "classification":
+    if not pool.pictures or pool.shape[0] not in (1, 3) or pool.target is not CLASSES:
         raise ValueError(f"{source} was not trained on pictures in classes, and the page shows no others.")
     return tuple(pool.shape)
 
@@ -147,7 +149,7 @@ class Fixed:
         tensors, about = read(file)
         if "own" in about:
             self.f: Any = own.load(tensors, about["own"], file)
-            if self.f.kind != "pictures":
+            if self.f.kind != KIND:
                 raise ValueError(f"{file} answers to {self.f.kind}, not to pictures.")
             self.classes, self.shape = self.f.classes, None
         else:

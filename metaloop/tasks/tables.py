@@ -12,6 +12,7 @@ from .own import read_rows, table
 from .pool import ClassPool, Pool
 
 URL = "https://github.com/EpistasisLab/pmlb"
+OF_CLASSES = "classification"  # as its summary calls them
 
 
 class Tables(Pool):
@@ -64,7 +65,7 @@ def pmlb(root: str | os.PathLike | None = None, *, features: int = 10, classes: 
     tables, skipped = {}, []
     rows = zip(*(about[column] for column in ("dataset", "task", "n_features", "n_classes")), strict=True)
     for name, task, columns, kinds in sorted(rows):
-        if task != "classification" or float(columns) > features or float(kinds) > classes:
+        if task != OF_CLASSES or float(columns) > features or float(kinds) > classes:
             continue
         path = places[0] / "datasets" / name / f"{name}.tsv.gz"
         if reason := _fault(path):
