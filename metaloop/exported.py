@@ -64,6 +64,9 @@ class Pictures(nn.Module):
     Raises ValueError if its features are not made of pictures by arithmetic alone.
     """
 
+    A: Tensor
+    G: Tensor
+
     def __init__(self, f: Own):
         super().__init__()
         self._features: list[Any] = [f.features[name] for name in f.used]
