@@ -146,7 +146,8 @@ class FewShotClassifier(ClassifierMixin, _Adapted):
     pickle, open none from strangers. Of a run's data only the outline travels.
 
     Raises ValueError on examples of another shape or not finite, sparse or none; without y, on a y of measurements
-    instead of classes, on a single class, and on more classes than the learner can tell apart. Warns where a single
+    instead of classes, on a single class, and on more classes than the learner can tell apart. TypeError on X of things
+    that are no numbers at all. Warns where a single
     example is asked about of a predictor that normalises the examples of a call by each other.
 
     >>> import metaloop as ml

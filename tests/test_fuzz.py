@@ -379,14 +379,14 @@ LEARNERS = {
 @example(name="maml", x=np.zeros((4, 2)), y=[0, 1, 0, 1, 0], z=np.zeros((1, 2)))
 @given(name=st.sampled_from(sorted(LEARNERS)), x=examples(), y=labels(), z=examples())
 def test_arrays(name, x, y, z):
-    """fit and predict answer, or raise ValueError in one line; answers are of the classes, probabilities sum to 1."""
+    """fit and predict answer, or raise ValueError or TypeError in one line; answers are of the classes, probabilities sum to 1."""
     few = FewShotClassifier(LEARNERS[name], LEARNERS[name].init(0))
     with np.errstate(all="raise", under="ignore"):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", DataConversionWarning)  # y of one column is taken, and told
                 few.fit(x, y)
-        except ValueError as error:
+        except (ValueError, TypeError) as error:
             assert_one_line(error)
             with pytest.raises(NotFittedError):
                 few.predict([[0.0, 0.0]])
@@ -395,7 +395,7 @@ def test_arrays(name, x, y, z):
         assert len(few.classes_) >= 2
         try:
             p = few.predict_proba(z)
-        except ValueError as error:
+        except (ValueError, TypeError) as error:
             assert_one_line(error)
             return
         assert p.shape[1] == len(few.classes_)
