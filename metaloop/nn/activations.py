@@ -73,7 +73,7 @@ class Unit(nn.Module):
     says no unit.
 
     >>> Unit("gate x x")(torch.tensor([-1.0, 0.0, 1.0]))
-    tensor([-0.2689,  0.0000,  0.7311], grad_fn=<MulBackward0>)
+    tensor([-0.2689,  0.0000,  0.7311])
     """
 
     def __init__(self, name: str, channels: int | None = None):
