@@ -123,7 +123,7 @@ def test_train_evaluate_and_their_files(call, tmp_path):
     info = json.loads((tmp_path / "run" / "run.json").read_text())
     assert (info["recipe"], info["steps"], info["seed"], info["data"]) == ("maml-sinusoid-5shot", 3, 2, None)
     assert set(info["versions"]) == {"metaloop", "torch", "python"}
-    assert set(info["machine"]) == {"cpu", "cores", "threads", "gpus", "processes"}
+    assert set(info["machine"]) == {"cpu", "cores", "threads", "waiting", "gpus", "processes"}
 
     (entry,) = json.loads((tmp_path / "run" / "evaluation.json").read_text())
     run, pool = open_run(out), RECIPES["maml-sinusoid-5shot"].data()
