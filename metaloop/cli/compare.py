@@ -16,7 +16,6 @@ OPTIONS = (
 
 
 def run(args) -> None:
-    from ..engine import evaluate
     from ..recipes.stored import open_run
     from ..report.compare import drawing, write_plot
     from ..report.results import check, in_units, text
@@ -42,8 +41,7 @@ def run(args) -> None:
     protocols(runs)
     for run, theirs in zip(runs, rows, strict=True):
         note(f"testing {run.folder} on {args.tasks} tasks")
-        protocol = {**episode, "tasks": args.tasks, "seed": args.seed, "metric": theirs.metric}
-        scores.append(evaluate(theirs.learner, run.theta, pool, **protocol))
+        scores.append(theirs.score(run, pool, tasks=args.tasks, seed=args.seed, **episode))
     gaps = [None, *(score - scores[0] for score in scores[1:])]
     metric = in_units(scores[0])[2]
     rows = []

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..core import Task
-from ..engine import NonFinite, Run, Score, evaluate
+from ..engine import NonFinite, Run, Score
 from ..engine.evaluate import NoScore
 from ..engine.seeds import generator
 from ..recipes.plan import Plan, Recipe
@@ -191,10 +191,8 @@ class _Work:
 
     def score(self, run: Run, part: range) -> list[float]:
         """Of some of the validation tasks, one number each."""
-        row = run.plan.rows[0]
-        episode = {"ways": row.ways, "shots": row.shots, "queries": row.queries}
         some = Shuffled(run.plan.pool.val, part, self.seed)
-        score = evaluate(row.learner, run.theta, some, split="val", tasks=len(part), metric=row.metric, **episode)
+        score = run.plan.rows[0].score(run, some, split="val", tasks=len(part))
         return [round(float(s), 7) for s in score.per_task]
 
 
@@ -322,9 +320,7 @@ def _winner(found: Found, subject: Subject, home: Any, study: "Study", *, pool: 
         scores = {label: Score.of(torch.tensor(each), metric) for label, (each, metric) in kept.items()}
         for row in plan.rows if not kept else ():
             where = row.data() if row.data is not None else plan.pool
-            episode: dict[str, Any] = {"ways": row.ways, "shots": row.shots, "queries": row.queries}
-            many = row.tested(tasks)
-            scores[row.label] = evaluate(row.learner, run.theta, where, tasks=many, metric=row.metric, **episode)
+            scores[row.label] = row.score(run, where, tasks=row.tested(tasks))
         if not kept:
             rows = {label: [score.per_task.tolist(), score.metric] for label, score in scores.items()}
             study.set_user_attr("test", {"trial": found.best.number, "tasks": tasks, "rows": rows})

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..core import Learner
-    from ..engine import Run
+    from ..engine import Run, Score
     from ..tasks.pool import Pool
     from .data import Protocol
 
@@ -53,6 +53,17 @@ class Row:
     def tested(self, tasks: int) -> int:
         """How many tasks are tested when `tasks` are asked for."""
         return min(tasks, self.tasks or tasks)
+
+    def score(self, run: Run, pool: Pool, *, learner: Learner | None = None, **how: Any) -> Score:
+        """`evaluate` on the row's tasks, by its metric. It is tested on as many at once as the run's plan trains on.
+
+        learner: instead of the row's. how: what else `evaluate` takes; other ways, shots and queries as well.
+        """
+        from ..engine import evaluate
+
+        episode: dict[str, Any] = {"ways": self.ways, "shots": self.shots, "queries": self.queries}
+        chunk = run.plan.options.get("chunk")
+        return evaluate(learner or self.learner, run.theta, pool, metric=self.metric, chunk=chunk, **episode | how)
 
 
 def label(ways: int, shots: int) -> str:

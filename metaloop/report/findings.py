@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..core import Learner
-from ..engine import Run, evaluate
+from ..engine import Run
 from ..engine.batch import first_task, predict
 from ..engine.checkpoint import write_bytes
 from ..engine.schema import conform, read_json
@@ -138,8 +138,7 @@ def _point(run: Run, learner: Learner, row: Row, pool: Pool, tasks: int, shots: 
         pool.test.sample(tasks=1, **episode, generator=generator(0, "check", 0))
     except ValueError:
         return None
-    how = {"metric": row.metric, "chunk": run.plan.options.get("chunk")}
-    mean, ci95, _ = in_units(evaluate(learner, run.theta, pool, tasks=tasks, **how, **episode))
+    mean, ci95, _ = in_units(row.score(run, pool, learner=learner, tasks=tasks, **episode))
     return [x or shots, mean, ci95] if ci95 is not None else None
 
 

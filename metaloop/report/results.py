@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from ..engine import Run, Score, evaluate
+from ..engine import Run, Score
 from ..engine.batch import first_task
 from ..engine.checkpoint import write_bytes
 from ..engine.evaluate import check_outputs
@@ -80,15 +80,14 @@ def measure(
     pool = row.data() if row.data is not None else pool
     tasks, own = row.tested(tasks), data is None and run.info.get("data") is None
     began = time.monotonic()
-    episode: dict[str, Any] = {"ways": row.ways, "shots": row.shots, "queries": row.queries}
-    how = {"metric": row.metric, "chunk": run.plan.options.get("chunk")}  # what is best to train together is to test
-    score = evaluate(row.learner, run.theta, pool, tasks=tasks, seed=seed, split=split, **how, **episode)
+    score = row.score(run, pool, tasks=tasks, seed=seed, split=split)
     seconds = time.monotonic() - began
     mean, ci95, metric = in_units(score)
     return Entry(
         label=row.label, metric=metric, mean=mean, ci95=ci95,
         published=row.published if own else None, published_ci95=row.published_ci if own else None,
-        **episode, tasks=len(score.per_task), whole=pool.tasks is not None or tasks >= row.tested(WHOLE),
+        ways=row.ways, shots=row.shots, queries=row.queries, tasks=len(score.per_task),
+        whole=pool.tasks is not None or tasks >= row.tested(WHOLE),
         seed=seed, split=split, data=data or pool.name,
         norm=norm(run, row, pool), budget=run.info.get("budget", "full"),
         step=run.step, training_seconds=round(run.seconds, 1),
