@@ -11,9 +11,10 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import cached_property
 from typing import Any
+
+from ..recipes.keywords import meant
 
 
 @dataclass(frozen=True)
@@ -62,9 +63,7 @@ def read_space(given: Iterable[str] | Mapping[str, Any], *, known: Iterable[str]
     names, space = None if known is None else [*known], {}
     for name, told in pairs:
         if names is not None and name not in names:
-            near = get_close_matches(name, names, n=1, cutoff=0.0)
-            meant = f" Did you mean '{near[0]}'?" if near else " There are none."
-            raise ValueError(f"search: there is no setting '{name}'.{meant}")
+            raise ValueError(f"search: there is no setting '{name}'.{meant(name, names) or ' There are none.'}")
         if name in space:
             raise ValueError(f"search: '{name}' is in the space twice.")
         space[name] = _checked(name, _dimension(name, told))

@@ -6,7 +6,7 @@ from importlib import import_module
 from pkgutil import iter_modules
 from typing import TYPE_CHECKING
 
-from .keywords import Setting, settings
+from .keywords import Setting, meant, settings
 from .plan import Figure, Plan, Recipe, Row
 
 if TYPE_CHECKING:
@@ -26,10 +26,7 @@ def find(name: str) -> Recipe:
     """The recipe of that name. Raises ValueError, suggesting the nearest, if there is none."""
     if name in RECIPES:
         return RECIPES[name]
-    from difflib import get_close_matches
-
-    near = get_close_matches(name, RECIPES, n=1, cutoff=0.0)
-    raise ValueError(f"there is no recipe '{name}'. Did you mean '{near[0]}'? `metaloop recipes` lists all.")
+    raise ValueError(f"there is no recipe '{name}'.{meant(name, RECIPES)} `metaloop recipes` lists all.")
 
 
 def __getattr__(name: str):

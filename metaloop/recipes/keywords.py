@@ -72,6 +72,12 @@ def settings(recipe: Recipe) -> dict[str, Setting]:
     return {n: Setting(n, kind(n), {budget: known[n] for budget, known in given.items()}) for n in names}
 
 
+def meant(name: str, known: Iterable[str]) -> str:
+    """" Did you mean 'nearest'?", or nothing where nothing is known."""
+    near = get_close_matches(name, known, n=1, cutoff=0.0)
+    return f" Did you mean '{near[0]}'?" if near else ""
+
+
 def find_setting(recipe: Recipe, name: str) -> Setting:
     """The setting of that name. Raises ValueError, suggesting the nearest, if there is none."""
     known = settings(recipe)
@@ -79,9 +85,8 @@ def find_setting(recipe: Recipe, name: str) -> Setting:
         return known[name]
     if name == "steps":
         raise ValueError(f"{recipe.name}: the number of steps is no setting, but an option: --steps N.")
-    near = get_close_matches(name, known, n=1, cutoff=0.0)
-    meant = f" Did you mean '{near[0]}'?" if near else ""
-    raise ValueError(f"{recipe.name} has no setting '{name}'.{meant} `metaloop recipes {recipe.name}` lists them.")
+    near = meant(name, known)
+    raise ValueError(f"{recipe.name} has no setting '{name}'.{near} `metaloop recipes {recipe.name}` lists them.")
 
 
 def read(recipe: Recipe, pairs: Iterable[str]) -> dict[str, Any]:
