@@ -90,15 +90,17 @@ class _Adapted(BaseEstimator):
                     raise  # the last try, or not torch's refusal, told in one line
         raise ValueError(f"{call}: the network cannot take such X ({reason}).")
 
+    def _width(self, examples: Tensor) -> str:
+        """What scikit-learn says of X of another width than before."""
+        name = type(self).__name__
+        return f"X has {examples.shape[1]} features, but {name} is expecting {self.n_features_in_} features as input."
+
     def _asked(self, call: str, X) -> Tensor:
         """X to ask the fitted predictor about."""
         check_is_fitted(self)
         examples = _numbers(f"{type(self).__name__}.{call}", X)
         if examples.dim() == 2 and len(self.shape_) == 1 and examples.shape[1] != self.n_features_in_:
-            raise ValueError(
-                f"X has {examples.shape[1]} features, but {type(self).__name__} is expecting {self.n_features_in_} "
-                "features as input."
-            )
+            raise ValueError(self._width(examples))
         x = self._tensor(call, examples, self.shape_, self.whole_)
         if len(x) == 1 and self.predictor_ and "transductive" in predictor.policies(self.predictor_):
             warnings.warn(
@@ -124,8 +126,7 @@ class _Adapted(BaseEstimator):
         if tuple(x.shape[1:]) not in (shape, shape[1:] if shape[:1] == (1,) else shape, (int(np.prod(shape)),)):
             wanted, given = ("x".join(map(str, s)) for s in (shape, x.shape[1:]))
             raise ValueError(f"{call}: examples of {given}, the net was trained on {wanted}.")
-        if not x.isfinite().all():
-            raise ValueError(f"{call}: X holds values that are not finite (NaN or infinite).")
+        _finite(call, x)
         return x.reshape(-1, *shape)
 
 
@@ -180,8 +181,7 @@ class FewShotClassifier(ClassifierMixin, _Adapted):
             raise ValueError(f"FewShotClassifier.{call}: without a run every class needs an example; "
                              f"{classes[lacking[0]]!r} has none.")  # fmt: skip
         if isinstance(examples, Tensor):
-            if not examples.isfinite().all():
-                raise ValueError(f"FewShotClassifier.{call}: X holds values that are not finite (NaN or infinite).")
+            _finite(f"FewShotClassifier.{call}", examples)
             self.n_features_in_ = examples[0].numel()
         self.predictor_: Any = given.fit(examples, labels, len(classes))
 
@@ -191,13 +191,9 @@ class FewShotClassifier(ClassifierMixin, _Adapted):
 
         examples = _examples(f"FewShotClassifier.{call}", X)
         if isinstance(examples, Tensor):
-            if not examples.isfinite().all():
-                raise ValueError(f"FewShotClassifier.{call}: X holds values that are not finite (NaN or infinite).")
+            _finite(f"FewShotClassifier.{call}", examples)
             if examples.dim() == 2 and getattr(self, "n_features_in_", None) not in (None, examples.shape[1]):
-                raise ValueError(
-                    f"X has {examples.shape[1]} features, but FewShotClassifier is expecting {self.n_features_in_} "
-                    "features as input."
-                )
+                raise ValueError(self._width(examples))
         return given.probabilities(self.predictor_, examples).numpy()
 
     def partial_fit(self, X, y=None, classes=None) -> "FewShotClassifier":
@@ -490,6 +486,11 @@ def _classes(call: str, y) -> tuple[np.ndarray, Tensor]:
     classes[:] = order
     place = {k: i for i, k in enumerate(order)}
     return classes, torch.tensor([place[k] for k in told])
+
+
+def _finite(call: str, x: Tensor) -> None:
+    if not x.isfinite().all():
+        raise ValueError(f"{call}: X holds values that are not finite (NaN or infinite).")
 
 
 def _held(t):
