@@ -13,6 +13,7 @@ from .engine.threads import on_cores
 from .learners.lstm_optimizer import P
 from .sign import AddSign as AddSign
 from .sign import PowerSign as PowerSign
+from .sign import loss_of
 from .torch_private import pytree
 
 __all__ = ["AddSign", "Learned", "PowerSign"]
@@ -74,10 +75,7 @@ class Learned(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
         """One step; closure: clears the gradients, computes the loss, and returns it."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = loss_of(closure)
         dtype, moves = self.theta["scale"].dtype, {}
         for group in self.param_groups:
             for p in group["params"]:

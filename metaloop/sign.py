@@ -15,6 +15,14 @@ from .nn import Descent, addsign, powersign
 Decay = Callable[[torch.Tensor], torch.Tensor]
 
 
+def loss_of(closure: Callable[[], Any] | None) -> Any:
+    """What a step's closure answers, if there is one; it takes gradients."""
+    if closure is None:
+        return None
+    with torch.enable_grad():
+        return closure()
+
+
 class Signed(torch.optim.Optimizer):
     """What the two share: a group's method makes the step of each of its parameters."""
 
@@ -40,10 +48,7 @@ class Signed(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
         """One step; closure: clears the gradients, computes the loss, and returns it."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = loss_of(closure)
         every = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
         if any(p.grad.is_sparse or p.grad.is_complex() for p in every):
             name = type(self).__name__
