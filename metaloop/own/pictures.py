@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from PIL import Image, ImageOps
 
-from ..tasks.decode import opaque
+from ..tasks.decode import opaque, why
 from ..tasks.reading import KINDS, Skipped, image_files, suffixes
 from .predictor import digest
 
@@ -36,8 +36,7 @@ def read(paths: Iterable[Path]) -> Pictures:
                 image = opaque(ImageOps.exif_transpose(file)).convert("RGB")
             found.digests.append(digest(path.read_bytes()))
         except Exception as error:  # what Pillow raises for damaged files has no common base
-            empty = path.is_file() and path.stat().st_size == 0
-            found.skipped.append((path, "is empty" if empty else str(error).partition("\n")[0]))
+            found.skipped.append((path, why(path, error)))
             continue
         found.images.append(image)
         found.files.append(path)
@@ -64,8 +63,8 @@ def read_classes(folder: Path) -> tuple[Pictures, list[int], list[str]]:
         found = read(p for p in sorted(sub.iterdir()) if p.suffix.lower() in suffixes() and not p.name.startswith("."))
         if not found.images:
             last = found.skipped[-1] if found.skipped else None
-            why = f"the last, {last[0].name}: {last[1]}" if last else f"there is none: {KINDS}"
-            raise ValueError(f"{folder}: class '{sub.name}' has no readable picture ({why}). Add some or remove it.")
+            reason = f"the last, {last[0].name}: {last[1]}" if last else f"there is none: {KINDS}"
+            raise ValueError(f"{folder}: class '{sub.name}' has no readable picture ({reason}). Add some or remove it.")
         seen: set[str] = set()
         for image, file, mark in zip(found.images, found.files, found.digests, strict=True):
             if mark in seen:
