@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from told import filled
 from torch import Tensor
 
 from metaloop.engine.checkpoint import write_bytes
@@ -224,9 +225,7 @@ def show() -> str:
 
 def page() -> None:
     path = ROOT / "docs" / "searched.md"
-    before, _, rest = path.read_text().partition("<!-- table C -->\n")
-    _, _, after = rest.partition("<!-- /table C -->")
-    path.write_text(f"{before}<!-- table C -->\n{show()}<!-- /table C -->{after}")
+    path.write_text(filled(path.read_text(), "table C", show(), path.name))
 
 
 def main() -> None:

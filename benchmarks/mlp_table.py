@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from scipy.stats import wilcoxon
+from told import filled
 from torch import Tensor
 
 from metaloop.engine.run import machine, versions
@@ -163,9 +164,7 @@ def show() -> str:
 def page() -> None:
     """Put the figures into docs/search.md."""
     path = ROOT / "docs" / "search.md"
-    before, _, rest = path.read_text().partition("<!-- table A -->\n")
-    _, _, after = rest.partition("<!-- /table A -->")
-    path.write_text(f"{before}<!-- table A -->\n{show()}<!-- /table A -->{after}")
+    path.write_text(filled(path.read_text(), "table A", show(), path.name))
 
 
 def command() -> str:

@@ -30,6 +30,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from told import filled
 from torch import Tensor
 
 import metaloop as ml
@@ -175,8 +176,8 @@ def page() -> str:
                      percent(r["calibration_error"]), f"{r['auroc_unknown']:.2f}", percent(r["false_accept_at_10"]),
                      percent(r["set_coverage_90"]))  # fmt: skip
             lines.append(f"| {' | '.join(cells)} |")
-    before, _, rest = (ROOT / "docs" / "own-pictures.md").read_text().partition("<!-- own -->")
-    return before + "\n".join(["<!-- own -->", *lines, "<!-- /own -->"]) + rest.partition("<!-- /own -->")[2]
+    path = ROOT / "docs" / "own-pictures.md"
+    return filled(path.read_text(), "own", "\n".join(lines) + "\n", path.name)
 
 
 def main() -> None:

@@ -20,6 +20,8 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from told import filled
+
 from metaloop.recipes import RECIPES, find
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -407,9 +409,7 @@ def written() -> dict[Path, str]:
         (DOCS / "page.md", "page", page_table(RESULTS / "page.json")),
         (DOCS / "parts.md", "parts", parts_table(RESULTS / "parts.json")),
     ):
-        place = re.compile(rf"(<!-- {mark} -->\n).*(<!-- /{mark} -->)", re.S)
-        pages[path], found = place.subn(lambda m: m[1] + text + m[2], pages.get(path, path.read_text()))  # noqa: B023
-        assert found == 1, f"{path.name} has no place marked {mark}"
+        pages[path] = filled(pages.get(path, path.read_text()), mark, text, path.name)
     return pages | {page(family): family_page(family, systems) for family, systems in by_family(table).items()}
 
 

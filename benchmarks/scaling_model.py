@@ -11,11 +11,11 @@ core, the time to draw the indices of one task. Assumed: all of ASSUMED. The res
 import argparse
 import json
 import math
-import re
 import sys
 import time
 from pathlib import Path
 
+import told
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -206,8 +206,7 @@ def figure(value: float) -> str:
 def filled(text: str, kept: dict) -> str:
     """The page with its tables replaced."""
     for name, table in tables(kept).items():
-        mark = re.compile(rf"(<!-- {name} -->\n).*(<!-- /{name} -->)", re.S)
-        text = mark.sub(lambda m: m[1] + table + m[2], text)  # noqa: B023
+        text = told.filled(text, name, table)
     return text
 
 

@@ -27,6 +27,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from told import filled, interval
 
 import metaloop as ml
 
@@ -58,12 +59,6 @@ def accuracies(pool, run, shots, draws, seed=0):
                 right[method].append(100 * float((make().fit(X, y).predict(Q) == z).mean()))
         found[name] = {method: float(np.mean(r)) for method, r in right.items()}
     return found
-
-
-def interval(values):
-    """Mean and half of Student's 95 % interval."""
-    v = np.array(values)
-    return [float(v.mean()), float(stats.t.ppf(0.975, len(v) - 1) * v.std(ddof=1) / len(v) ** 0.5)]
 
 
 def summary(found):
@@ -99,8 +94,8 @@ def table(told):
 
 def page(told):
     """The learner's page with that table."""
-    before, _, rest = (ROOT / "docs" / "learners" / "prior_fitted.md").read_text().partition("<!-- tables -->")
-    return f"{before}<!-- tables -->\n{table(told)}\n<!-- /tables -->{rest.partition('<!-- /tables -->')[2]}"
+    path = ROOT / "docs" / "learners" / "prior_fitted.md"
+    return filled(path.read_text(), "tables", table(told) + "\n", path.name)
 
 
 def main():

@@ -24,8 +24,8 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy import stats
 from sklearn.linear_model import LogisticRegression
+from told import filled, interval
 
 import metaloop
 from metaloop import features
@@ -92,12 +92,6 @@ def by_class(rows):
     return of
 
 
-def interval(values):
-    """Mean and half of Student's 95 % interval."""
-    v = np.array(values)
-    return [float(v.mean()), float(stats.t.ppf(0.975, len(v) - 1) * v.std(ddof=1) / len(v) ** 0.5)]
-
-
 def row(minilm, train, test, classes, *, ways, shots, tasks, queries, seed=0):
     rng, train, test = np.random.default_rng(seed), by_class(train), by_class(test)
     scores, calibration = {}, {}
@@ -146,8 +140,8 @@ def table(rows):
 
 def page(rows):
     """docs/backbones.md with that table."""
-    before, _, rest = (ROOT / "docs" / "backbones.md").read_text().partition("<!-- texts -->")
-    return f"{before}<!-- texts -->\n{table(rows)}\n<!-- /texts -->{rest.partition('<!-- /texts -->')[2]}"
+    path = ROOT / "docs" / "backbones.md"
+    return filled(path.read_text(), "texts", table(rows) + "\n", path.name)
 
 
 def main():

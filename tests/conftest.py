@@ -5,11 +5,13 @@
 """
 
 import gc
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+sys.path.append(str(Path(__file__).resolve().parent.parent / "benchmarks"))  # its scripts are tested, too
 torch.set_num_threads(1)  # the tests are small, and run side by side
 
 

@@ -1,8 +1,5 @@
 """Additive attention, pointers, key-value memory, sequences from sequences: each by loops, or by what it must equal."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from mutations import Bug
@@ -11,8 +8,6 @@ from zoo import WAYS, blobs, features, one
 
 from metaloop import matching
 from metaloop.nn import Additive, KeyValue, Pointer, Seq2Seq, attend, membership, unit
-
-sys.path.append(str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
 
 @pytest.fixture(autouse=True)
