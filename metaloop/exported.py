@@ -92,7 +92,7 @@ class Pictures(nn.Module):
 
 
 def graph(f: Callable | Own, about: dict[str, Any]) -> tuple[nn.Module, Tensor, dict[int, Any]]:
-    """The module of a predictor that `load_predictor` or `open_predictor` read, a batch of pictures to trace it with,
+    """The module of a predictor that `any_predictor` read, a batch of pictures to trace it with,
     and which of its axes may be of another length.
 
     Raises ValueError if it is not for pictures.

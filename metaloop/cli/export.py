@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 from .console import quoted, say, suggest
 from .options import option
@@ -24,19 +23,15 @@ def run(args) -> None:
     if args.output and len(kinds) > 1:
         raise ValueError(f"export: -o {args.output} is one name, for {len(kinds)} files. Leave it out.")
     from .. import exported
-    from ..engine.predictor import about as predictor_meta
-    from ..own.predictor import open_predictor
-    from ..recipes.stored import load_predictor
+    from ..recipes.stored import any_predictor
 
-    f: Any
-    if "own" in predictor_meta(args.file):
+    f, about = any_predictor(args.file)
+    if "own" in about:
         if args.html:
             raise ValueError(f"export: --html is for predictors of a run, and {args.file} was made without one. "
                              "--onnx and --torch are for both.")  # fmt: skip
-        f = open_predictor(args.file)
         about, takes = {"classes": f.classes}, "3, height, width"
     else:
-        f, about = load_predictor(args.file)
         takes = ", ".join(map(str, about["pool"]["shape"]))
     web = exported.runtime(args.onnxruntime_web) if args.html else None
     for kind in kinds:

@@ -34,25 +34,24 @@ NONE = "none of these"
 
 
 def run(args) -> None:
-    from ..engine.predictor import read
+    from ..recipes.stored import any_predictor
 
-    tensors, about = read(args.file)
+    f, about = any_predictor(args.file)
     if "own" in about:
-        return _own(args, tensors, about["own"])
+        return _own(args, f)
     for name in ("coverage", "false_accept"):
         if getattr(args, name) is not None:
             raise ValueError(
                 f"--{name.replace('_', '-')}: {args.file} was made from a run, which kept no held-out images to tell "
                 f"that by. Make it without a run: metaloop adapt FOLDER -o FILE."
             )
-    _of_a_run(args)
+    _of_a_run(args, f, about)
 
 
-def _own(args, tensors, told) -> None:
-    from ..own import pictures, predictor
+def _own(args, f) -> None:
+    from ..own import pictures
     from ..tasks.reading import unread
 
-    f = predictor.load(tensors, told, args.file)
     if f.kind != pictures.KIND:
         raise ValueError(f"{args.file} answers to {f.kind}, not to images.")
     single = len(f.classes) == 1
@@ -122,13 +121,11 @@ def _table(rows: list[dict[str, Any]], coverage: float | None) -> None:
     table([*head, "most like"], lines)
 
 
-def _of_a_run(args) -> None:
+def _of_a_run(args, f, about: dict[str, Any]) -> None:
     from .. import tasks
     from ..engine.predictor import policies, probabilities
-    from ..recipes.stored import load_predictor
     from ..tasks.reading import unread
 
-    f, about = load_predictor(args.file)
     x, images, bad = tasks.read_images(args.images, image_shape(about["pool"], args.file))
     classes = about["classes"]
     p = probabilities(f, x.float() / 255, ways=len(classes))

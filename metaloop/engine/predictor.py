@@ -1,6 +1,6 @@
 """From labelled examples of your own to a predictor, and predictors on disk."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +77,12 @@ def load(path: str | Path, like: Callable[[dict[str, Any]], Any]) -> tuple[Any, 
     finite.
     """
     tensors, known = read(path)
-    return checkpoint.unflatten(tensors, like(known), "f", str(path)), known
+    return restored(tensors, like(known), path), known
+
+
+def restored(tensors: Mapping[str, Tensor], like: Any, path: str | Path) -> Any:
+    """f of the tensors that `read` found, of the structure of `like`. Raises ValueError as `load` does."""
+    return checkpoint.unflatten(tensors, like, "f", str(path))
 
 
 def about(path: str | Path) -> dict[str, Any]:

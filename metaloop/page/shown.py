@@ -16,16 +16,16 @@ from PIL import Image
 from torch import Tensor
 
 from ..core import Data
-from ..engine.predictor import adapt, probabilities, read
+from ..engine.predictor import adapt, probabilities
 from ..engine.run import Run
 from ..engine.seeds import generator
 from ..nn.functional import at_meta_test
-from ..own import predictor as own
 from ..own.pictures import KIND
-from ..recipes.stored import load_predictor, open_run, save_predictor
+from ..recipes.stored import any_predictor, open_run, save_predictor
 from ..targets import CLASSES
 from ..tasks.decode import fitted
 from ..tasks.pool import Outline, Pool
+from ..torch_private import pytree
 from .asked import Asked, Given
 
 REFERENCE = 20  # classes of unseen examples, which say in what plane embeddings are seen
@@ -146,14 +146,12 @@ class Fixed:
 
     def __init__(self, file: str):
         self.name = Path(file).stem
-        tensors, about = read(file)
+        self.f, about = any_predictor(file)
         if "own" in about:
-            self.f: Any = own.load(tensors, about["own"], file)
             if self.f.kind != KIND:
                 raise ValueError(f"{file} answers to {self.f.kind}, not to pictures.")
             self.classes, self.shape = self.f.classes, None
         else:
-            self.f, about = load_predictor(file)
             self.classes, self.shape = about["classes"], pictured(Outline(**about["pool"]), file)
 
     def about(self) -> dict[str, Any]:
@@ -211,8 +209,6 @@ def axes(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def moved(f: Any) -> Tensor:
     """All floating tensors of f in one vector."""
-    from ..torch_private import pytree
-
     return torch.cat([t.detach().flatten() for t in pytree.tree_leaves(f) if t.is_floating_point()])
 
 

@@ -106,11 +106,26 @@ def load_predictor(path: str | Path) -> tuple[Any, dict[str, Any]]:
 
     Raises ValueError if the file is damaged or holds something else.
     """
-    return predictor.load(path, lambda about: _structure(conform(about, Adapted, str(path)), str(path)))
+    return predictor.load(path, lambda about: _structure(about, str(path)))
 
 
-def _structure(made: Adapted, source: str) -> Any:
+def any_predictor(path: str | Path) -> tuple[Any, dict[str, Any]]:
+    """(f, about) of any predictor's file, which is read once: as `load_predictor` has it; of one made without a run a
+    `metaloop.own.predictor.Own`, whose `about` has "own".
+
+    Raises ValueError if the file is damaged or holds something else.
+    """
+    tensors, about = predictor.read(path)
+    if "own" in about:
+        from ..own.predictor import load
+
+        return load(tensors, about["own"], str(path)), about
+    return predictor.restored(tensors, _structure(about, str(path)), path), about
+
+
+def _structure(about: dict[str, Any], source: str) -> Any:
     """A predictor without numbers: the learner adapts on the meta device, to as many examples as it was given."""
+    made = conform(about, Adapted, source)
     plan, ways = _plan(made), len(made.classes)
     learner = plan.at_test(ways=ways)
     theta = pytree.tree_map(lambda t: t.to("meta"), plan.learner.init(0))
