@@ -88,3 +88,19 @@ def is_about(item, learner: str) -> bool:
     names = {getattr(value, "of", value.stem if isinstance(value, Path) else value) for value in values
              if isinstance(value, str | Path) or hasattr(value, "of")}  # fmt: skip
     return item.path.stem == f"test_{learner}" or learner in names | {ZOO.home.get(name) for name in names}
+
+
+@pytest.fixture
+def call(place, capsys, monkeypatch):
+    """Run a command where the folders of a file's fixture `place` are; its status, output and error lines."""
+    from metaloop.cli import main
+
+    monkeypatch.chdir(place)
+
+    def call(*words: str) -> tuple[int, str, list[str]]:
+        capsys.readouterr()
+        status = main(list(words))
+        told = capsys.readouterr()
+        return status, told.out, told.err.splitlines()
+
+    return call

@@ -65,19 +65,6 @@ def place(tmp_path_factory):
     return place
 
 
-@pytest.fixture
-def call(place, capsys, monkeypatch):
-    monkeypatch.chdir(place)
-
-    def call(*told: str) -> tuple[int, str, list[str]]:
-        capsys.readouterr()
-        status = main(list(told))
-        said = capsys.readouterr()
-        return status, said.out, said.err.splitlines()
-
-    return call
-
-
 def cosines(n: int, classes: int, d: int = 12, apart: float = 2.0, seed: int = 0):
     """G of n examples a class, and y."""
     g = torch.Generator().manual_seed(seed)

@@ -15,7 +15,6 @@ from tiny import files, image_folder, make_run
 
 import metaloop
 from metaloop import evaluate, tasks
-from metaloop.cli import main
 from metaloop.cli.data import protocols
 from metaloop.engine.run import Run, checkpoints, read_info
 from metaloop.learners.protonet import NearestPrototype
@@ -46,20 +45,6 @@ def place(tmp_path_factory):
         make_run(place / name, recipe, pool, data=str(place / "images"))
     make_run(place / "curve", "maml-sinusoid-5shot")
     return place
-
-
-@pytest.fixture
-def call(place, capsys, monkeypatch):
-    """Run a command where the fixture's folders are; its status, output and error lines."""
-    monkeypatch.chdir(place)
-
-    def call(*words: str) -> tuple[int, str, list[str]]:
-        capsys.readouterr()
-        status = main(list(words))
-        told = capsys.readouterr()
-        return status, told.out, told.err.splitlines()
-
-    return call
 
 
 def refuses(call, place, *words: str) -> str:
