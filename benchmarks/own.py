@@ -163,7 +163,8 @@ def measure(features, z: dict[str, Tensor], pixels: str, shots: int, n: int) -> 
 def page() -> str:
     """docs/own-pictures.md with its table made anew, of all results that there are."""
     percent = lambda v: "" if v is None else f"{100 * v:.0f}"
-    head = ("pictures", "features", "ways, shots", "right ± 95 %", "nearest by pixels", "calibration error",
+    head = ("pictures", "features", "ways, shots", "right ± 1.96 standard errors",
+            "nearest by pixels", "calibration error",
             "AUROC of unknown", "let in, of 10 asked", "90 % sets hold")  # fmt: skip
     lines = [f"| {' | '.join(head)} |", "|" + " --- |" * len(head)]
     for path in sorted((ROOT / "results").glob("own-*.json")):
