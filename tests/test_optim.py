@@ -281,6 +281,6 @@ BUGS = [
         ("-math.exp(-P), math.exp(-P), out", "0, 0, out"), "test_chunks_take_the_steps_of_the_plain_form"),
     Bug("a step works on a whole parameter at once", "optim.py",
         ("if p.numel() <= size:", "if True:"), "test_a_step_takes_a_chunks_memory_beside_the_state"),
-    Bug("a closure finds no gradients enabled", "optim.py",
+    Bug("a closure finds no gradients enabled", "sign.py",
         ("with torch.enable_grad():", "with torch.no_grad():"), "test_a_closure_is_called_once_with_gradients"),
 ]  # fmt: skip

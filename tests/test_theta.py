@@ -37,6 +37,7 @@ class Told(nn.Module):
         self.register_buffer("order", torch.randperm(4, generator=g))
         self.register_buffer("shown", torch.tensor([True, True, seed == 0, seed > 0]), persistent=False)
         self.register_buffer("mask", torch.tensor([0.0, 0.0, 0.0, -torch.inf]))
+        torch.manual_seed(seed)  # what is frozen, no init draws again
         self.body, self.head = nn.Linear(4, 6), nn.Linear(6, out)
         self.body.requires_grad_(False)
 
