@@ -87,11 +87,35 @@ def quick(words: list[str]) -> list[str]:
     return words
 
 
+def once_a_system(monkeypatch) -> None:
+    """Data are read once, and a report is written of the first run of each system: others draw the same pictures."""
+    from metaloop import report
+    from metaloop.recipes import find
+    from metaloop.recipes.data import Protocol
+
+    make, write, pools, reported = Protocol.__call__, report.write_report, {}, set()
+
+    def read(data):
+        key = repr(data)
+        return pools[key] if key in pools else pools.setdefault(key, make(data))
+
+    def written(run, pool, *, tasks):
+        system = find(run.info["recipe"]).system
+        if system in reported:
+            return run.folder / "report.html"
+        reported.add(system)
+        return write(run, pool, tasks=tasks)
+
+    monkeypatch.setattr(Protocol, "__call__", read)
+    monkeypatch.setattr(report, "write_report", written)
+
+
 def test_commands_run(workplace, monkeypatch, capsys):
     """In the order of the pages, in one folder, so that a command finds what an earlier one made."""
     from metaloop.cli import main
 
     monkeypatch.chdir(workplace)
+    once_a_system(monkeypatch)
     if find_spec("uvicorn"):
         monkeypatch.setattr("uvicorn.Server.run", lambda *_, **__: None)  # tests/test_page.py talks to it
     for command in commands():
