@@ -1,17 +1,19 @@
 # make demo       meta-train on embedded data, evaluate, write a report        (under two minutes after installing)
-# make test       the whole test suite                                         (about eleven minutes on two cores)
+# make test       the whole test suite                                         (about ten minutes on two cores)
 # make fuzz       ten thousand command lines, damaged files and arrays, others each time (the suite tries a thousand)
 # make learner    what is about one learner, as its laws and planted bugs: make learner NAME=protonet
 # make check      ruff, pyright, the wheel and the source distribution
 # make versions   the core on another Python and torch: make versions PYTHON=python3.13 TORCH=2.13.0
 # make bench      the meta-gradient's speed beside other libraries, which are installed in an environment of their own
-# make bench-gpu  the same on a GPU
+# make gpu        a prepared quarter of an hour on a GPU, with the Python at hand: make gpu GPU_OPTIONS="--seconds 420 --data DIR"
+# make reproduce  the rows that lack steps, one at a time in the background; stop and start it at will
 PYTHON ?= python3
 BIN := .venv/bin
 TORCH ?= 2.13.0
 OTHER := .venv-versions
+GPU_PYTHON ?= PYTHONPATH=. python3
 
-.PHONY: demo test fuzz learner check package versions bench bench-gpu clean
+.PHONY: demo test fuzz learner check package versions bench gpu reproduce clean
 
 demo: .venv/installed
 	rm -rf runs/demo
@@ -46,8 +48,11 @@ versions:
 bench: .venv-bench/installed
 	.venv-bench/bin/python benchmarks/bench.py --out results/bench-cpu.json
 
-bench-gpu: .venv-bench/installed
-	.venv-bench/bin/python benchmarks/bench.py --device cuda --out results/bench-gpu.json
+gpu:
+	$(GPU_PYTHON) benchmarks/gpu.py $(GPU_OPTIONS)
+
+reproduce: .venv/installed
+	$(BIN)/python benchmarks/reproduce.py
 
 .venv-bench/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-bench
