@@ -8,6 +8,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from metaloop import features
+from metaloop.cli import main
+from metaloop.own.predictor import open_predictor
 
 
 @pytest.fixture
@@ -85,18 +87,33 @@ def test_torchvision(tmp_path, pictures):
 def test_hugging_face_pictures(tmp_path, pictures):
     transformers = library("transformers")
     torch.manual_seed(0)
+    weights = tmp_path / "net"
     sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
     net = transformers.ViTModel(transformers.ViTConfig(image_size=16, patch_size=8, **sizes)).eval()
-    net.save_pretrained(tmp_path)
+    net.save_pretrained(weights)
     make = getattr(transformers, "ViTImageProcessorPil", None) or transformers.ViTImageProcessor
     processor = make(size={"height": 16, "width": 16})
-    processor.save_pretrained(tmp_path)
-    f = features.named("hf:", tmp_path)
+    processor.save_pretrained(weights)
+    f = features.named("hf:", weights)
     z = f(pictures)
     with torch.no_grad():
         x = processor(images=[p.convert("RGB") for p in pictures], return_tensors="pt")["pixel_values"]
         torch.testing.assert_close(z, net(pixel_values=x).pooler_output)
     assert torch.equal(features.build(f.spec())(pictures), z)
-    (tmp_path / "model.safetensors").unlink()
+    adapts_to_a_folder(tmp_path, weights, pictures, z)
+    (weights / "model.safetensors").unlink()
     with pytest.raises(ValueError, match="backbone 'hf:': "):
-        features.named("hf:", tmp_path)
+        features.named("hf:", weights)
+
+
+def adapts_to_a_folder(tmp_path, weights, pictures, z):
+    """`metaloop adapt --backbone`: a predictor of one's own pictures by these features alone."""
+    for i, picture in enumerate(pictures):
+        for side in (30, 40):
+            (tmp_path / "mine" / f"class-{i}").mkdir(parents=True, exist_ok=True)
+            picture.resize((side, side)).save(tmp_path / "mine" / f"class-{i}" / f"{side}.png")
+    file = tmp_path / "mine.safetensors"
+    words = ["adapt", str(tmp_path / "mine"), "-o", str(file), "--backbone", "hf:", "--weights", str(weights)]
+    assert main(words) == 0
+    (only,) = open_predictor(file).features.values()
+    torch.testing.assert_close(only(pictures), z)

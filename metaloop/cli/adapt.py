@@ -12,10 +12,17 @@ OPTIONS = (
     option("-o", "--output", metavar="FILE", help="the predictor, e.g. mine.safetensors"),
     option("--add", metavar="FOLDER", help="more images, of classes it knows or new ones, for the predictor FILE that "
            "is given instead of a folder: the same as if made of all at once"),
+    option("--backbone", metavar="NAME", help="features of a pretrained network instead of the best at hand: timm:MODEL, "
+           "torchvision:MODEL or hf:, as installed"),
+    option("--weights", metavar="PATH", help="the backbone's weights on this machine: a file, or hf's folder"),
 )  # fmt: skip
 
 
 def run(args) -> None:
+    if (args.backbone is None) != (args.weights is None):
+        raise ValueError("--backbone NAME and --weights PATH belong together: nothing is downloaded.")
+    if args.backbone is not None and (args.add is not None or len(args.where) > 1):
+        raise ValueError("--backbone makes a new predictor of one folder: a run, or the predictor of --add, has its own.")
     if args.add is not None:
         return _add(args)
     if args.output is None:
@@ -27,16 +34,17 @@ def run(args) -> None:
     if len(args.where) == 2:
         run, images = args.where
         return _from_run(run, images, args.output)
-    from ..features import at_hand
+    from ..features import at_hand, named
     from ..own import pictures, predictor
 
     folder = Path(args.where[0])
     if (folder / "run.json").is_file():
         raise ValueError(f"{folder} is a run. Give the folder of your images after it.")
     _keep_others(args.output)
+    backbone = None if args.backbone is None else named(args.backbone, args.weights)
     found, y, classes = pictures.read_classes(folder)
     _skipped(found)
-    features = at_hand("pictures", found.images)
+    features = at_hand("pictures", found.images) if backbone is None else [backbone]
     f = predictor.make(features, found.images, y, classes, [str(p) for p in found.files], found.digests)
     _done(args.output, f)
 
