@@ -12,7 +12,7 @@ OPTIONS = (
     option("-o", "--output", metavar="FILE", help="the predictor, e.g. mine.safetensors"),
     option("--add", metavar="FOLDER", help="more images, of classes it knows or new ones, for the predictor FILE that "
            "is given instead of a folder: the same as if made of all at once"),
-    option("--backbone", metavar="NAME", help="features of a pretrained network instead of the best at hand: timm:MODEL, "
+    option("--backbone", metavar="NAME", help="features of a pretrained network, not the best at hand: timm:MODEL, "
            "torchvision:MODEL or hf:, as installed"),
     option("--weights", metavar="PATH", help="the backbone's weights on this machine: a file, or hf's folder"),
 )  # fmt: skip
@@ -22,7 +22,7 @@ def run(args) -> None:
     if (args.backbone is None) != (args.weights is None):
         raise ValueError("--backbone NAME and --weights PATH belong together: nothing is downloaded.")
     if args.backbone is not None and (args.add is not None or len(args.where) > 1):
-        raise ValueError("--backbone makes a new predictor of one folder: a run, or the predictor of --add, has its own.")
+        raise ValueError("--backbone makes a new predictor of one folder: a run has its own, as has what --add is for.")
     if args.add is not None:
         return _add(args)
     if args.output is None:
