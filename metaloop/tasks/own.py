@@ -41,7 +41,7 @@ def listed(
     is there, one of their splits (train, val, test), which then decides.
 
     Columns are known by their names: path, file, filename or image; label, class, category or target, unless `label`
-    names it; split. Parquet needs pyarrow.
+    names it; split. Parquet needs pyarrow (extra `parquet`).
     root: where paths begin that are not absolute; the file's own folder unless given.
     Everything else is as `folder` has it. Raises ValueError, in one line, if a column is not there, or no picture of a
     class can be read.
@@ -282,7 +282,8 @@ def _parquet(call: str, path: Path) -> Rows:
     try:
         import pyarrow.parquet as parquet  # type: ignore[import-not-found]
     except ImportError:
-        raise ValueError(f"{call}: Parquet files need pyarrow: pip install pyarrow, or save it as CSV.") from None
+        how = "pip install 'metaloop[parquet]', or save it as CSV"
+        raise ValueError(f"{call}: Parquet files need pyarrow: {how}.") from None
     try:
         rows = parquet.read_table(path).to_pydict()
     except Exception as error:  # what pyarrow raises for damaged files has no common base
