@@ -10,9 +10,8 @@ A set D of n examples x of R^d has a hidden cause c of R^k; everything is Gaussi
     ELBO(q)   = sum over D of E_q ln p(x|c) - KL(q | p(c))   <=  ln p(D)                            (5)
     f(x)_k    = ln p(x|D_k) = ln N(x; W m + b, W V W' + s2 I),   V the covariance of q(c|D_k)       (6)
 
-D_k are the support examples labelled k. ln p(D) - ELBO is the approximation gap, of (3), and on top of it the gap of
-amortisation, (3) less (4). Diagonal at best is v_i = 1 / L_ii, narrower than the exact (L^-1)_ii, and the first gap is
-1/2 (sum_i ln L_ii - ln det L), the same for every D of one size. Training maximises (5), in W, b, s2 and the encoder.
+D_k are the support examples labelled k. ln p(D) - ELBO of (3) is the approximation gap, 1/2 (sum_i ln L_ii - ln det L)
+for every D of one size: v_i = 1 / L_ii, narrower than (L^-1)_ii. ELBO of (3) less that of (4): the gap of amortisation.
 """
 
 import math
@@ -22,7 +21,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.func import grad
 
-from ..core import Data, Learner, Task, Theta, predictor, static
+from ..core import Data, Learner, Task, Theta, predictor
 from ..nn import Gaussian, adam
 from ..nn.classes import of_sets
 from .neural_statistician import Part
@@ -35,7 +34,6 @@ class Densities:
     mean: Float[Tensor, "ways d"]
     scale: Float[Tensor, "ways d d"]  # lower triangular, scale scale' = the covariance
     present: Bool[Tensor, " ways"]  # a class without examples is never chosen
-    ways: int = static()
 
     def __call__(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n ways"]:
         return torch.where(self.present, self.log_prob(x), -torch.inf)
@@ -91,7 +89,7 @@ def inference(
 
     def posterior(theta: Theta, mean: Tensor, n: Tensor, spread: Tensor) -> tuple[Tensor, Tensor]:
         """m [ways, k] and V [ways, k, k] of q(c|D_k)."""
-        s2, W, eye = theta["log_s2"].exp(), theta["W"], torch.eye(causes).to(mean)
+        s2, W, eye = theta["log_s2"].exp(), theta["W"], torch.eye(causes, dtype=mean.dtype, device=mean.device)
         if infer == "exact":
             V = torch.linalg.inv(eye + n[:, None, None] * (W.mT @ W) / s2)
             seen = (mean - theta["b"]) @ W * n[:, None] / s2
@@ -110,13 +108,12 @@ def inference(
     def adapt(theta: Theta, S: Data) -> Densities:
         seen, W = statistics(S), theta["W"]
         m, V = posterior(theta, *seen)
-        cov = W @ V @ W.mT + theta["log_s2"].exp() * torch.eye(dim).to(W)
-        return Densities(m @ W.mT + theta["b"], torch.linalg.cholesky(cov), seen[1] > 0, ways)
+        cov = W @ V @ W.mT + theta["log_s2"].exp() * torch.eye(dim, dtype=W.dtype, device=W.device)
+        return Densities(m @ W.mT + theta["b"], torch.linalg.cholesky(cov), seen[1] > 0)
 
     def objective(adapt, theta: Theta, task: Task):
         seen = statistics(task.support)
-        there = (seen[1] > 0).to(seen[1])
-        nats = bound(theta, *posterior(theta, *seen), *seen) @ there / there.sum()
+        nats = torch.where(seen[1] > 0, bound(theta, *posterior(theta, *seen), *seen), 0.0).sum() / (seen[1] > 0).sum()
         return -nats, {"elbo": nats}
 
     return Learner(init, adapt, objective, differentiates=infer == "descent")

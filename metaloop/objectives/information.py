@@ -67,8 +67,8 @@ def infonce(f: Scores) -> Scalar:
 
     Raises ValueError unless f is square, of two pairs at least.
 
-    >>> infonce(torch.zeros(8, 8))
-    tensor(0.)
+    >>> infonce(20 * torch.eye(4)) / math.log(4)
+    tensor(1.)
     """
     _square("infonce", f)
     return (f.diagonal() - f.logsumexp(1)).mean() + math.log(len(f))

@@ -89,8 +89,8 @@ def top(scores: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 def ece(sure: Tensor, right: Tensor, bins: int = BINS) -> float:
     """sure: the largest p_k in [0, 1], right: whether k is, [n] each.
 
-    >>> ece(torch.tensor([0.9, 0.9, 0.5]), torch.tensor([True, False, True]))
-    0.4333...
+    >>> ece(torch.tensor([0.75, 0.75, 0.5, 0.5]), torch.tensor([True, False, True, True]))
+    0.375
     """
     return sum(n * abs(share - mean) for mean, share, n in reliability(sure, right, bins)) / len(sure)
 

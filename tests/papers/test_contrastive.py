@@ -114,7 +114,6 @@ def test_bad_input_is_refused(theta):
 
 CASES = {
     "contrastive": lambda: Case(contrastive(*features, ways=WAYS, temperature=0.5), pairs),
-    "contrastive-interpolated": lambda: Case(contrastive(*features, ways=WAYS, temperature=0.5, alpha=0.5), pairs),
 }
 
 BUGS = [
