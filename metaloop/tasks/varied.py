@@ -38,8 +38,8 @@ class Instances(Over):
     times.
 
     Examples of a task are drawn evenly from all, none twice. Through `Varied` its copies become views. `val` and `test`
-    are the pool's own. Raises ValueError unless the pool has a fixed list of classes; and in `sample`, for more ways
-    than there are examples.
+    are the pool's own. Raises ValueError unless the pool has a fixed list of classes; and in `sample`, unless it is a
+    `ClassPool`, or for more ways than there are examples.
 
     >>> from metaloop import tasks
     >>> task = Instances(tasks.glyphs()).sample(ways=4)
@@ -48,7 +48,7 @@ class Instances(Over):
     """
 
     def __init__(self, pool: Pool):
-        if not isinstance(pool.train, ClassPool):
+        if pool.train.classes is None:
             raise ValueError(f"Instances: {pool.name} has no fixed list of classes, whose examples could be dealt.")
         self.pool = pool
 
@@ -57,8 +57,8 @@ class Instances(Over):
 
     def sample(self, tasks=1, ways=5, shots=1, queries=15, generator=None) -> Task:
         self._check_positive(tasks=tasks, ways=ways, shots=shots, queries=queries)
-        pool = self.pool.train
-        assert isinstance(pool, ClassPool)
+        if not isinstance(pool := self.pool.train, ClassPool):
+            raise ValueError(f"{self._call(ways=ways)}: a {type(pool).__name__} has no single examples.")
         if ways > (n := pool.turns * pool.each_turn):
             raise ValueError(f"{self._call(ways=ways)} has {n} examples. Ask for at most {n} ways.")
         where = generator.device if generator is not None else torch.device("cpu")
