@@ -5,7 +5,8 @@
 
 RUN: of one recipe, a seed each, e.g. five of `metaloop train protonet-omniglot-1shot --budget quick --seed 0 ...`.
 Scored on the same test tasks of 5 and 20 ways, 1 shot: NLL in nats, Brier, calibration error in 15 bins beside what a
-calibrated predictor would have, accuracy, and the AUROC of known queries over those of a class not in the task.
+calibrated predictor would have, accuracy, and (not cooled) the AUROC of known queries over those of a class that is not
+in the task.
 
     one         a single run; mean over the runs
     cooled      its scores divided by the temperature of least NLL on validation tasks; mean over the runs
@@ -73,8 +74,7 @@ def compare(runs: list[ml.Run], pool, ways: int, tasks: int, kernel: str | None)
     cooled = [Cooled(test, t) for (test, _, _), t in zip(each, each_t, strict=True)]
     found = {
         "one": average([judged(test, area) for test, _, area in each]),
-        "cooled": average([judged(seen, area) for seen, (_, _, area) in zip(cooled, each, strict=True)])
-        | {"temperature": mean(each_t)},
+        "cooled": average([judged(seen, None) for seen in cooled]) | {"temperature": mean(each_t)},
     }
     information = {"one": mean_of(nats(test) for test, _, _ in each), "cooled": mean_of(map(nats, cooled))}
     others = {"ensemble": (ensemble(learner, len(runs)), stack([run.theta for run in runs]))}
@@ -84,8 +84,8 @@ def compare(runs: list[ml.Run], pool, ways: int, tasks: int, kernel: str | None)
     for name, (one, theta) in others.items():
         test, val, area = looked(runs[0], one, theta, pool, ways, tasks)
         t = temperature(*val.flat())
-        for title, seen, more in ((name, test, {}), (f"cooled {name}", Cooled(test, t), {"temperature": t})):
-            found[title], information[title] = judged(seen, area) | more, nats(seen)
+        for title, seen, more in ((name, test, {"auroc": area}), (f"cooled {name}", Cooled(test, t), {"temperature": t})):
+            found[title], information[title] = judged(seen, None) | more, nats(seen)
     for name, of in information.items():
         if name != "one":
             more = Score.of(of - information["one"])

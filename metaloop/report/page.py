@@ -22,7 +22,7 @@ p { margin: .4rem 0; max-width: 44rem } .soft, figcaption, th { color: var(--sof
 th { text-align: left; font-weight: 400 } th, td { padding: .4rem 1rem .4rem 0; border-bottom: 1px solid var(--rule);
   vertical-align: top } .scores td { white-space: nowrap }
 .scores td:last-child { white-space: normal; min-width: 14rem } .scores td:nth-child(2) { font-weight: 650 }
-.facts th { width: 11rem; white-space: nowrap }
+.facts { align-self: start } .facts th { width: 11rem; white-space: nowrap }
 .charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 22rem), 1fr)); gap: 1.5rem }
 svg text { font-size: 12px; fill: var(--soft) } .three svg text { font-size: 16px }
 .three { grid-template-columns: repeat(auto-fill, minmax(min(100%, 17rem), 1fr)) }
