@@ -84,7 +84,8 @@ def compare(runs: list[ml.Run], pool, ways: int, tasks: int, kernel: str | None)
     for name, (one, theta) in others.items():
         test, val, area = looked(runs[0], one, theta, pool, ways, tasks)
         t = temperature(*val.flat())
-        for title, seen, more in ((name, test, {"auroc": area}), (f"cooled {name}", Cooled(test, t), {"temperature": t})):
+        both = (name, test, {"auroc": area}), (f"cooled {name}", Cooled(test, t), {"temperature": t})
+        for title, seen, more in both:
             found[title], information[title] = judged(seen, None) | more, nats(seen)
     for name, of in information.items():
         if name != "one":
