@@ -199,9 +199,8 @@ def test_bad_input_is_refused():
 
 
 CASES = {
-    "inference": lambda: Case(inference(4, 2, ways=WAYS), blobs),
     "inference-descent": lambda: Case(inference(4, 2, ways=WAYS, infer="descent", inner_steps=2, inner_lr=0.2), blobs),
-    "inference-amortised": lambda: Case(
+    "inference": lambda: Case(
         inference(4, 2, ways=WAYS, infer="amortised", encoder=functional(mlp((5, 8, 4)))), blobs
     ),
 }
