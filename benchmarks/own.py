@@ -38,6 +38,7 @@ from metaloop.engine.run import machine, versions
 from metaloop.features import at_hand
 from metaloop.own.choose import WITHOUT_LEARNING, outlook
 from metaloop.own.predictor import key, remade
+from metaloop.report.calibration import auroc, ece
 
 ROOT = Path(__file__).resolve().parent.parent
 ASKED, WAYS = 10, 20  # pictures of a class that are asked of; classes at most
@@ -87,19 +88,6 @@ def mini_imagenet(root: Path, most: int):
 KINDS = {"cifar10": cifar10, "fashion": fashion, "omniglot": omniglot, "mini_imagenet": mini_imagenet}
 
 
-def calibration_error(p: Tensor, right: Tensor) -> float:
-    """The mean distance of confidence and share that is right, in 15 bins of confidence."""
-    sure, bins = p.amax(1), (p.amax(1) * 15).long().clamp(max=14)
-    gaps = [(sure[at].mean() - right[at].double().mean()).abs() * at.sum() for at in (bins == b for b in bins.unique())]
-    return float(sum(gaps) / len(p))
-
-
-def area(known: Tensor, unknown: Tensor) -> float:
-    """How often a known example is above an unknown one."""
-    above = (known[:, None] > unknown).double() + 0.5 * (known[:, None] == unknown).double()
-    return float(above.mean())
-
-
 def draws(z: dict[str, Tensor], shots: int, n: int) -> Iterator[tuple]:
     """(S, Q, U, y of S, y of Q), each a table of vectors: known classes' and unknown classes' pictures."""
     classes, pictures = next(iter(z.values())).shape[:2]
@@ -134,7 +122,7 @@ def measure(features, z: dict[str, Tensor], pixels: str, shots: int, n: int) -> 
         right.append(a.p.argmax(1) == yq)
         p.append(a.p)
         truth.append(yq)
-        areas.append(area(a.known, u.known))
+        areas.append(auroc(a.known, u.known))
         nearest.append(float((y[(Q[pixels] @ S[pixels].T).argmax(1)] == yq).double().mean()))
         chosen[f"{f.choice.head}: " + ", ".join(f"{m} {s:.2f}" for m, s in f.choice.features.items())] += 1
         if f.choice.held:
@@ -152,7 +140,7 @@ def measure(features, z: dict[str, Tensor], pixels: str, shots: int, n: int) -> 
         "shots": shots, "ways": len(classes), "draws": n, "accuracy": round(float(share.mean()), 4),
         "ci95": round(float(1.96 * share.std(ddof=1) / np.sqrt(n)), 4) if n > 1 else None,
         "pixels_nearest": mean(nearest),
-        "calibration_error": round(calibration_error(torch.cat(p), torch.cat(right)), 4),
+        "calibration_error": round(ece(torch.cat(p).amax(1), torch.cat(right)), 4),
         "log_loss": round(float(F.nll_loss(torch.cat(p).clamp_min(1e-12).log(), torch.cat(truth))), 4),
         "auroc_unknown": mean(areas), "interval_holds": mean(held), "set_coverage_90": mean(hits),
         "set_size_90": mean(sizes), "false_accept_at_10": mean(taken), "choosing_seconds": mean(seconds),

@@ -30,6 +30,7 @@ from told import filled, interval
 import metaloop
 from metaloop import features
 from metaloop.own.predictor import key, remade
+from metaloop.report.calibration import ece
 
 ROOT = Path(__file__).parent.parent
 
@@ -114,15 +115,8 @@ def row(minilm, train, test, classes, *, ways, shots, tasks, queries, seed=0):
         "ways": ways or len(classes), "shots": shots, "tasks": tasks, "queries a class": queries, "seed": seed,
         "accuracy, per cent": {n: interval(s) for n, s in scores.items()},
         "ours - regression, minilm, points": interval(more),
-        "calibration error, points": {n: 100 * error(c) for n, c in calibration.items()},
+        "calibration error, points": {n: 100 * ece(*torch.tensor(c).T) for n, c in calibration.items()},
     }  # fmt: skip
-
-
-def error(pairs, bins=15):
-    """Expected calibration error over bins of equal width (Naeini et al. 2015)."""
-    p, right = np.array(pairs).T
-    at = np.minimum((p * bins).astype(int), bins - 1)
-    return sum(abs(p[at == b].sum() - right[at == b].sum()) for b in range(bins)) / len(p)
 
 
 METHODS = ("regression, tf-idf", "ours, tf-idf", "regression, minilm", "ours, minilm")

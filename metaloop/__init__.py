@@ -47,12 +47,14 @@ if TYPE_CHECKING:
 
     # an inference network
     from .learners.homoencoder import homoencoder as homoencoder
+    from .learners.inference import inference as inference  # of Gaussians: exact, for each set, amortised
     from .learners.neural_statistician import neural_statistician as neural_statistician
 
     # a stream
     from .learners.oml import oml as oml
 
     # the baseline
+    from .learners.contrastive import contrastive as contrastive  # pairs of a class, or views of a picture
     from .learners.pretrain import pretrain as pretrain
 
     # How theta improves

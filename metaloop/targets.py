@@ -299,6 +299,18 @@ def verified(scores: Tensor, y: Tensor) -> Float[Tensor, " tasks"]:
     return torch.where(yes, scores > 0, scores < 0).float().flatten(1).mean(1)
 
 
+def information_nats(scores: Tensor, y: Tensor) -> Float[Tensor, " tasks"]:
+    """ln N less the cross-entropy of the scores [tasks, n, classes]: nats that a query is known to tell of its class. N
+    is how many classes are asked for, 1 + the largest y of a task, however many the learner could tell apart.
+
+    An episode is the InfoNCE bound (`objectives.infonce`): in the mean over tasks of N classes drawn without looking,
+    with as many queries of each, it is at most I(query; class), whatever the predictor, and at most ln N. It may be
+    above I(query; the examples of its class): the classes of a task differ, so that the others' examples tell too.
+    """
+    cost = F.cross_entropy(scores.flatten(0, 1), y.flatten(), reduction="none").view(y.shape)
+    return (y.amax(1) + 1).to(cost).log() - cost.mean(1)
+
+
 def excess_nats(predicted: Tensor, y: Tensor) -> Float[Tensor, " tasks"]:
     """The mean over points of the true log-density less the predicted one: an estimate of KL(true | predicted)."""
     return (y - predicted).flatten(1).mean(1)

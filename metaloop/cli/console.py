@@ -20,6 +20,14 @@ def scores(entries: "list[Entry]") -> None:
         published = "–" if e.published is None else text(e.published, e.published_ci95, e.metric)
         rows.append([e.label, e.metric, text(e.mean, e.ci95, e.metric), published])
     table(["", "", "ours ± ci95", "published"], rows)
+    sure = []
+    for e in entries:
+        if c := e.calibration:
+            error, chance = (f"{100 * n:.2f}" for n in (c.ece, c.ece_null_high))
+            sure.append([e.label, text(c.information, c.nll_ci95, "nats"), f"{c.nll:.3f}", f"{c.brier:.3f}",
+                         f"{error} (chance: up to {chance})"])  # fmt: skip
+    if sure:
+        table(["", "nats of its class", "NLL", "Brier", "calibration error, %"], sure)
 
 
 def visible(text: str) -> str:

@@ -84,6 +84,7 @@ def evaluate(
     metric: Callable[[Tensor, Tensor], Tensor] | None = None,
     chunk: int | None = None,
     device: str | torch.device | None = None,
+    answers: Callable[[Tensor, Tensor], None] | None = None,
 ) -> Score:
     """Score f = F_theta(S) on the queries of `tasks` tasks from a split of the pool.
 
@@ -93,6 +94,7 @@ def evaluate(
     metric: (predictions [tasks, n, ...], y [tasks, n, ...]) -> [tasks]; unless given, the score of the pool's target
     (`metaloop.targets`): accuracy for classes, mean squared error for numbers. chunk: how many tasks are adapted at
         once; None lets `engine.batch.chunk_size` choose. Scores do not depend on it beyond rounding, but for noise.
+    answers: is given what f answers and y, both [tasks, n, ...], some tasks at a time.
     Raises ValueError if theta is another learner's, if the pool cannot deal such tasks, if the predictor does not fit
     their labels, or if the metric gives something else than a number for each task; NoScore (a ValueError) where
     answers or scores are not finite.
@@ -132,8 +134,10 @@ def evaluate(
             name = name or target.metric
         with noise(seed, "test noise", block):
             parts = [part for _, some in alike for part in chunks(some, chunk or chunk_size(some, cores()))]
-            answers, found = answer(theta, parts, spread=batch.query.y.device.type == "cpu"), []
-            for predicted, y in zip(answers, (part.query.y for part in parts), strict=True):
+            each, found = answer(theta, parts, spread=batch.query.y.device.type == "cpu"), []
+            for predicted, y in zip(each, (part.query.y for part in parts), strict=True):
+                if answers is not None:
+                    answers(predicted, y)
                 found.append(score_each("evaluate", target, predicted, y, metric).cpu())
         order = torch.cat([index for index, _ in alike]).cpu().argsort()
         scores.append(torch.cat(found)[order])

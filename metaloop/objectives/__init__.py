@@ -1,14 +1,24 @@
-"""What makes theta good: objectives (adapt, theta, task) -> (loss, info), and losses of labelled embeddings."""
+"""What makes theta good: objectives (adapt, theta, task) -> (loss, info), losses of labelled embeddings, bounds."""
 
 from types import ModuleType as _Module
 
 from ..targets import accuracy as accuracy
+from .elbo import elbo as elbo
+from .elbo import iwae as iwae
 from .embedding import EmbeddingLoss as EmbeddingLoss
 from .embedding import arcface as arcface
 from .embedding import cosface as cosface
 from .embedding import normface as normface
 from .embedding import softmax as softmax
 from .embedding import sphereface as sphereface
+from .information import ba as ba
+from .information import ba_upper as ba_upper
+from .information import dv as dv
+from .information import infonce as infonce
+from .information import interpolated as interpolated
+from .information import leave_one_out as leave_one_out
+from .information import nwj as nwj
+from .information import tuba as tuba
 from .mined import from_pml as from_pml
 from .mined import triplet as triplet
 from .query import query_loss as query_loss

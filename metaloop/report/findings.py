@@ -5,6 +5,7 @@ import base64
 import json
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -13,16 +14,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..core import Learner
+from ..core import Data, Learner, Task
 from ..engine import Run
-from ..engine.batch import first_task, predict
+from ..engine.batch import chunk_size, chunks, first_task, predict
 from ..engine.checkpoint import write_bytes
 from ..engine.schema import conform, read_json
 from ..engine.seeds import generator, noise
 from ..recipes.plan import Row
 from ..tasks.pool import Pool
 from ..torch_private import pytree
-from .results import in_units
+from .calibration import Seen, auroc, ece, nll, reliability, saying, temperature, top
+from .results import calibrated, in_units
 
 TASKS = 200  # at most, for each point of a curve
 SHOWN = 3  # tasks
@@ -68,6 +70,25 @@ class _Drawn:
 
 
 @dataclass
+class _Sure:
+    """How sure f is, and whether it should be: see `report.calibration`. bins: [mean of the largest p, share that is
+    right, queries]. cooled: the same at the temperature, which was found on tasks of another split."""
+
+    bins: list[list[float]]
+    nll: float
+    ece: float
+    ece_null_high: float
+    temperature: float | None
+    fitted_on: str
+    cooled_nll: float | None
+    cooled_ece: float | None
+    auroc: float | None  # of queries of the task's classes over those of another, by the largest p
+
+    def __post_init__(self):
+        _check_points(self.bins, 3)
+
+
+@dataclass
 class Findings:
     """What report.json says."""
 
@@ -79,6 +100,7 @@ class Findings:
     inner_steps: list[list[float]]
     examples: list[_Pictures] | list[_Points]
     drawn: list[_Drawn] = field(default_factory=list)
+    sure: _Sure | None = None
 
     def __post_init__(self):
         _check_points([*self.shots, *self.inner_steps], 3)
@@ -124,7 +146,7 @@ def find_out(run: Run, own: Callable[[], Pool], tasks: int) -> dict[str, Any]:
     found = {
         "step": run.step, "label": row.label, "queries": queries, "tasks": tasks,
         "shots": [p for p in shots if p], "inner_steps": [p for p in steps if p],
-        "examples": _examples(run, row, pool), "drawn": _drawn(run, row, pool),
+        "examples": _examples(run, row, pool), "drawn": _drawn(run, row, pool), "sure": _sure(run, row, pool, tasks),
     }  # fmt: skip
     if run.folder is not None:
         write_bytes(run.folder / "report.json", json.dumps(found).encode())
@@ -175,6 +197,50 @@ def _drawn(run: Run, row: Row, pool: Pool) -> list[dict[str, Any]]:
         {"given": [_image(x) for x in S.x[S.y == k].cpu()], "drawn": [_image(x) for x in drawn[:, k]]}
         for k in range(row.ways)
     ]
+
+
+def _sure(run: Run, row: Row, pool: Pool, tasks: int) -> dict[str, Any] | None:
+    """`_Sure` of a row, where its predictors say p(y | x). The temperature is found on validation tasks."""
+    if not calibrated(row, pool):
+        return None
+    learner, asked = saying(row.learner), {"tasks": tasks, "queries": pool.target.enough(row.queries)}
+    tested, held = Seen(), Seen()
+    row.score(run, pool, learner=learner, answers=tested, **asked)
+    known = tested.told()
+    if known is None:
+        return None
+    t, other, (scores, y) = None, pool.val.split if pool.val is not pool.test else "", tested.flat()
+    if other:
+        with suppress(ValueError):  # too few classes, or examples
+            row.score(run, pool, learner=learner, answers=held, split="val", **asked)
+            t = temperature(*held.flat())
+    cooled = None if t is None else scores / t
+    return {
+        "bins": reliability(*top(scores, y)), "nll": known.nll, "ece": known.ece, "ece_null_high": known.ece_null_high,
+        "temperature": t, "fitted_on": other, "cooled_nll": None if cooled is None else nll(cooled, y),
+        "cooled_ece": None if cooled is None else ece(*top(cooled, y)),
+        "auroc": strangers(learner, run, row, pool, asked["tasks"], asked["queries"]),
+    }  # fmt: skip
+
+
+def strangers(learner: Learner, run: Run, row: Row, pool: Pool, tasks: int, queries: int) -> float | None:
+    """The AUROC of known queries over those of a class of which S shows nothing, by the largest p."""
+    try:
+        batch = pool.test.sample(
+            tasks=tasks, ways=row.ways + 1, shots=row.shots, queries=queries, generator=generator(0, "strangers", 0)
+        )
+    except ValueError:  # there is no further class, or tasks are fixed
+        return None
+    (x, y), query = batch.support[:2], batch.query
+    seen = (y == row.ways).long().argsort(dim=1, stable=True)[:, : row.ways * row.shots]
+    S = Data(torch.stack([t[i] for t, i in zip(x, seen, strict=True)]), y.gather(1, seen))
+    where = pytree.tree_leaves(run.theta)[0].device
+    both = pytree.tree_map(lambda t: t.to(where), Task(S, query))
+    size = run.plan.options.get("chunk") or chunk_size(both)
+    with noise(0, "strangers", 1):
+        sure = torch.cat([predict(learner, run.theta, part).softmax(-1).amax(-1).cpu() for part in chunks(both, size)])
+    stranger = query.y.cpu() == row.ways
+    return auroc(sure[~stranger], sure[stranger])
 
 
 def _image(x: Tensor) -> str:

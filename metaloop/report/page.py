@@ -22,7 +22,7 @@ p { margin: .4rem 0; max-width: 44rem } .soft, figcaption, th { color: var(--sof
 th { text-align: left; font-weight: 400 } th, td { padding: .4rem 1rem .4rem 0; border-bottom: 1px solid var(--rule);
   vertical-align: top } .scores td { white-space: nowrap }
 .scores td:last-child { white-space: normal; min-width: 14rem } .scores td:nth-child(2) { font-weight: 650 }
-.facts th { width: 11rem; white-space: nowrap }
+.facts { align-self: start } .facts th { width: 11rem; white-space: nowrap }
 .charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 22rem), 1fr)); gap: 1.5rem }
 svg text { font-size: 12px; fill: var(--soft) } .three svg text { font-size: 16px }
 .three { grid-template-columns: repeat(auto-fill, minmax(min(100%, 17rem), 1fr)) }
@@ -84,6 +84,7 @@ def page(
 <h2>{escape(metric[0].upper() + metric[1:])} at meta-test</h2>
 <p class="soft">{points}, {escape(each)}. {escape(findings["label"])} unless the axis says otherwise.</p>
 <div class="charts">{"".join(more)}</div>
+{_sure(findings.get("sure"))}
 {_examples(findings["examples"])}
 {_drawn(findings.get("drawn", []))}
 <h2>Time, memory, machine</h2>
@@ -108,6 +109,34 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def _facts(rows: Sequence[tuple[str, str]]) -> str:
     body = "".join(f"<tr><th>{escape(k)}</th><td>{escape(v)}</td></tr>" for k, v in rows)
     return f'<table class="facts">{body}</table>'
+
+
+def _sure(found: dict[str, Any] | None) -> str:
+    """How sure f is beside how often it is right; and what that is worth in numbers."""
+    if not found:
+        return ""
+    low = [share for _, share, _ in found["bins"]] + [sure for sure, _, _ in found["bins"]]
+    ends = [min(low), max(low)] if min(low) < max(low) else [0.0, 1.0]
+    span = [ends[0] + (ends[1] - ends[0]) * i / 8 for i in range(9)]
+    lines = [
+        Line("calibrated", [[100 * p, 100 * p] for p in span], 2),
+        Line(
+            "ours, and how far chance goes",
+            [[100 * p, 100 * share, 196 * (p * (1 - p) / n) ** 0.5] for p, share, n in found["bins"]], dots=True,
+        ),
+    ]  # fmt: skip
+    facts = [
+        ("NLL", f"{found['nll']:.3f} nats a query"),
+        ("calibration error", f"{100 * found['ece']:.2f} %; by chance up to {100 * found['ece_null_high']:.2f} %"),
+    ]
+    if found["temperature"] is not None:
+        then = f"NLL {found['cooled_nll']:.3f}, calibration error {100 * found['cooled_ece']:.2f} %"
+        facts.append((f"at T = {found['temperature']:.3g}", f"{then}; T is found on {found['fitted_on']} tasks"))
+    if found["auroc"] is not None:
+        facts.append(("strangers", f"AUROC {found['auroc']:.3f}, of queries whose class is in S over others'"))
+    return f"""<h2>Is it as sure as it should be?</h2>
+<p class="soft">Queries in bins of the largest p(y | x): its mean, and the share of them that are right.</p>
+<div class="charts">{chart(lines, x="largest p, %", y="right, %")}{_facts(facts)}</div>"""
 
 
 def _examples(tasks: Sequence[dict[str, Any]]) -> str:

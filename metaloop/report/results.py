@@ -17,9 +17,10 @@ from ..engine.run import machine, versions
 from ..engine.schema import conform, read_json
 from ..engine.seeds import generator
 from ..recipes.plan import Row
-from ..targets import target_of, units
+from ..targets import Classes, target_of, units
 from ..tasks.pool import Pool
 from ..torch_private import pytree
+from .calibration import Calibration, Seen, saying
 
 WHOLE = 1000  # tasks of a protocol that says nothing else
 
@@ -53,6 +54,7 @@ class Entry:
     versions: dict[str, str]
     command: str | None = None
     seen: int | None = None  # test classes that the run was trained on, where there are any
+    calibration: Calibration | None = None  # of rows of classes, scored by accuracy
 
     @property
     def protocol(self) -> tuple:
@@ -79,8 +81,9 @@ def measure(
     """
     pool = row.data() if row.data is not None else pool
     tasks, own = row.tested(tasks), data is None and run.info.get("data") is None
+    learner, answers = (saying(row.learner), Seen()) if calibrated(row, pool) else (row.learner, None)
     began = time.monotonic()
-    score = row.score(run, pool, tasks=tasks, seed=seed, split=split)
+    score = row.score(run, pool, learner=learner, tasks=tasks, seed=seed, split=split, answers=answers)
     seconds = time.monotonic() - began
     mean, ci95, metric = in_units(score)
     return Entry(
@@ -94,7 +97,13 @@ def measure(
         training_tasks_per_second=rate(run.step * run.plan.tasks, run.seconds),
         test_tasks_per_second=rate(len(score.per_task), seconds),
         machine=machine(), versions=versions(), command=command, seen=(seen or None) if row.data is None else None,
+        calibration=answers.told(seed) if answers else None,
     )  # fmt: skip
+
+
+def calibrated(row: Row, pool: Pool) -> bool:
+    """Whether a row's predictors say p(y | x) of classes, and are scored by the class they choose."""
+    return row.metric is None and isinstance(pool.target, Classes) and row.ways > 1
 
 
 def check(run: Run, row: Row, pool: Pool, split: str = "test") -> None:

@@ -58,6 +58,7 @@ from .pool import Pool as Pool
 from .reading import read_folder as read_folder
 from .reading import read_image as read_image
 from .reading import read_images as read_images
+from .varied import Instances as Instances
 from .varied import Varied as Varied
 from .varied import distortions as distortions
 from .varied import strokes as strokes

@@ -1,4 +1,5 @@
-"""Meta-training tasks changed as they are dealt: data augmentation for a whole set of examples, or for each."""
+"""Meta-training tasks changed as they are dealt: data augmentation for a whole set of examples, or for each; classes of
+one example, whose views a change makes."""
 
 from collections.abc import Callable
 from math import pi
@@ -8,7 +9,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from ..core import Data, Task
-from .pool import Over, Pool
+from .pool import ClassPool, Over, Pool
 
 Change = Callable[[Task, Generator | None], Task]
 
@@ -30,6 +31,44 @@ class Varied(Over):
 
     def over(self, pool: Pool) -> "Varied":
         return Varied(pool, self.change)
+
+
+class Instances(Over):
+    """A pool whose training tasks know no labels: each class is one example, which S and Q hold `shots` and `queries`
+    times.
+
+    Examples of a task are drawn evenly from all, none twice. Through `Varied` its copies become views. `val` and `test`
+    are the pool's own. Raises ValueError unless the pool has a fixed list of classes; and in `sample`, unless it is a
+    `ClassPool`, or for more ways than there are examples.
+
+    >>> from metaloop import tasks
+    >>> task = Instances(tasks.glyphs()).sample(ways=4)
+    >>> task.support.x.shape, bool((task.support.x[:, 2] == task.query.x[:, 2 * 15]).all())
+    (torch.Size([1, 4, 1, 28, 28]), True)
+    """
+
+    def __init__(self, pool: Pool):
+        if pool.train.classes is None:
+            raise ValueError(f"Instances: {pool.name} has no fixed list of classes, whose examples could be dealt.")
+        self.pool = pool
+
+    val = property(lambda self: self.pool.val)
+    test = property(lambda self: self.pool.test)
+
+    def sample(self, tasks=1, ways=5, shots=1, queries=15, generator=None) -> Task:
+        self._check_positive(tasks=tasks, ways=ways, shots=shots, queries=queries)
+        if not isinstance(pool := self.pool.train, ClassPool):
+            raise ValueError(f"{self._call(ways=ways)}: a {type(pool).__name__} has no single examples.")
+        if ways > (n := pool.turns * pool.each_turn):
+            raise ValueError(f"{self._call(ways=ways)} has {n} examples. Ask for at most {n} ways.")
+        where = generator.device if generator is not None else torch.device("cpu")
+        index = torch.rand(tasks, n, generator=generator, device=where).topk(ways).indices
+        y = torch.arange(ways, device=where).expand(tasks, -1)
+        each = lambda k: Data(index.repeat_interleave(k, 1), y.repeat_interleave(k, 1))
+        return pool.deal(Task(each(shots), each(queries)))
+
+    def over(self, pool: Pool) -> "Instances":
+        return Instances(pool)
 
 
 def distortions(tasks: Task, generator: Generator | None) -> Task:
