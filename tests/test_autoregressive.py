@@ -23,10 +23,10 @@ def seeded(seed=0):
 
 @pytest.mark.parametrize("levels", [2, 16, 256])
 def test_the_levels_have_probability_one_together(levels):
-    """In float32, of two thousand mixtures from sharp to flat; means beyond the ends too."""
+    """In float32, of a thousand mixtures from sharp to flat; means beyond the ends too."""
     kind = nn.grey(levels, 10)
-    out = torch.stack([2 * torch.randn(2000, 10, generator=seeded()), 1.2 * torch.randn(2000, 10, generator=seeded(1)),
-                       9 * torch.rand(2000, 10, generator=seeded(2)) - 8], 1)  # fmt: skip
+    out = torch.stack([2 * torch.randn(1000, 10, generator=seeded()), 1.2 * torch.randn(1000, 10, generator=seeded(1)),
+                       9 * torch.rand(1000, 10, generator=seeded(2)) - 8], 1)  # fmt: skip
     p = kind.of(out.flatten(1))
     x = torch.arange(levels).float() / (levels - 1)
     each = kind(*(t[:, :, None].expand(-1, levels, -1) if t.ndim == 2 else t.expand(-1, levels, -1) for t in p)).each(x)
@@ -88,7 +88,7 @@ def test_a_pixel_sees_the_code_and_the_pixels_before_it(attends):
     assert torch.equal(J, J.tril(-1))  # exact zeros
     near = [(n, m) for n in range(30) for m in range(n) if n // 6 - m // 6 <= 1 and abs(n % 6 - m % 6) <= 1]
     assert all(J[pair] > 0 for pair in near)
-    assert bool((J[torch.ones(30, 30).tril(-1) > 0] > 0).all()) == attends
+    assert not attends or bool((J[torch.ones(30, 30).tril(-1) > 0] > 0).all())
 
 
 def test_its_pictures_have_probability_one_together_and_are_drawn_as_often():
@@ -142,6 +142,6 @@ BUGS = [
         "test_the_levels_have_probability_one_together[256]"),
     Bug("a pixel sees itself in attention", HERE, (".tril()  # column 0", ".tril(1)  # column 0"),
         "test_a_pixel_sees_the_code_and_the_pixels_before_it[True]"),
-    Bug("the first pixels of a row are seen by the one above", HERE, ("(int(right), 0, int(down), 0)", "(int(right), 0, 0, 0)"),
+    Bug("a pixel sees what is to the right of it", HERE, ("(int(right), 0, int(down), 0)", "(int(right), 0, 0, 0)"),
         "test_a_pixel_sees_the_code_and_the_pixels_before_it[False]"),
 ]  # fmt: skip
