@@ -47,6 +47,11 @@ def test_it_contracts_by_as_much_as_it_says_and_is_turned_around():
         J = g(x, code, torch.eye(2, dtype=DOUBLE).expand(5, 2, 2))[1]
         assert (torch.linalg.matrix_norm(J, 2) <= 0.9).all()
     assert_close(flow.inverse(flow.into(x, code)[0], code), x, rtol=0, atol=1e-5)
+    for layer in flow.residual[0].layers:  # all in one direction, where units are straight lines: as far as it goes
+        layer.weight.fill_(2)
+        layer.bias.fill_(99)
+    J = flow.residual[0](x, code, torch.eye(2, dtype=DOUBLE).expand(5, 2, 2))[1]
+    assert_close(torch.linalg.matrix_norm(J, 2), torch.full((5,), 0.9 / 1.1**2, dtype=DOUBLE))
     a = torch.linspace(-9, 9, 401, dtype=DOUBLE)
     value, slope = flows.lip_swish(a, torch.tensor(1.7))
     assert slope.abs().max() <= 1

@@ -92,7 +92,7 @@ def codes_plan(
         pool, learner(sets, encoder), at_test,
         tuple(Row(label(n, k), at_test(n), n, k, 15) for n, k in tests),
         steps=steps, tasks=1, ways=sets, shots=shots, queries=shots, more_shots=(),
-        outer=on_codes(coder, pool, coding),
+        outer=on_codes(coder, pool, coding, sets),
         options={
             "clip": 100.0, "optimizer": optim.adam(lr),
             "schedule": optim.scaled(lambda step: min(1.0, 2 - 2 * step / steps)),
@@ -100,15 +100,21 @@ def codes_plan(
     )  # fmt: skip
 
 
-def on_codes(coder: Part, pool: Pool, steps: int) -> Callable[..., Run]:
+def on_codes(coder: Part, pool: Pool, steps: int, ways: int) -> Callable[..., Run]:
     """`fit`, after two levels of symbols have been trained, which become the decoder's and stay."""
     net, start = coder
+
+    def adapt(theta, S):
+        """The class whose mean picture, as drawn from symbols, is nearest: what `fit` can judge along the way."""
+        drawn = lambda x: net(theta, x)[0].flatten(1)
+        means, _ = ml.nn.class_mean(drawn(S.x), S.y, ways)
+        return lambda x: -(drawn(x)[:, None] - means).square().sum(-1)
 
     def objective(adapt, theta, task):
         each = [net(theta, part.x)[1].mean() for part in task]
         return sum(each) / 2, {}
 
-    first = ml.Learner(start, lambda theta, S: lambda x: net(theta, x)[0], objective, differentiates=False)
+    first = ml.Learner(start, adapt, objective, differentiates=False)
 
     def outer(learner: Learner, whole: Pool, *, out: str | Path | None = None, **options: Any) -> Run:
         alike = {name: options[name] for name in ("seed", "device", "resume", "progress") if name in options}

@@ -74,7 +74,11 @@ def networks(
         width, blocks = gated
         last = ml.nn.CausalImage(z + c, shape, levels=levels, components=components, width=width, depth=blocks)
     elif levels > 2:
-        last = mlp((z + c, hidden, 2 * hidden, 3 * components * prod(shape)))
+        *rows, columns = shape
+        each = 3 * components
+        last = nn.Sequential(
+            mlp((z + c, hidden, 2 * hidden, each * prod(shape))), ml.nn.Shaped(*rows, columns * each)
+        )
     elif decoder == "convolutions":
         last = ml.nn.conv_decoder(z + c, shape, widths=widths, depth=depth)
     else:
