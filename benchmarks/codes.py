@@ -14,16 +14,17 @@ from math import log
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 import metaloop as ml
 from metaloop.engine import Score
 from metaloop.engine.batch import chunks
 from metaloop.engine.run import machine, versions
 from metaloop.engine.seeds import generator, noise
-from metaloop.nn.quantize import chances, perplexity, shares
+from metaloop.nn.quantize import chances, shares
 from metaloop.torch_private import pytree
 
-WAYS, SHOTS, QUERIES = 20, 5, 5
+WAYS, SHOTS, QUERIES, GRIDS = 20, 5, 5, ("top", "bottom")
 COUNTED = 100  # training tasks whose symbols are counted
 
 
@@ -36,51 +37,57 @@ def module_of(run: ml.Run) -> ml.nn.CodeDensity:
     return module
 
 
-def judged(run: ml.Run, pool, tasks: int, seed: int) -> dict[str, Score]:
-    """Each quantity of each task."""
+def counted(levels: ml.nn.TwoLevels, pool, seed: int) -> dict[str, Tensor]:
+    """How often each symbol of each grid is there in training drawings; each at least once."""
+    deal = generator(seed, "counted", 0)
+    x = pool.train.sample(tasks=COUNTED, ways=WAYS, shots=SHOTS, queries=1, generator=deal).support.x
+    found = zip(*(levels.seen(each)[2:4] for each in x), strict=True)
+    n = {name: torch.cat([k.flatten() for k in ks]) for name, ks in zip(GRIDS, found, strict=True)}
+    return {name: (shares(k, levels.symbols) * len(k)).clamp_min(1) / len(k) for name, k in n.items()}
+
+
+def of_task(run: ml.Run, learner: ml.Learner, module: ml.nn.CodeDensity, often: dict[str, Tensor], task: ml.Task):
+    """Each quantity, on the queries of one task."""
+    f, (x, y) = learner.adapt(run.theta, task.support), task.query
+    e_t, e_b, *symbols, _ = module.levels.seen(x)
+    prior, bits = module.log_p(f.c.draw()[y], x), {"as often": {}, "prior, 5 read": {}}
+    for name, k, log_p in zip(GRIDS, symbols, prior, strict=True):
+        q = (often[name] / often[name].sum()).log()
+        bits["as often"][name] = -chances(q[None, :, None, None].expand(len(k), -1, *k.shape[1:]), k) / log(2)
+        bits["prior, 5 read"][name] = -log_p / log(2)
+    for told in bits.values():
+        told["both"] = torch.cat([told[name] for name in GRIDS], 1)
+    found = {f"bits per symbol, {grid}, {way}": told[grid].mean().item() for way, told in bits.items() for grid in told}
+    for name, pair in (("both levels", (e_t, e_b)), ("no top", (0 * e_t, e_b)), ("no bottom", (e_t, 0 * e_b))):
+        found[f"squared error, {name}"] = (module.levels.drawn(*pair) - x).square().mean().item()
+    return found
+
+
+def judged(run: ml.Run, pool, tasks: int, seed: int) -> tuple[dict[str, Score], dict[str, float]]:
+    """Scores over test tasks, paired differences among them; and what is the same for all tasks."""
     module, learner = module_of(run), run.plan.at_test(WAYS)
-    levels, places = module.levels, None
-    usual = {}
+    levels, deal = module.levels, generator(seed, "codes", 1)
     with torch.no_grad(), noise(seed, "codes", 0):
-        seen = pool.train.sample(
-            tasks=COUNTED, ways=WAYS, shots=SHOTS, queries=1, generator=generator(seed, "counted", 0)
-        ).support.x
-        pairs = zip(*(levels.seen(x)[2:4] for x in seen), strict=True)
-        for name, k in zip(("top", "bottom"), pairs, strict=True):
-            k = torch.stack(k)
-            q = (shares(k, levels.symbols) * k.numel() + 1) / (k.numel() + levels.symbols)
-            usual[name] = (q.log(), perplexity(k, levels.symbols).item())
-        found = []
-        dealt = pool.test.sample(
-            tasks=tasks, ways=WAYS, shots=SHOTS, queries=QUERIES, generator=generator(seed, "codes", 1)
-        )
-        for one in chunks(dealt, 1):
-            S, Q = pytree.tree_map(lambda t: t[0], one)
-            f = learner.adapt(run.theta, S)
-            e_t, e_b, t, b, _ = levels.seen(Q.x)
-            prior = dict(zip(("top", "bottom"), module.log_p(f.c.draw()[Q.y], Q.x), strict=True))
-            told = {}
-            for name, k in (("top", t), ("bottom", b)):
-                scores = usual[name][0][None, :, None, None].expand(len(k), -1, *k.shape[1:])
-                told[name] = {"as often": -chances(scores, k) / log(2), "prior, 5 read": -prior[name] / log(2)}
-            told["both"] = {way: torch.cat([told["top"][way], told["bottom"][way]], 1) for way in told["top"]}
-            row = {f"bits per symbol, {name}, {way}": bits.mean().item()
-                   for name, ways in told.items() for way, bits in ways.items()}  # fmt: skip
-            for name, pair in (("both levels", (e_t, e_b)), ("no top", (0 * e_t, e_b)), ("no bottom", (e_t, 0 * e_b))):
-                row[f"squared error, {name}"] = (levels.drawn(*pair) - Q.x).square().mean().item()
-            found.append(row)
-    scores = {name: Score.of(torch.tensor([row[name] for row in found]), name.split(",")[0]) for name in found[0]}
-    for name in ("top", "bottom", "both"):
-        of = f"bits per symbol, {name}"
+        often = counted(levels, pool, seed)
+        dealt = pool.test.sample(tasks=tasks, ways=WAYS, shots=SHOTS, queries=QUERIES, generator=deal)
+        each = (pytree.tree_map(lambda t: t[0], one) for one in chunks(dealt, 1))
+        found = [of_task(run, learner, module, often, task) for task in each]
+    scores = {
+        name: Score.of(torch.tensor([row[name] for row in found], dtype=torch.float64), name.partition(",")[0])
+        for name in found[0]
+    }
+    for grid in (*GRIDS, "both"):
+        of = f"bits per symbol, {grid}"
         scores[f"{of}, prior less as often"] = scores[f"{of}, prior, 5 read"] - scores[f"{of}, as often"]
     for name in ("no top", "no bottom"):
-        scores[f"squared error, {name} less both"] = (
-            scores[f"squared error, {name}"] - scores["squared error, both levels"]
-        )
-    places = sum(a * b for a, b in levels.grids)
-    constant = {"bits per symbol, all alike": log(levels.symbols, 2), "symbols of a drawing": places}
-    constant |= {f"perplexity, {name}, training": usual[name][1] for name in usual}
-    return {name: {"mean": s.mean, "ci95": s.ci95} for name, s in scores.items()}, constant
+        less = scores[f"squared error, {name}"] - scores["squared error, both levels"]
+        scores[f"squared error, {name} less both levels"] = less
+    constants = {
+        "bits per symbol, all alike": log(levels.symbols, 2), "symbols of a drawing": sum(a * b for a, b in levels.grids)
+    }  # fmt: skip
+    constants |= {f"perplexity, {grid}, training": torch.special.entr(q / q.sum()).sum().exp().item()
+                  for grid, q in often.items()}  # fmt: skip
+    return scores, constants
 
 
 def main() -> None:
@@ -95,11 +102,12 @@ def main() -> None:
         parser.error(f"{other[0]} has no symbols.")
     pool = ml.recipes.find(runs[0].info["recipe"]).data()
     for run in runs:
-        scores, constant = judged(run, pool, args.tasks, args.seed)
+        scores, constants = judged(run, pool, args.tasks, args.seed)
         about = {k: run.info[k] for k in ("recipe", "budget", "steps", "seed")} | {"seconds": round(run.seconds, 1)}
-        rows.append({"run": about, "scores": scores, "constants": constant})
-        for name, value in (constant | {name: s["mean"] for name, s in scores.items()}).items():
-            print(f"{name}: {value:.4g}", flush=True)
+        told = {name: {"mean": s.mean, "ci95": s.ci95} for name, s in scores.items()}
+        rows.append({"run": about, "scores": told, "constants": constants})
+        print(*(f"{name}: {value:.4g}" for name, value in constants.items()), sep="\n")
+        print(*(f"{name}: {s.mean:.4g} ± {s.ci95:.2g}" for name, s in scores.items()), sep="\n", flush=True)
     result = {
         "command": f"python benchmarks/codes.py RUN ... --tasks {args.tasks}", "tasks": args.tasks, "seed": args.seed,
         "rows": rows, "machine": machine(), "versions": versions(),
