@@ -27,14 +27,17 @@ def levels(symbols=5, dim=3, width=4, seed=0, shape=(1, 9, 11)):
 def test_the_nearest_symbol_is_told_and_its_derivative_is_that_of_h():
     book = nn.Codebook(6, 3).double()
     h = torch.randn(2, 3, 4, 5, generator=seeded(), dtype=DOUBLE)
-    e, k, (moved, held) = book(h)
+    e, k, (moved, held, idle) = book(h)
     for n, i, j in ((0, 0, 0), (1, 3, 4), (1, 2, 1)):
         far = [(h[n, :, i, j] - c).square().sum() for c in book.vectors]
         assert k[n, i, j] == torch.stack(far).argmin()
         assert_close(e[n, :, i, j], book.vectors[k[n, i, j]])
     assert_close(book.of(k), e)
-    assert_close(moved, (h - e).square().mean((1, 2, 3)))
+    assert_close(moved, (h - e).square().mean())
     assert_close(held, moved)
+    nearest = [min((h[n, :, i, j] - c).square().sum() for n in range(2) for i in range(4) for j in range(5))
+               for c in book.vectors]  # fmt: skip
+    assert_close(idle, sum(nearest) / 18)
     few = h[:1, :, :1, :2]
     assert_close(jacrev(lambda h: book(h)[0].flatten())(few).flatten(1), torch.eye(6, dtype=DOUBLE))
 
@@ -42,7 +45,7 @@ def test_the_nearest_symbol_is_told_and_its_derivative_is_that_of_h():
 def test_each_term_moves_what_it_is_for():
     """The second the symbols, the third and the picture's error the encoder, the error the decoder too."""
     book, h = nn.Codebook(6, 3).double(), torch.randn(2, 3, 4, 5, generator=seeded(), dtype=DOUBLE).requires_grad_()
-    e, k, (moved, held) = book(h)
+    e, k, (moved, held, idle) = book(h)
     of = lambda term: torch.autograd.grad(term.sum(), (h, book.vectors), retain_graph=True, allow_unused=True)
     assert not of(moved)[0].any()
     c = book.of(k)
@@ -50,17 +53,20 @@ def test_each_term_moves_what_it_is_for():
     for n in range(2):
         for i in range(4):
             for j in range(5):
-                want[k[n, i, j]] += 2 * (c - h)[n, :, i, j].detach() / 60
+                want[k[n, i, j]] += 2 * (c - h)[n, :, i, j].detach() / 120
     assert_close(of(moved)[1], want)
-    assert_close(of(held)[0], 2 * (h - c).detach() / 60)
+    assert_close(of(held)[0], 2 * (h - c).detach() / 120)
     assert not of(held)[1].any()
+    assert not of(idle)[0].any()
+    assert of(idle)[1].any(1).all()  # each symbol is fetched
     assert not any(g is not None and g.any() for g in of(e)[1:])
     net = levels()
     x = torch.rand(3, 1, 9, 11, generator=seeded(), dtype=DOUBLE)
     drawn, loss = net(x)
-    e_t, e_b, *_, (moved, held) = net.seen(x)
-    assert_close(loss, (drawn - x).square().mean((1, 2, 3)) + moved + 0.25 * held)
-    grads = torch.autograd.grad(loss.sum(), list(net.parameters()))
+    e_t, e_b, *_, (moved, held, idle) = net.seen(x)
+    error = (drawn - x).square().mean() + (net.drawn(e_t, 0 * e_b) - x).square().mean() / 2
+    assert_close(loss, error / x.var() + moved / 4 + 0.25 * held / 4 + idle / 8)
+    grads = torch.autograd.grad(loss, list(net.parameters()))
     assert all(g.any() for g in grads)
 
 
@@ -179,7 +185,7 @@ HERE = "nn/quantize.py"
 BUGS = [
     Bug("symbols take no gradient on to the encoder", HERE, ("h + (c - h).detach()", "c"),
         "test_the_nearest_symbol_is_told_and_its_derivative_is_that_of_h"),
-    Bug("the encoder is held by what should move the symbols", HERE, ("(h.detach() - c).square()", "(h - c).square()"),
+    Bug("the encoder is held by what should move the symbols", HERE, ("((h.detach(), c)", "((h, c)"),
         "test_each_term_moves_what_it_is_for"),
     Bug("the bottom's prior is told what comes", HERE,
         ("self.bottom(self.under(code, e_t), e_b)", "self.bottom(self.under(code, e_t), e_b.roll(-1, 3))"),

@@ -2,11 +2,15 @@
 
     h_b = E_b(x),  h_t = E_t(h_b);   e_t = Q_t(h_t),  e_b = Q_b([h_b, D_t(e_t)]);   x^ = D([D_t(e_t), e_b])        (1)
     Q(h): k = argmin_k |h - c_k|^2,   e = h + stopgrad(c_k - h)                                                    (2)
-    loss  = |x - x^|^2 + |stopgrad(h) - c_k|^2 + beta |h - stopgrad(c_k)|^2,   each a mean over all numbers        (3)
+    loss  = (|x - x^|^2 + 1/2 |x - D([D_t(e_t), 0])|^2) / var x
+            + 1/4 (|stopgrad(h) - c_k|^2 + beta |h - stopgrad(c_k)|^2 + 1/2 |c - stopgrad(h nearest to c)|^2)      (3)
+            each a mean over all numbers; the last over all symbols, of both levels
     p(k | code) = prod p(t_i | t_<i, code) prod p(b_j | b_<j, t, code),   attention in the first                   (4)
     perplexity  = exp(-sum q_k ln q_k) <= K,   q_k the share of places that have symbol k                          (5)
 
-The codebooks c are in theta, and (3) moves them: nothing is counted along the way.
+The codebooks c are in theta, and (3) moves them: nothing is counted along the way. Its last term fetches symbols that
+nothing is near to, and the picture drawn from the top alone gives the top something to say; without these, or with the
+paper's weights, a few symbols were all that was used (docs/densities.md).
 """
 
 import torch
@@ -31,12 +35,13 @@ class Codebook(nn.Module):
         nn.init.normal_(self.vectors)
 
     def forward(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """e, k, and the second and the third term of (3) for each picture, [2, n]."""
-        far = self.vectors.square().sum(1) - 2 * h.movedim(1, -1) @ self.vectors.mT
-        k = far.argmin(-1)
-        c = self.of(k)
-        moved, held = (h.detach() - c).square().flatten(1).mean(1), (h - c.detach()).square().flatten(1).mean(1)
-        return h + (c - h).detach(), k, torch.stack([moved, held])
+        """e, k, and the last three terms of (3) without their weights, [3]."""
+        places = h.movedim(1, -1).flatten(0, -2)
+        far = places.square().sum(1, keepdim=True) - 2 * places @ self.vectors.mT + self.vectors.square().sum(1)
+        k = far.argmin(1).view(len(h), *h.shape[2:])
+        c, near = self.of(k), places.detach()[far.argmin(0)]
+        pairs = ((h.detach(), c), (h, c.detach()), (self.vectors, near))
+        return h + (c - h).detach(), k, torch.stack([(a - b).square().mean() for a, b in pairs])
 
     def of(self, k: Tensor) -> Tensor:
         """The vectors of symbols k [n, height, width]: [n, dim, height, width]."""
@@ -46,7 +51,7 @@ class Codebook(nn.Module):
 class TwoLevels(nn.Module):
     """Pictures [n, *shape] as symbols on two grids, the bottom of a fourth of their side, the top of an eighth.
 
-    x [n, *shape] -> (x^ [n, *shape], loss [n] (3)). symbols: K of each grid; dim: of their vectors; beta as in (3).
+    x [n, *shape] -> (x^ [n, *shape], the loss (3) of all). symbols: K of each grid; dim: of their vectors; beta as in (3).
     Raises ValueError unless height and width are 8 at least, and there are two symbols.
     """
 
@@ -68,12 +73,13 @@ class TwoLevels(nn.Module):
         self.finer, self.last = nn.Sequential(conv(width, width), elu), conv(width, shape[0])
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        e_t, e_b, _, _, (moved, held) = self.seen(x)
-        drawn = self.drawn(e_t, e_b)
-        return drawn, (x - drawn).square().flatten(1).mean(1) + moved + self.beta * held                           # (3)
+        e_t, e_b, _, _, (moved, held, idle) = self.seen(x)
+        drawn, coarse = self.drawn(e_t, e_b), self.drawn(e_t, torch.zeros_like(e_b))
+        error = (x - drawn).square().mean() + (x - coarse).square().mean() / 2
+        return drawn, error / x.var().clamp_min(1e-6) + (moved + self.beta * held + idle / 2) / 4                  # (3)
 
     def seen(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """e_t, e_b, their symbols t and b, and both levels' last two terms of (3), [2, n]."""
+        """e_t, e_b, their symbols t and b, and both levels' terms, [3]."""
         h_b = self.lower(x)
         e_t, t, of_top = self.top(standard(self.upper(h_b)))
         e_b, b, of_bottom = self.bottom(standard(self.join(torch.cat([h_b, self.wide(e_t)], 1))))

@@ -111,8 +111,7 @@ def on_codes(coder: Part, pool: Pool, steps: int, ways: int) -> Callable[..., Ru
         return lambda x: -(drawn(x)[:, None] - means).square().sum(-1)
 
     def objective(adapt, theta, task):
-        each = [net(theta, part.x)[1].mean() for part in task]
-        return sum(each) / 2, {}
+        return net(theta, task.support.x)[1], {}
 
     first = ml.Learner(start, adapt, objective, differentiates=False)
 
@@ -157,14 +156,14 @@ RECIPES = [
         homoencoder_plan, decoder=decoder, levels=levels, steps=100_000, quick={"steps": quick},
         smoke={"steps": 3, "widths": (4, 4, 4), "hidden": 16, "c": 4, "sets": 4, "tests": ((5, 1),), "gated": (2, 1)},
     ) for name, ending, paper, decoder, levels, words, protocol, quick in (
-        ("", "-gated", GATED, "gated", 2, "pixel by pixel as PixelCNN++", data.of_two_colours, 2500),
+        ("", "-gated", GATED, "gated", 2, "pixel by pixel as PixelCNN++", data.of_two_colours, 1500),
         ("grey-", "", PAPER, "perceptron", 16, "16 greys, pixels by themselves", data.upright_at_test, 4000),
-        ("grey-", "-gated", GATED, "gated", 16, "16 greys, pixel by pixel as PixelCNN++", data.upright_at_test, 2500),
+        ("grey-", "-gated", GATED, "gated", 16, "16 greys, pixel by pixel as PixelCNN++", data.upright_at_test, 1500),
     )
 ] + [
     recipe(
         "homoencoder-omniglot-codes", CODES, "VQ-VAE-2, the prior over symbols adapted to a set", data.of_two_colours,
-        codes_plan, coding=20_000, steps=100_000, quick={"coding": 3000, "steps": 2500},
+        codes_plan, coding=20_000, steps=100_000, quick={"coding": 2000, "steps": 2000},
         smoke={
             "coding": 2, "steps": 2, "symbols": 4, "dim": 2, "level_width": 4, "width": 4, "blocks": 1, "c": 4, "sets": 4,
             "widths": (4, 4, 4), "hidden": 16, "tests": ((5, 5),),
