@@ -82,11 +82,10 @@ def judged(run: ml.Run, pool, tasks: int, seed: int) -> tuple[dict[str, Score], 
     for name in ("no top", "no bottom"):
         less = scores[f"squared error, {name}"] - scores["squared error, both levels"]
         scores[f"squared error, {name} less both levels"] = less
-    constants = {
-        "bits per symbol, all alike": log(levels.symbols, 2), "symbols of a drawing": sum(a * b for a, b in levels.grids)
-    }  # fmt: skip
-    constants |= {f"perplexity, {grid}, training": torch.special.entr(q / q.sum()).sum().exp().item()
-                  for grid, q in often.items()}  # fmt: skip
+    places = sum(a * b for a, b in levels.grids)
+    constants = {"bits per symbol, all alike": log(levels.symbols, 2), "symbols of a drawing": places}
+    for grid, q in often.items():
+        constants[f"perplexity, {grid}, training"] = torch.special.entr(q / q.sum()).sum().exp().item()
     return scores, constants
 
 

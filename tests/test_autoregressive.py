@@ -1,5 +1,5 @@
-"""PixelCNN++'s parts: a discrete distribution that sums to one, a network that looks back alone, pictures drawn as often
-as they are said to be."""
+"""PixelCNN++'s parts: a discrete distribution that sums to one, a network that looks back alone, pictures drawn as
+often as they are said to be."""
 
 import math
 from itertools import product
@@ -12,7 +12,6 @@ from torch.testing import assert_close
 
 import metaloop as ml
 from metaloop import nn
-from metaloop.nn import autoregressive as ar
 
 DOUBLE = torch.float64
 
@@ -105,6 +104,16 @@ def test_its_pictures_have_probability_one_together_and_are_drawn_as_often():
     own = -log_p[which]
     entropy = -(log_p.exp() * log_p).sum()
     assert abs(own.mean() - entropy) < 3 * own.std() / 4000**0.5
+
+
+def test_drawing_looks_at_no_more_rows_than_tell_a_pixel():
+    net, code = image((1, 7, 2), depth=1), torch.tensor([[0.5, -1.0]], dtype=DOUBLE)
+    assert net.reach == 4
+    torch.manual_seed(0)
+    drawn = net(code.expand(20, -1))
+    net.reach = 7
+    torch.manual_seed(0)
+    assert torch.equal(net(code.expand(20, -1)), drawn)
 
 
 def test_a_set_is_explained_pixel_by_pixel():

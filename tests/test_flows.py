@@ -1,4 +1,4 @@
-"""Residual flows: each claim of `nn/flows.py` held to an exact answer, and the flow as what a set's statistic explains."""
+"""Residual flows: each claim of `nn/flows.py` held to an exact answer; the flow as what a set's statistic explains."""
 
 import math
 
@@ -53,7 +53,7 @@ def test_it_contracts_by_as_much_as_it_says_and_is_turned_around():
     J = flow.residual[0](x, code, torch.eye(2, dtype=DOUBLE).expand(5, 2, 2))[1]
     assert_close(torch.linalg.matrix_norm(J, 2), torch.full((5,), 0.9 / 1.1**2, dtype=DOUBLE))
     a = torch.linspace(-9, 9, 401, dtype=DOUBLE)
-    value, slope = flows.lip_swish(a, torch.tensor(1.7))
+    _, slope = flows.lip_swish(a, torch.tensor(1.7))
     assert slope.abs().max() <= 1
     assert_close(slope, vmap(torch.func.grad(lambda a: flows.lip_swish(a, torch.tensor(1.7))[0]))(a))
 

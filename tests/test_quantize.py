@@ -168,7 +168,7 @@ def test_a_set_is_explained_by_its_symbols():
     assert log_p.shape == (4, 2)
     assert (log_p < 0).all()  # of symbols: probabilities
     task = ml.Task(*(ml.Data(x[None, i : i + 4], torch.arange(4)[None] % 2) for i in (0, 4)))
-    grads, loss, info = ml.meta_gradient(learner)(theta, task)
+    grads, _, info = ml.meta_gradient(learner)(theta, task)
     assert 0 < -info["log_p"] < 2 * 20 * math.log(3)
     assert_close(info["kl_z"], torch.tensor(0.0))
     for name, g in grads["decoder"].items():

@@ -63,7 +63,7 @@ class Shaped(nn.Module):
 
 
 class Nothing(nn.Module):
-    """[n, k] to [n, 0]: the posterior and the prior of a Neural Statistician without latents z, whose p(x|c) is exact."""
+    """[n, k] to [n, 0]: posterior and prior of a Neural Statistician without latents z, whose p(x|c) is exact."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x[:, :0]

@@ -21,7 +21,7 @@ from .sequence import attend
 
 
 class MixtureOfLogistics(NamedTuple):
-    """A discrete distribution over `levels` of grey in each coordinate: a mixture of logistic ones in bins.        (2)
+    """A discrete distribution over `levels` of grey in each coordinate: a mixture of logistic ones in bins (2).
 
     Levels are k / (levels - 1), 0 for paper and 1 for ink; log_prob takes the nearest. Its numbers are nats of the
     discrete picture: no density, no dequantisation. Others than 256: `grey(levels)`.
@@ -94,6 +94,7 @@ class CausalImage(nn.Module):
             raise ValueError(f"CausalImage: pictures have shape {tuple(shape)}, expected one channel (1, h, w).")
         self.inputs, self.shape, self.head = inputs, tuple(shape), grey(levels, components)
         self.body = Causal(inputs, 1, 3 * components, width=width, depth=depth, attends=attends)
+        self.reach = shape[1] if attends else 2 + 2 * depth  # rows
 
     def forward(self, v: Tensor) -> Tensor:
         code, (_, height, width) = v[:, : self.inputs], self.shape
@@ -102,8 +103,9 @@ class CausalImage(nn.Module):
             return self.of(self.answers(code, x.view(-1, *self.shape))).each(x)
         x = v.new_zeros(len(v), height * width)
         for n in range(height * width):
-            rows = n // width + 1  # those below are not seen
-            out = self.answers(code, x.view(-1, 1, height, width)[:, :, :rows])[:, :, n // width, n % width]
+            row = n // width
+            seen = slice(max(0, row - self.reach), row + 1)  # what the pixel can be told by
+            out = self.answers(code, x.view(-1, 1, height, width)[:, :, seen])[:, :, -1, n % width]
             x = torch.where(torch.arange(height * width, device=v.device) == n, self.of(out[:, None]).draw(), x)
         return x.view(-1, *self.shape)
 
@@ -172,7 +174,7 @@ class Gated(nn.Module):
 
 
 class Attention(nn.Module):
-    """What a pixel finds at those before it, their values among what is looked through; the first finds nothing.  (5)"""
+    """What a pixel finds at those before it, their values among what is looked through; the first finds nothing. (5)"""
 
     def __init__(self, channels: int, width: int):
         super().__init__()

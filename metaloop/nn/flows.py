@@ -14,6 +14,7 @@ c^2 <= 1 - p: it sums c^2k / (k^2 (1-p)^k).
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -84,7 +85,7 @@ class Contraction(nn.Module):
     def __init__(self, inputs: int, dim: int, hidden: int, contraction: float):
         super().__init__()
         sizes = (dim, hidden, hidden, dim)
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True))
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
         self.code = nn.Linear(inputs, hidden, bias=False)
         self.sharpness = nn.Parameter(torch.full((len(self.layers) - 1, hidden), 0.5))
         self.each = contraction ** (1 / len(self.layers))
@@ -92,7 +93,7 @@ class Contraction(nn.Module):
     def forward(self, x: Tensor, code: Tensor, T: Tensor) -> tuple[Tensor, Tensor]:
         for i, layer in enumerate(self.layers):
             W = layer.weight / (torch.linalg.matrix_norm(layer.weight, 2) / self.each).clamp_min(1)       # (6)
-            x, T = F.linear(x, W, layer.bias), W @ T
+            x, T = x @ W.mT + layer.bias, W @ T
             x = x + self.code(code) if i == 0 else x
             if i < len(self.sharpness):
                 x, slope = lip_swish(x, F.softplus(self.sharpness[i]))
@@ -112,7 +113,7 @@ def log_det(J: Tensor) -> Tensor:
 
 
 def series(product: Callable[[Tensor], Tensor], v: Tensor, weights: Tensor) -> Tensor:
-    """sum over k of weights[k-1] (-1)^(k+1) v' J^k v / k, for probes v [..., d]: [...]; `product` is v -> J v.          (3)
+    """sum over k of weights[k-1] (-1)^(k+1) v' J^k v / k, for probes v [..., d]: [...]; `product` is v -> J v (3).
 
     Its mean over v of independent signs is log det(I + J), if weights are ones without end; of the unit vectors, the
     sum. weights: ones, or `roulette`'s.
@@ -136,7 +137,7 @@ def roulette(n: int, *, exact: int = 2, p: float = 0.5) -> Tensor:
 
 
 def cut_off(dim: int, contraction: float, terms: int) -> float:
-    """What a series of so many terms is off by at most, in nats.                                                      (4)
+    """What a series of so many terms is off by at most, in nats (4).
 
     >>> round(cut_off(8, 0.9, 5), 1)
     3.8

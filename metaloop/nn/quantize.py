@@ -1,4 +1,5 @@
-"""Pictures as two grids of symbols, and densities of these: VQ-VAE-2 (Razavi, van den Oord & Vinyals 2019, arXiv:1906.00446)
+"""Pictures as two grids of symbols, and densities of these: VQ-VAE-2 (Razavi, van den Oord & Vinyals 2019,
+arXiv:1906.00446)
 
     h_b = E_b(x),  h_t = E_t(h_b);   e_t = Q_t(h_t),  e_b = Q_b([h_b, D_t(e_t)]);   x^ = D([D_t(e_t), e_b])        (1)
     Q(h): k = argmin_k |h - c_k|^2,   e = h + stopgrad(c_k - h)                                                    (2)
@@ -9,8 +10,8 @@
     perplexity  = exp(-sum q_k ln q_k) <= K,   q_k the share of places that have symbol k                          (5)
 
 The codebooks c are in theta, and (3) moves them: nothing is counted along the way. Its last term fetches symbols that
-nothing is near to, and the picture drawn from the top alone gives the top something to say; without these, or with the
-paper's weights, a few symbols were all that was used (docs/densities.md).
+nothing is near to, and the picture drawn from the top alone gives the top something to say: neither is the paper's,
+both are against a collapse onto a few symbols.
 """
 
 import torch
@@ -51,7 +52,7 @@ class Codebook(nn.Module):
 class TwoLevels(nn.Module):
     """Pictures [n, *shape] as symbols on two grids, the bottom of a fourth of their side, the top of an eighth.
 
-    x [n, *shape] -> (x^ [n, *shape], the loss (3) of all). symbols: K of each grid; dim: of their vectors; beta as in (3).
+    x [n, *shape] -> (x^ [n, *shape], the loss (3) of all). symbols: K of each grid; dim: of their vectors; beta: (3)'s.
     Raises ValueError unless height and width are 8 at least, and there are two symbols.
     """
 
@@ -100,8 +101,8 @@ class CodeDensity(nn.Module):
     """A density of a picture's symbols for each code (4): a prior over them. `nn.Density` makes a likelihood of it.
 
     Told codes [n, inputs] and pictures side by side, [n, inputs + pixels], it answers log p of each symbol given those
-    before it, [n, places], top first, in nats: of symbols, not of pixels. Told codes alone it draws symbols, and answers
-    the pictures that they are, [n, *shape]; the noise is torch's own. `levels` is fixed: its parameters are not learned.
+    before it, [n, places], top first, in nats: of symbols, not of pixels. Told codes alone it draws symbols, and
+    answers the pictures that they are, [n, *shape]; the noise is torch's own. `levels` is fixed, and not learned.
     """
 
     def __init__(self, inputs: int, levels: TwoLevels, *, width: int = 24, depth: int = 2):
@@ -142,7 +143,7 @@ class CodeDensity(nn.Module):
 
 
 def perplexity(k: Tensor, symbols: int) -> Tensor:
-    """How many symbols are used, as if all of those were used alike: 1 to `symbols`.                                 (5)
+    """How many symbols are used, as if all of those were used alike: 1 to `symbols` (5).
 
     >>> perplexity(torch.tensor([0, 0, 3, 3]), 8)
     tensor(2.)

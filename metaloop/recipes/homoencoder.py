@@ -31,8 +31,8 @@ def homoencoder_plan(
 ) -> Plan:  # fmt: skip
     """A homoencoder: 16 classes a step, c inferred from 1 to 5 drawings and judged by five others of the class
     (decodes="query") or by all of these five ("support"); Adam at lr, falling to 0 over the second half; scored by the
-    divergence between statistics. decoder: "perceptron", "convolutions", "masked" or "gated", PixelCNN++'s of (width, blocks). levels: of grey; beyond
-    two the perceptron's pixels are mixtures of logistics. Rows: (ways, shots) each."""
+    divergence between statistics. decoder: "perceptron", "convolutions", "masked" or "gated", PixelCNN++'s of (width,
+    blocks). levels: of grey; beyond two the perceptron's pixels are mixtures of logistics. Rows: (ways, shots) each."""
     if not pool.pictures:
         raise ValueError(f"this recipe is for images; {pool.name} deals examples of shape {tuple(pool.shape)}.")
     if levels > 2 and decoder not in ("perceptron", "gated"):
@@ -67,9 +67,9 @@ def codes_plan(
 ) -> Plan:  # fmt: skip
     """VQ-VAE-2 whose prior over symbols is what a set of drawings adapts, by c.
 
-    First two levels of symbols are trained for `coding` steps of (3) of `metaloop.nn.quantize`, Adam 1e-3, into RUN/codes;
-    then they are fixed, and a homoencoder without z is trained whose decoder is the prior, of `width` and `blocks`,
-    given c: Adam at lr, falling to 0 over the second half. Scored by the divergence between statistics."""
+    First two levels of symbols are trained for `coding` steps by the loss of `metaloop.nn.quantize`, Adam 1e-3, into
+    RUN/codes; then they are fixed, and a homoencoder without z is trained whose decoder is the prior, of `width` and
+    `blocks`, given c: Adam at lr, falling to 0 over the second half. Scored by the divergence between statistics."""
     if not pool.pictures:
         raise ValueError(f"this recipe is for images; {pool.name} deals examples of shape {tuple(pool.shape)}.")
     sets = min(sets, pool.train.classes or sets)
@@ -165,8 +165,8 @@ RECIPES = [
         "homoencoder-omniglot-codes", CODES, "VQ-VAE-2, the prior over symbols adapted to a set", data.of_two_colours,
         codes_plan, coding=20_000, steps=100_000, quick={"coding": 2000, "steps": 2000},
         smoke={
-            "coding": 2, "steps": 2, "symbols": 4, "dim": 2, "level_width": 4, "width": 4, "blocks": 1, "c": 4, "sets": 4,
-            "widths": (4, 4, 4), "hidden": 16, "tests": ((5, 5),),
+            "coding": 2, "steps": 2, "symbols": 4, "dim": 2, "level_width": 4, "width": 4, "blocks": 1, "c": 4,
+            "sets": 4, "widths": (4, 4, 4), "hidden": 16, "tests": ((5, 5),),
         },
     )
 ]  # fmt: skip

@@ -47,12 +47,12 @@ def distributions(
 
 
 def planar(*, mean: tuple[float, float] = (-0.5, 0.5), scale: tuple[float, float] = (0.7, 1.3)) -> Pool:
-    """Distributions in the plane: a blurred circle, a cross of two strokes or three blobs, with equal chances, turned by
-    any angle, scaled by `scale` (low, high) and moved by `mean` (low, high) in each coordinate, all drawn uniformly.
+    """Distributions in the plane: a blurred circle, a cross of two strokes or three blobs, with equal chances, turned
+    by any angle, scaled by `scale` (low, high) and moved by `mean` (low, high) in each coordinate, drawn uniformly.
 
     `sample` gives x float32 [tasks, n, 2], points drawn from each task's distribution, and y [tasks, n, 1], the
-    logarithm of its density at x, in nats; it ignores ways. Raises ValueError for a range that runs backwards, or scales
-    that are not positive.
+    logarithm of its density at x, in nats; it ignores ways. Raises ValueError for a range that runs backwards, or
+    scales that are not positive.
 
     >>> planar().sample(tasks=3, shots=200).support.x.shape
     torch.Size([3, 200, 2])
