@@ -108,7 +108,7 @@ def test_its_pictures_have_probability_one_together_and_are_drawn_as_often():
 
 def test_drawing_looks_at_no_more_rows_than_tell_a_pixel():
     net, code = image((1, 7, 2), depth=1), torch.tensor([[0.5, -1.0]], dtype=DOUBLE)
-    assert net.reach == 4
+    assert net.reach == 5
     torch.manual_seed(0)
     drawn = net(code.expand(20, -1))
     net.reach = 7

@@ -10,6 +10,7 @@ from torch.testing import assert_close
 
 import metaloop as ml
 from metaloop import nn
+from metaloop.engine.checkpoint import read
 from metaloop.nn import quantize
 
 DOUBLE = torch.float64
@@ -173,6 +174,19 @@ def test_a_set_is_explained_by_its_symbols():
     assert_close(info["kl_z"], torch.tensor(0.0))
     for name, g in grads["decoder"].items():
         assert g is None or bool(g.abs().sum() > 0) != name.startswith("levels."), name
+
+
+def test_the_recipe_trains_the_levels_first_and_leaves_them(tmp_path):
+    plan = ml.recipes.find("homoencoder-omniglot-codes").plan(ml.tasks.glyphs(), budget="smoke")
+    how = {**plan.training(), "validate_every": None, "progress": False, "device": "cpu"}
+    run = plan.outer(plan.learner, plan.pool, out=tmp_path / "run", seed=3, **how)
+    (newest,) = sorted((tmp_path / "run" / "codes").glob("checkpoint-*.safetensors"))[-1:]
+    levels, _ = read(newest)
+    kept, drawn = run.theta["decoder"], plan.learner.init(3)["decoder"]
+    for name in (name for name in drawn if name.startswith("levels.")):
+        assert_close(kept[name], levels[f"theta/{name.removeprefix('levels.')}"], rtol=0, atol=0)
+    for moved in ("levels.top.vectors", "top.head.weight"):
+        assert not torch.equal(kept[moved], drawn[moved])
 
 
 def test_what_makes_no_sense_is_refused():

@@ -94,7 +94,7 @@ class CausalImage(nn.Module):
             raise ValueError(f"CausalImage: pictures have shape {tuple(shape)}, expected one channel (1, h, w).")
         self.inputs, self.shape, self.head = inputs, tuple(shape), grey(levels, components)
         self.body = Causal(inputs, 1, 3 * components, width=width, depth=depth, attends=attends)
-        self.reach = shape[1] if attends else 2 + 2 * depth  # rows
+        self.reach = shape[1] if attends else 3 + 2 * depth  # rows above
 
     def forward(self, v: Tensor) -> Tensor:
         code, (_, height, width) = v[:, : self.inputs], self.shape
