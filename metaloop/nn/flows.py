@@ -40,7 +40,7 @@ class ResidualFlow(nn.Module):
             sizes = f"inputs {inputs}, dim {dim}, blocks {blocks}, hidden {hidden}"
             raise ValueError(f"ResidualFlow: {sizes}, expected at least 1 of each.")
         self.inputs, self.dim, self.steps = inputs, dim, math.ceil(math.log(EXACT) / math.log(contraction))
-        self.place = nn.ModuleList(nn.Linear(inputs, 2 * dim) for _ in range(blocks))
+        self.place = nn.ModuleList(Still(inputs, 2 * dim) for _ in range(blocks))
         self.residual = nn.ModuleList(Contraction(inputs, dim, hidden, contraction) for _ in range(blocks))
 
     def forward(self, v: Tensor) -> Tensor:
@@ -77,6 +77,14 @@ class ResidualFlow(nn.Module):
             mean, scale = place(code).chunk(2, -1)
             z = z * scale.exp() + mean
         return z
+
+
+class Still(nn.Linear):
+    """A layer that starts at zero, so that a flow starts near its normal distribution: from elsewhere it takes long."""
+
+    def reset_parameters(self) -> None:
+        nn.init.zeros_(self.weight)
+        nn.init.zeros_(self.bias)
 
 
 class Contraction(nn.Module):
