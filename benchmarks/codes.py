@@ -102,7 +102,8 @@ def main() -> None:
     pool = ml.recipes.find(runs[0].info["recipe"]).data()
     for run in runs:
         scores, constants = judged(run, pool, args.tasks, args.seed)
-        about = {k: run.info[k] for k in ("recipe", "budget", "steps", "seed")} | {"seconds": round(run.seconds, 1)}
+        about = {k: run.info[k] for k in ("recipe", "budget", "steps", "seed")}
+        about |= {"coding": run.info["settings"]["coding"], "seconds": round(run.seconds, 1)}
         told = {name: {"mean": s.mean, "ci95": s.ci95} for name, s in scores.items()}
         rows.append({"run": about, "scores": told, "constants": constants})
         print(*(f"{name}: {value:.4g}" for name, value in constants.items()), sep="\n")
