@@ -2,7 +2,7 @@
 
     python benchmarks/codes.py RUN ... [--tasks 100] [--out results/codes.json]
 
-Of each run: bits per symbol of test drawings, of both grids and together, under (a) all symbols alike, log2 K; (b) each
+Of each run, at its last step (validation, by accuracy, chooses for something else): bits per symbol of test drawings, of both grids and together, under (a) all symbols alike, log2 K; (b) each
 symbol as often as in training drawings; (c) the prior given five drawings of the class; in pairs. They are bits of
 symbols, of which a drawing has 65, and not of pixels. Then the squared error per pixel of both levels, and with the
 vectors of either set to zero, in pairs; and how many symbols are in use, as a perplexity.
@@ -96,7 +96,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", default="results/codes.json")
     args = parser.parse_args()
-    runs, rows = [ml.open_run(folder) for folder in args.run], []
+    runs, rows = [ml.open_run(folder, newest=True) for folder in args.run], []
     if other := [run.info["recipe"] for run in runs if not run.info["recipe"].endswith("-codes")]:
         parser.error(f"{other[0]} has no symbols.")
     pool = ml.recipes.find(runs[0].info["recipe"]).data()

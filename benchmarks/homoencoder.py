@@ -49,10 +49,12 @@ def main() -> None:
     parser.add_argument("run", nargs="+")
     parser.add_argument("--tasks", type=int, default=100, help="for the bound (100); accuracy is of ten times as many")
     parser.add_argument("--draws", type=int, default=2, help="of noise for each task (2)")
+    parser.add_argument("--newest", action="store_true",
+                        help="the last step, for bits; else the one that was best in validation, by accuracy")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", default="results/homoencoder-bounds.json")
     args = parser.parse_args()
-    runs = [ml.open_run(folder) for folder in args.run]
+    runs = [ml.open_run(folder, newest=args.newest) for folder in args.run]
     if other := [run.info["recipe"] for run in runs if not run.info["recipe"].startswith("homoencoder-")]:
         parser.error(f"{other[0]} is no recipe of the homoencoder.")
     if codes := [run.info["recipe"] for run in runs if run.info["recipe"].endswith("-codes")]:
@@ -79,7 +81,8 @@ def main() -> None:
         said = ", ".join(f"{name} {told[name]['mean']:.4g}" for name in shown)
         print(f"{run.info['recipe']}, seed {run.info['seed']}: {said}", flush=True)
     result = {
-        "command": f"python benchmarks/homoencoder.py RUN ... --tasks {args.tasks} --draws {args.draws}",
+        "command": f"python benchmarks/homoencoder.py RUN ... --tasks {args.tasks} --draws {args.draws}"
+        + " --newest" * args.newest,
         "tasks": args.tasks, "seed": args.seed, "rows": rows, "machine": machine(), "versions": versions(),
     }  # fmt: skip
     Path(args.out).write_text(json.dumps(result, indent=2) + "\n")
