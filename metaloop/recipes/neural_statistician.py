@@ -148,7 +148,8 @@ RECIPES = [
         recipe(
             f"statistician-planar{ending}", paper, f"Neural Statistician, densities of the plane, {words}", data.planar,
             distributions_plan, decoder=decoder, c=16, hidden=64, shots=50, steps=20_000,
-            lr=3e-3, quick={"steps": 4000, "z": 8}, smoke={"steps": 2, "tasks": 2, "shots": 5, "hidden": 4, "blocks": 1},
+            lr=3e-3, quick={"steps": 4000, "z": 8},
+            smoke={"steps": 2, "tasks": 2, "shots": 5, "hidden": 4, "blocks": 1},
         ) for ending, paper, words, decoder in (
             ("", PAPER, "normals of z and c", "gaussian"), ("-flow", FLOWS, "a residual flow of c", "flow"),
         )
