@@ -5,9 +5,13 @@ from types import ModuleType as _Module
 from .activations import Unit as Unit
 from .activations import Units as Units
 from .activations import units as units
+from .autoencoder import Nothing as Nothing
 from .autoencoder import Shaped as Shaped
 from .autoencoder import conv_decoder as conv_decoder
 from .autoencoder import conv_encoder as conv_encoder
+from .autoregressive import CausalImage as CausalImage
+from .autoregressive import MixtureOfLogistics as MixtureOfLogistics
+from .autoregressive import grey as grey
 from .backbones import Backbone as Backbone
 from .backbones import Mean as Mean
 from .backbones import conv4 as conv4
@@ -27,7 +31,9 @@ from .descent import sgd as sgd
 from .descent import sign_decay as sign_decay
 from .distributions import Bernoulli as Bernoulli
 from .distributions import CausalBernoulli as CausalBernoulli
+from .distributions import Density as Density
 from .distributions import Gaussian as Gaussian
+from .flows import ResidualFlow as ResidualFlow
 from .frozen import Frozen as Frozen
 from .frozen import frozen as frozen
 from .functional import Net as Net
@@ -48,6 +54,9 @@ from .norms import norm as norm
 from .pointer import Additive as Additive
 from .pointer import Pointer as Pointer
 from .pointer import Seq2Seq as Seq2Seq
+from .quantize import Codebook as Codebook
+from .quantize import CodeDensity as CodeDensity
+from .quantize import TwoLevels as TwoLevels
 from .relation import Relation as Relation
 from .sequence import LSTM as LSTM
 from .sequence import KeyValue as KeyValue

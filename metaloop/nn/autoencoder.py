@@ -62,6 +62,13 @@ class Shaped(nn.Module):
         return x.reshape(len(x), *self.shape)
 
 
+class Nothing(nn.Module):
+    """[n, k] to [n, 0]: posterior and prior of a Neural Statistician without latents z, whose p(x|c) is exact."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, :0]
+
+
 def _doubling(a: int, b: int, size: tuple[int, ...]) -> nn.ConvTranspose2d:
     """To images of that size, from those of half of it, rounded up."""
     kernel, padding = (tuple(f(s % 2) for s in size) for f in (lambda odd: 2 + odd, lambda odd: odd))

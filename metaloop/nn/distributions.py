@@ -73,3 +73,24 @@ class CausalBernoulli(Bernoulli):
     """
 
     causal = True
+
+
+class Density(NamedTuple):
+    """What a network answers that is a density by itself (`ResidualFlow`, `CausalImage`), which is told x.
+
+    Told codes and x, side by side, it answers terms [..., k] whose sum is log p(x | code); told codes alone, draws.
+    """
+
+    out: Tensor
+    causal = True
+
+    @classmethod
+    def of(cls, out: Tensor) -> "Density":
+        return cls(out)
+
+    def draw(self) -> Tensor:
+        return self.out
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """[..., k] -> [...], of the x that the network was told."""
+        return self.out.sum(-1)

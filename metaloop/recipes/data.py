@@ -72,7 +72,7 @@ rainbow_mnist = Protocol("rainbow_mnist", (3, 28, 28), 10)
 sinusoid = functions("sinusoid", 1, amplitude=(0.1, 5.0), phase=(0.0, pi), frequency=(0.8, 1.2))
 boolean, semilinear, quadratic = (functions(name, 2) for name in ("boolean", "semilinear", "quadratic"))
 sine_stream = functions("sine_stream", 11)
-distributions = functions("distributions", 1)
+distributions, planar = functions("distributions", 1), functions("planar", 2)
 gaussians = Protocol("gaussians", (2,))
 
 # Random tables.

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from ..tasks.pool import Pool
 
 PAPER = "Edwards & Storkey 2017"
+FLOWS = "Chen et al. 2019"
+COMPONENTS = 3  # of a mixture of logistics
 
 
 def drawings_plan(
@@ -57,15 +59,26 @@ def drawings_plan(
 
 
 def networks(
-    shape: tuple[int, ...], *, c: int, z: int, hidden: int, layers: int, widths: Sequence[int], depth: int, decoder: str
-) -> list[Part]:
-    """Encoder, statistic, posterior, prior and decoder for drawings. decoder: "convolutions", "perceptron", or
-    "masked", which reads what it has drawn."""
+    shape: tuple[int, ...], *, c: int, z: int, hidden: int, layers: int, widths: Sequence[int], depth: int,
+    decoder: str, levels: int = 2, gated: tuple[int, int] = (16, 2),
+) -> list[Part]:  # fmt: skip
+    """Encoder, statistic, posterior, prior and decoder for drawings. decoder: "convolutions", "perceptron", or one that
+    reads what it has drawn, "masked" or "gated" (width, blocks). levels: of grey, which "convolutions" and "masked" do
+    not count."""
     from torch import nn
 
-    inner, mlp = [hidden] * layers, ml.nn.mlp
+    inner, mlp, components = [hidden] * layers, ml.nn.mlp, 1 if levels == 2 else COMPONENTS
     if decoder == "masked":
         last = ml.nn.Masked(z + c, shape)
+    elif decoder == "gated":
+        width, blocks = gated
+        last = ml.nn.CausalImage(z + c, shape, levels=levels, components=components, width=width, depth=blocks)
+    elif levels > 2:
+        *rows, columns = shape
+        each = 3 * components
+        last = nn.Sequential(
+            mlp((z + c, hidden, 2 * hidden, each * prod(shape))), ml.nn.Shaped(*rows, columns * each)
+        )
     elif decoder == "convolutions":
         last = ml.nn.conv_decoder(z + c, shape, widths=widths, depth=depth)
     else:
@@ -81,29 +94,37 @@ def networks(
 
 
 def distributions_plan(
-    pool: Pool, *, steps: int, tasks: int = 16, shots: int = 200, c: int = 3, z: int = 32, hidden: int = 128
-) -> Plan:
+    pool: Pool, *, steps: int, tasks: int = 16, shots: int = 200, c: int = 3, z: int = 32, hidden: int = 128,
+    decoder: Literal["gaussian", "flow"] = "gaussian", blocks: int = 6, contraction: float = 0.9,
+    lr: float = 1e-3,
+) -> Plan:  # fmt: skip
     """The Neural Statistician as published on synthetic distributions: sets of 200 points, statistics of size 3, Adam
-    1e-3, 16 sets a step; scored by how far the density it infers from 200 points is from the true one."""
-    if not pool.target.numbers or tuple(pool.shape) != (1,):
-        raise ValueError(f"this recipe is for densities of the line; {pool.name} is for {pool.kind}.")
+    at lr, 16 sets a step; scored by how far the density it infers from 200 points is from the true one.
+
+    decoder: "gaussian", given z and c, as published, or "flow": a residual flow of `blocks`, given c alone, whose
+    p(x|c) is exact."""
+    if not pool.target.numbers or tuple(pool.shape) not in ((1,), (2,)):
+        raise ValueError(f"this recipe is for densities of the line or plane; {pool.name} is for {pool.kind}.")
     from ..targets import excess_nats
 
-    inner = [hidden] * 3
-    sizes = (
-        (1, *inner), (hidden + 1, *inner, 2 * c), (hidden + c, *inner, 2 * z), (c, *inner, 2 * z), (z + c, *inner, 2)
-    )
+    inner, (dim,), flow = [hidden] * 3, pool.shape, decoder == "flow"
+    sizes = [(dim, *inner), (hidden + 1, *inner, 2 * c)]
+    sizes += [] if flow else [(hidden + c, *inner, 2 * z), (c, *inner, 2 * z), (z + c, *inner, 2 * dim)]
     parts = [ml.functional(ml.nn.mlp(size)) for size in sizes]
+    if flow:
+        last = ml.nn.ResidualFlow(c, dim, blocks=blocks, hidden=hidden // 2, contraction=contraction)
+        parts += [ml.functional(ml.nn.Nothing()), ml.functional(ml.nn.Nothing()), ml.functional(last)]
 
     def at_test(ways: int = 1, by_density: bool = True):
         return ml.neural_statistician(
-            *parts, ways=ways, likelihood=ml.nn.Gaussian, by_density=by_density, sample_dropout=False
+            *parts, ways=ways, likelihood=ml.nn.Density if flow else ml.nn.Gaussian, by_density=by_density,
+            sample_dropout=False,
         )
 
     rows = (Row(f"{shots} points", at_test(), 1, shots, 100, metric=excess_nats),)
     return Plan(
         pool, at_test(), at_test, rows, steps=steps, tasks=tasks, ways=1, shots=shots, queries=1,
-        options={"clip": 100.0}, more_shots=(10, 50, 100),
+        options={"clip": 100.0, "optimizer": optim.adam(lr)}, more_shots=(10, 50, 100),
     )  # fmt: skip
 
 
@@ -122,5 +143,15 @@ RECIPES = [
     recipe(
         "statistician-distributions", PAPER, "Neural Statistician, densities from 200 points", data.distributions,
         distributions_plan, steps=31_250, quick={"steps": 5000, "z": 4, "hidden": 64}, smoke={"steps": 3, "tasks": 2},
+    ),
+    *(
+        recipe(
+            f"statistician-planar{ending}", paper, f"Neural Statistician, densities of the plane, {words}", data.planar,
+            distributions_plan, decoder=decoder, c=16, hidden=64, shots=50, steps=20_000,
+            lr=3e-3, quick={"steps": 4000, "z": 8},
+            smoke={"steps": 2, "tasks": 2, "shots": 5, "hidden": 4, "blocks": 1},
+        ) for ending, paper, words, decoder in (
+            ("", PAPER, "normals of z and c", "gaussian"), ("-flow", FLOWS, "a residual flow of c", "flow"),
+        )
     ),
 ]  # fmt: skip

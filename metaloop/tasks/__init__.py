@@ -39,6 +39,7 @@ from .problems import problems as problems
 
 # random distributions
 from .distributions import distributions as distributions
+from .distributions import planar as planar
 
 # one after another
 from .rainbow_mnist import rainbow_mnist as rainbow_mnist
