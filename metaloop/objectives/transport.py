@@ -65,7 +65,7 @@ def sinkhorn(
     return Transport((a * f).sum(-1) + (b * g).sum(-1), f, g, P)                                           # (2)
 
 
-def squared_distances(x: Float[Tensor, "*batch n dim"], y: Float[Tensor, "*batch m dim"]) -> Tensor:
+def squared_distances(x: Float[Tensor, "*#batch n dim"], y: Float[Tensor, "*#batch m dim"]) -> Tensor:
     """|x_i - y_j|^2, [*batch, n, m], by inner products: rounding may leave a zero a little below zero."""
     return x.square().sum(-1)[..., None] + y.square().sum(-1)[..., None, :] - 2 * x @ y.mT
 

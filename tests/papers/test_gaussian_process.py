@@ -62,7 +62,7 @@ def picture_nets(x, width: int, draws: int, shared: bool):
 
 
 def test_sharing_weights_is_seen_where_positions_are_pooled_and_nowhere_else():
-    x, draws, width = some(2, 2, 3, 3), 300, 48
+    x, draws, width = some(2, 2, 3, 3), 250, 20
     local, pooled = (infinite(kind, depth=2).between(PARAMS, x, x) for kind in ("local", "pooled"))
     assert ((local - pooled).abs() > 0.2 * local.diagonal().mean()).any()
     for shared in (True, False):
@@ -76,13 +76,13 @@ def test_sharing_weights_is_seen_where_positions_are_pooled_and_nowhere_else():
 
 def test_relu_is_the_integral_also_where_two_inputs_are_one():
     """E relu(u) relu(v) on a grid; its derivatives by K, k and k_ by differences, on the diagonal along the diagonal."""
-    u = torch.linspace(-8, 8, 801).double()
-    density = (-u.square() / 2).exp() / (2 * pi) ** 0.5 * 0.02
+    u = torch.linspace(-8, 8, 401).double()
+    density = (-u.square() / 2).exp() / (2 * pi) ** 0.5 * 0.04
     for K in (-0.9, 0.0, 0.5, 1.1):
         k, k_ = torch.tensor(1.0).double(), torch.tensor(1.44).double()
         v = K * u[:, None] + (k_ - K**2).sqrt() * u
         want = (density[:, None] * density * u[:, None].relu() * v.relu()).sum()
-        assert_close(relu(torch.tensor(K).double(), k, k_), want, rtol=1e-4, atol=1e-6)
+        assert_close(relu(torch.tensor(K).double(), k, k_), want, rtol=1e-3, atol=1e-4)
     same = lambda k: relu(k, k, k)
     assert_close(same(k_), k_ / 2)
     assert_close(grad(same)(k_), torch.tensor(0.5).double(), rtol=1e-6, atol=0)
@@ -159,9 +159,9 @@ def test_numbers_are_those_of_a_gaussian_process():
     learner = gaussian_process(DENSE, noise=0.05)
     theta = learner.init(0)
     f = learner.adapt(theta, S)
-    K = lambda a, b: f.scale.item() * DENSE.between(f.params, torch.tensor(a)[None], torch.tensor(b)[None]).item()
+    K = lambda a, b, gamma: f.scale.item() * DENSE.between(f.params, torch.tensor(a)[None], torch.tensor(b)[None]).item()
     theirs = GaussianProcessRegressor(
-        PairwiseKernel(metric=K, pairwise_kernels_kwargs={}), alpha=(f.scale * f.h).item(), optimizer=None
+        PairwiseKernel(metric=K), alpha=(f.scale * f.h).item(), optimizer=None
     ).fit(S.x.numpy(), (S.y - S.y.mean(0))[:, 0].numpy())
     mean, deviation = theirs.predict(Q.x.numpy(), return_std=True)
     assert_close(f(Q.x)[:, 0], S.y.mean() + torch.from_numpy(mean))

@@ -13,7 +13,7 @@ from torch.testing import assert_close
 from zoo import WAYS, blobs, one
 
 from metaloop import Data, functional, protonet, transport
-from metaloop.nn import norm
+from metaloop.nn import Shaped, norm
 from metaloop.objectives import divergence, geometric_loss, geometric_softmax, sinkhorn, wasserstein
 from metaloop.objectives.transport import squared_distances
 from metaloop.testing import Case
@@ -177,7 +177,7 @@ def test_its_limits_are_the_maximum_and_the_softmax():
 # The learner
 
 DIM, SIDE = 3, 2
-embed, init = functional(nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 12), nn.Unflatten(1, (DIM, SIDE, SIDE))))
+embed, init = functional(nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 12), Shaped(DIM, SIDE, SIDE)))
 HOW = {"ways": WAYS, "eps": 0.7, "steps": 3, "place": 0.5}
 
 
@@ -224,7 +224,7 @@ def test_where_nothing_may_move_it_is_a_prototypical_network():
 
 
 def test_queries_are_normalised_as_their_norms_say():
-    net, start = functional(nn.Sequential(nn.Linear(4, 12), norm(12, "support"), nn.Unflatten(1, (DIM, SIDE, SIDE))))
+    net, start = functional(nn.Sequential(nn.Linear(4, 12), norm(12, "support"), Shaped(DIM, SIDE, SIDE)))
     S, Q = one(blobs(1, 0))
     f = transport(net, start, **HOW).adapt({n: p.double() for n, p in start(0).items()}, S)
     assert_close(f(Q.x[:1]), f(Q.x)[:1])
