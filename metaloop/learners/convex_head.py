@@ -8,7 +8,8 @@ as the head of a classifier. A: the features of S, one row each; Y: its classes,
     gap(X, p)   = F(AX) + G(X) + F*(p) + G*(-A'p)  >=  (1) at X less its minimum                              (3)
     X'          = -A'p / l - X,      p' = softmax(AX) - Y - p                                                 (4)
 
-The flow (4) is Hamilton's, with the gap as its energy, but for the two terms that contract. Along it gap(t) <= gap(0) e^-t. Steps:
+The flow (4) is Hamilton's, with the gap as its energy, but for the two terms that contract. Along it
+gap(t) <= gap(0) e^-t. Steps:
 
     X_{k+1}     = (1 - h) X_k - h A'p_k / l                                                                   (5)
     p_{k+1}     = (1 - h) p_k + h (softmax(A X_{k+1}) - Y)         from X_0 = 0, p_0 = softmax(0) - Y

@@ -81,7 +81,8 @@ def gaussian_process(
         raise ValueError(f"gaussian_process: weight is {weight}, bias {bias}, noise {noise}, expected all above 0.")
 
     def init(seed: int) -> Params:
-        return {"weight": torch.tensor(weight).log(), "bias": torch.tensor(bias).log(), "noise": torch.tensor(noise).log()}
+        given = {"weight": weight, "bias": bias, "noise": noise}
+        return {name: torch.tensor(value).log() for name, value in given.items()}
 
     def adapt(theta: Params, S: Data) -> Posterior:
         x, params = S.x.double(), {"w": theta["weight"].double().exp(), "b": theta["bias"].double().exp()}

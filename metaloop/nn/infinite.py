@@ -1,18 +1,18 @@
 """Infinitely wide networks with random weights, as kernels
 Lee et al., ICLR 2018, arXiv:1711.00165; Novak et al., ICLR 2019, arXiv:1810.05148
 
-K(x, x') is the covariance of a network's answers to x and x' over its weights, which are independent, normal, of mean zero and
-variance w over the number of inputs of a unit; biases have variance b. In the limit of many units or channels the answers are a
-Gaussian process. For pictures K is between positions p of x and p' of x' too:
+K(x, x') is the covariance of a network's answers to x and x' over its weights, which are independent, normal, of mean
+zero and variance w over the number of inputs of a unit; biases have variance b. In the limit of many units or channels
+the answers are a Gaussian process. For pictures K is between positions p of x and p' of x' too:
 
     K[p, p']    = <x_p, x'_p'> / channels                                                                     (1)
-    K[p, p']   <- b + w mean over the window's d of K[p + d, p' + d], zero outside        convolution         (2)
+    K[p, p']   <- b + w mean over the window's d of K[p + d, p' + d], zero outside        convolution       (2)
     K          <- (r + (pi - atan2(r, K)) K) / 2 pi,   r = sqrt(k k' - K^2)                ReLU               (3)
                   k = K[p, p](x, x) and k' = K[p', p'](x', x'), which become k / 2 and k' / 2
     K           = mean over p of K[p, p], or pooled: over p and p' of K[p, p'];  then b + w K       readout   (4)
 
-Unpooled, (4) asks for p = p' alone, and (2) gives it them from p = p' alone: whether two positions have the same weights is
-in no equation, so a convolution without pooling is a locally connected network.
+Unpooled, (4) asks for p = p' alone, and (2) gives it them from p = p' alone: whether two positions share weights is in
+no equation, so a convolution without pooling is a locally connected network.
 """
 
 from collections.abc import Callable
@@ -35,11 +35,11 @@ class Kernel(NamedTuple):
 
 
 def infinite(kind: str = "pooled", *, depth: int = 2, window: int = 3) -> Kernel:
-    """The kernel of an infinitely wide ReLU network of `depth` hidden layers; params holds w and b, 0-dimensional tensors.
+    """The kernel of an infinitely wide ReLU network of `depth` hidden layers; params holds w and b, 0-dimensional.
 
-    kind: "dense", fully connected, of any x; or of pictures [n, channels, height, width] "local", convolutional or locally
-    connected, read out by a layer on all positions, or "pooled", read out from the mean over positions. window: the
-    convolution's, odd. A pooled kernel of n and m pictures of P positions takes n m P^2 numbers.
+    kind: "dense", fully connected, of any x; or of pictures [n, channels, height, width] "local", convolutional or
+    locally connected, read out by a layer on all positions, or "pooled", read out from the mean over positions.
+    window: the convolution's, odd. A pooled kernel of n and m pictures of P positions takes n m P^2 numbers.
     b must be above 0: where a picture is empty K would be 0, and its angle 0/0.
     Raises ValueError on another kind, no layer, or a window that is not odd.
     """
@@ -62,8 +62,9 @@ def infinite(kind: str = "pooled", *, depth: int = 2, window: int = 3) -> Kernel
         w, b = params["w"], params["b"]
         k, k_ = x.square().mean(-3), z.square().mean(-3)
         for _ in range(depth):
-            K, k, k_ = b + w * (_both if pooled else _mean)(K, size), b + w * _mean(k, size), b + w * _mean(k_, size)
-            K = relu(K, k[..., None, None] if pooled else k, k_[..., None, None, :, :] if pooled else k_)
+            K = b + w * (_both if pooled else _mean)(K, size)                                                 # (2)
+            k, k_ = b + w * _mean(k, size), b + w * _mean(k_, size)
+            K = relu(K, k[..., None, None] if pooled else k, k_[..., None, None, :, :] if pooled else k_)   # (3)
             k, k_ = k / 2, k_ / 2
         return b + w * K.flatten(-4 if pooled else -2).mean(-1)                                              # (4)
 
@@ -81,7 +82,7 @@ def infinite(kind: str = "pooled", *, depth: int = 2, window: int = 3) -> Kernel
 
 
 def relu(K: Tensor, k: Tensor, k_: Tensor) -> Tensor:
-    """(3). K has k and k_ on its diagonals, all above 0. On the diagonal, where r has no slope, it counts as a constant."""
+    """(3). k and k_ are above 0. On the diagonal, where r has no slope, it counts as a constant."""
     both = k * k_
     r = torch.maximum(both - K.square(), 1e-14 * both.detach()).sqrt()
     return (r + (pi - torch.atan2(r, K)) * K) / (2 * pi)

@@ -12,8 +12,9 @@ C_ij: the cost of carrying i to j; a, b: weights, each of sum 1; e: the strength
     S_e(a, b)    = OT_e(a, b) - OT_e(a, a) / 2 - OT_e(b, b) / 2                                                 (5)
     W_p^p        = mean |sort x - sort y|^p       of points on a line, as many x as y, |x - y|^p the cost       (6)
 
-A fixed number of steps (3), unrolled: it can be batched, compiled, and differentiated to any order. After g the columns of P
-have their sums, so the sum in (2) is zero: <a, f> + <b, g> is a lower bound of (1) at any number of steps, and grows.
+A fixed number of steps (3), unrolled: it can be batched, compiled, and differentiated to any order. After g the columns
+of P have their sums, so the sum in (2) is zero: <a, f> + <b, g> is a lower bound of (1) after any number of steps,
+and grows.
 
 Scores f of classes with distances C between them, in place of ln sum exp and softmax:
 
@@ -21,7 +22,7 @@ Scores f of classes with distances C between them, in place of ln sum exp and so
     gsoftmax(f)  = that a, which is the derivative of gLSE
     loss(q, f)   = gLSE(f) - <q, f> - OT_2(q, q) / 2,   at least 0                                              (8)
 
-With C = 0 gLSE is the maximum; with C infinite between any two, gLSE is ln sum exp, and (8) the divergence KL(q | softmax f).
+With C = 0 gLSE is the maximum; with C infinite between any two, gLSE is ln sum exp, and (8) is KL(q | softmax f).
 """
 
 from typing import NamedTuple
@@ -32,7 +33,7 @@ from torch import Tensor
 
 
 class Transport(NamedTuple):
-    """cost: OT_e, from below. f, g: the potentials. plan: P, whose columns sum to b, and whose rows to a in the limit."""
+    """cost: OT_e, from below. f, g: the potentials. plan: P, whose columns sum to b, and its rows to a in the limit."""
 
     cost: Float[Tensor, "*batch"]
     f: Float[Tensor, "*batch n"]

@@ -38,8 +38,8 @@ def convex_head_plan(
 
 RECIPES = [
     recipe(
-        f"convex-head-omniglot-5w{shots}s", PAPER, f"a convex head with a certificate, 5-way {shots}-shot", data.vinyals,
-        convex_head_plan, ways=5, shots=shots, queries=5, steps=20_000,
+        f"convex-head-omniglot-5w{shots}s", PAPER, f"a convex head with a certificate, 5-way {shots}-shot",
+        data.vinyals, convex_head_plan, ways=5, shots=shots, queries=5, steps=20_000,
         quick={"steps": 2000}, smoke={"queries": 2, "steps": 2, "width": 8, "inner_steps": 3},
     ) for shots in (1, 5)
 ]  # fmt: skip

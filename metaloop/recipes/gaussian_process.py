@@ -20,9 +20,9 @@ def gaussian_process_plan(
     pool: Pool, *, ways: int, shots: int, steps: int = 0, depth: int = 2, noise: float = 0.01, bias: float = 1e-4,
     most: int = 60,
 ) -> Plan:  # fmt: skip
-    """Three kernels on the same tasks: of pooled, of convolutional (or locally connected) and of fully connected networks
-    of `depth` hidden layers. steps: of training the kernel's variances; 0 as published. most: tasks tested at most, as
-    the pooled kernel of 14 x 14 pixels takes 38 416 numbers for each pair of pictures."""
+    """Three kernels on the same tasks: of pooled, of convolutional (or locally connected) and of fully connected
+    networks of `depth` hidden layers. steps: of training the kernel's variances; 0 as published. most: tasks tested
+    at most, as the pooled kernel of 14 x 14 pixels takes 38 416 numbers for each pair of pictures."""
 
     def learner(kind: str, ways: int):
         return ml.gaussian_process(ml.nn.infinite(kind, depth=depth), ways=ways, noise=noise, bias=bias)
@@ -39,8 +39,8 @@ def gaussian_process_plan(
 
 RECIPES = [
     recipe(
-        f"gaussian-process-omniglot-{ways}w{shots}s", PAPER, f"infinitely wide networks, untrained, {ways}-way {shots}-shot",
-        data.tiny_characters, gaussian_process_plan, ways=ways, shots=shots, steps=0,
-        quick={}, smoke={"most": 2},
+        f"gaussian-process-omniglot-{ways}w{shots}s", PAPER,
+        f"infinitely wide networks, untrained, {ways}-way {shots}-shot", data.tiny_characters,
+        gaussian_process_plan, ways=ways, shots=shots, steps=0, quick={}, smoke={"most": 2},
     ) for ways, shots in ((5, 1), (5, 5))
 ]  # fmt: skip

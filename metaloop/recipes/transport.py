@@ -1,4 +1,4 @@
-"""Transport of local features on drawings, and prototypical networks with the same encoder and as many steps beside it."""
+"""Transport of local features on drawings, and prototypical networks with the same encoder and as many steps."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ PAPER = "Zhang et al. 2020"
 
 def transport_plan(
     pool: Pool, *, ways: int, shots: int, queries: int, steps: int, downsample: str = "twice", width: int = 64,
-    eps: float = 1.0, inner_steps: int = 20, place: float = 0.0, scored_by: Literal["transport", "prototypes"] = "transport",
+    eps: float = 1.0, inner_steps: int = 20, place: float = 0.0,
+    scored_by: Literal["transport", "prototypes"] = "transport",
 ) -> Plan:  # fmt: skip
     """One episode per step, matched ways and shots, Adam 1e-3 halved every tenth of the run, 15 queries per class at
     test, population statistics (inductive). scored_by: "transport" of local features, or "prototypes", a prototypical

@@ -125,7 +125,8 @@ def test_scores_loss_and_gradient():
     for _ in range(3):
         X = X + h * (-sum(a[:, None] * p_i for a, p_i in zip(z(S.x), p, strict=True)) / l - X)             # (5)
         e = [(a @ X).exp() for a in z(S.x)]
-        p = [p_i + h * (e_i / e_i.sum() - torch.eye(WAYS).double()[y] - p_i) for p_i, e_i, y in zip(p, e, S.y, strict=True)]
+        p = [p_i + h * (e_i / e_i.sum() - torch.eye(WAYS).double()[y] - p_i)
+             for p_i, e_i, y in zip(p, e, S.y, strict=True)]  # fmt: skip
     f = learner.adapt(theta, S)
     assert_close(f(Q.x), z(Q.x) @ X)                                                                       # (7)
     loss, info = learner.objective(learner.adapt, theta, task)
@@ -151,7 +152,7 @@ def test_what_makes_no_sense_is_refused():
             convex_head(embed, init, ways=WAYS, **wrong)
 
 
-CASES = {"convex_head": lambda: Case(convex_head(embed, init, ways=WAYS, steps=4), blobs)}
+CASES = {"convex_head": lambda: Case(convex_head(embed, init, ways=WAYS, steps=2), blobs)}
 
 HERE = "learners/convex_head.py"
 BUGS = [

@@ -1,5 +1,5 @@
-"""Optimal transport against closed forms, permutations, a linear program and finite differences; then the learner on it,
-restated one pair of maps at a time by scaling a matrix's rows and columns."""
+"""Optimal transport against closed forms, permutations, a linear program and finite differences; then the learner on
+it, restated one pair of maps at a time by scaling a matrix's rows and columns."""
 
 from itertools import combinations, permutations
 from math import log
@@ -50,7 +50,7 @@ def test_gaussians_cost_what_they_should(two, e):
     S = entropic(a, A, b, B, e) - (entropic(a, A, a, A, e) + entropic(b, B, b, B, e)) / 2
     assert divergence(x[:, None], x[:, None], p, q, eps=e, steps=60).item() == pytest.approx(S, abs=1e-6)
     if A == B:
-        assert S == pytest.approx((a - b) ** 2)  # whatever e
+        assert pytest.approx((a - b) ** 2) == S  # whatever e
 
 
 # A few points
@@ -78,8 +78,7 @@ def test_between_the_linear_programs_cost_and_that_of_its_plan(few):
 
     C, a, b = (t.numpy() for t in few)
     P_0 = ot.emd(a, b, C)
-    kl = sum(p * log(p / (a[i] * b[j])) for (i, j), p in zip(((i, j) for i in range(7) for j in range(9)), P_0.flat)
-             if p > 0)  # fmt: skip  # noqa: B905
+    kl = sum(P_0[i, j] * log(P_0[i, j] / (a[i] * b[j])) for i in range(7) for j in range(9) if P_0[i, j] > 0)
     for e in (0.5, 0.1, 0.05):
         got = sinkhorn(*few, eps=e, steps=400)
         assert ot.emd2(a, b, C) <= got.cost.item() + 1e-9
@@ -178,7 +177,7 @@ def test_its_limits_are_the_maximum_and_the_softmax():
 
 DIM, SIDE = 3, 2
 embed, init = functional(nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 12), Shaped(DIM, SIDE, SIDE)))
-HOW = {"ways": WAYS, "eps": 0.7, "steps": 3, "place": 0.5}
+HOW = {"ways": WAYS, "eps": 0.7, "steps": 2, "place": 0.5}
 
 
 def cost(A, B):
@@ -189,7 +188,7 @@ def cost(A, B):
                      + 0.5 * ((i // 2 - j // 2) ** 2 + (i % 2 - j % 2) ** 2) for j in range(P)]) for i in range(P)
     ])  # fmt: skip                                                                                           # (2)
     K, v = (-C / 0.7).exp() / P**2, torch.ones(P).double()
-    for _ in range(3):
+    for _ in range(2):
         u = 1 / P / (K @ v)
         v = 1 / P / (K.T @ u)
     return 0.7 * (u.log().mean() + v.log().mean())
@@ -235,7 +234,7 @@ def test_what_makes_no_sense_is_refused():
     for call in (lambda: sinkhorn(C, eps=0.0), lambda: sinkhorn(C, eps=1.0, steps=0)):
         with pytest.raises(ValueError, match="expected eps above 0 and at least one step"):
             call()
-    with pytest.raises(ValueError, match="p is 0.5, expected at least 1"):
+    with pytest.raises(ValueError, match="expected at least 1"):
         wasserstein(C[0], C[0], p=0.5)
     with pytest.raises(ValueError, match="steps is 0"):
         geometric_softmax(C[0], C, steps=0)
@@ -254,6 +253,6 @@ BUGS = [
     Bug("a class is nearer the more it varies", HERE, (" - self.own / 2)", ")"), "test_scores_loss_and_gradient"),
     Bug("the kernel of classes is not the square root", THERE, ("[..., None, :] + C) / 2", "[..., None, :] + C)"),
         "test_the_geometric_softmax_solves_its_problem_and_is_a_derivative"),
-    Bug("transport's class maps hold back the gradient", HERE, ("local(z, place), S.y", "local(z, place).detach(), S.y"),
+    Bug("class maps hold back the gradient", HERE, ("local(z, place), S.y", "local(z, place).detach(), S.y"),
         law("meta_gradient_is_the_derivative", "transport")),
 ]  # fmt: skip
