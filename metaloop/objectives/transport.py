@@ -50,9 +50,9 @@ def sinkhorn(
     nothing. eps: e, in the units of C. Raises ValueError unless eps is above 0 and there is a step.
 
     >>> C = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
-    >>> sinkhorn(C, eps=0.1).plan
-    tensor([[5.0000e-01, 2.2699e-05],
-            [2.2699e-05, 5.0000e-01]])
+    >>> sinkhorn(C, eps=0.5).plan
+    tensor([[0.4404, 0.0596],
+            [0.0596, 0.4404]])
     """
     if not eps > 0 or steps < 1:
         raise ValueError(f"sinkhorn: eps is {eps}, steps {steps}, expected eps above 0 and at least one step.")
