@@ -66,7 +66,7 @@ def main() -> None:
         labels.append(task.query.y[0])
         for words, learner in learners.items():
             f = learner.adapt(learner.init(0), ml.Data(task.support.x[0], task.support.y[0]))
-            answers[words].append(f(task.query.x[0]).double())
+            answers[words].append(f(task.query.x[0]).double().log_softmax(-1))
             as_logits[words].append(f.moments(task.query.x[0])[0].log_softmax(-1))
     y = torch.stack(labels)
     for words in learners:

@@ -17,7 +17,7 @@ KINDS = {"pooled": "pooled", "local": "convolutional", "dense": "fully connected
 
 
 def gaussian_process_plan(
-    pool: Pool, *, ways: int, shots: int, steps: int = 0, depth: int = 2, noise: float = 0.01, bias: float = 1e-4,
+    pool: Pool, *, ways: int, shots: int, steps: int = 0, depth: int = 2, noise: float = 1e-4, bias: float = 1e-4,
     most: int = 60,
 ) -> Plan:  # fmt: skip
     """Three kernels on the same tasks: of pooled, of convolutional (or locally connected) and of fully connected
