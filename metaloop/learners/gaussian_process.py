@@ -8,8 +8,8 @@ The posterior of a Gaussian process with an infinitely wide network's kernel K (
     v(x)         = K(x, x) + h - K(x, S) A^-1 K(S, x)                                                        (3)
     s^2          = tr(Y' A^-1 Y) / (|S| (ways - 1)), of numbers with their number of columns: the scale of
                    s^2 K at which Y are most likely, so that K's own scale says nothing                      (4)
-    f(x)_k       = m_k / (s^2 v),   so that p(y = k | x) = softmax_k f(x), which is Bayes' rule for the ways one-hot rows
-                   that y may be, where the row is normal with means m and variances s^2 v                   (5)
+    f(x)_k       = m_k / (s^2 v),   so that p(y = k | x) = softmax_k f(x), which is Bayes' rule for the one-hot
+                   rows that y may be, where a row is normal with means m and variances s^2 v                (5)
     theta        = the logarithms of K's w and b and of h:   argmin  E_task  -log p(y | x) over Q            (6)
 
 Nothing need be trained: F is what the architecture knows before it has seen anything. All is computed in float64.
