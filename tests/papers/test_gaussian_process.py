@@ -13,8 +13,8 @@ from torch.testing import assert_close
 from zoo import WAYS, blobs, one, waves
 
 from metaloop import Data, FewShotRegressor, Task, gaussian_process
-from metaloop.nn.infinite import infinite, relu
 from metaloop.nn.infinite import _both as both
+from metaloop.nn.infinite import infinite, relu
 from metaloop.testing import Case
 
 W, B = torch.tensor(1.7).double(), torch.tensor(0.3).double()
