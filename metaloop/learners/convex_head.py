@@ -33,7 +33,7 @@ from ..objectives.query import scalars
 Theta = dict[str, Params | Tensor]
 
 
-def gap(A: Float[Tensor, "n dim"], Y: Float[Tensor, "n ways"], l: Scalar, X: Tensor, p: Tensor) -> Scalar:
+def gap(A: Float[Tensor, "n dim"], Y: Float[Tensor, "n ways"], l: Scalar | float, X: Tensor, p: Tensor) -> Scalar:
     """(3), in nats: of the sum over examples, not the mean. At least 0; p + Y must be distributions."""
     U = A @ X
     primal = (U.logsumexp(-1) - (U * Y).sum(-1)).sum() + l / 2 * X.square().sum()
