@@ -1,6 +1,6 @@
 """What infinitely wide networks know of drawings untrained, and whether their probabilities mean what they say.
 
-    python benchmarks/untrained.py [--tasks 60] [--out results/untrained-kernels.json]
+    python benchmarks/untrained.py [--tasks 200] [--out results/untrained-kernels.json]
 
 5-way 1-shot tasks of Omniglot's test characters at 14 x 14 pixels, 5 queries of each class, the same for all. Written
 for each kernel: accuracy and, beside it, the mean probability of the class that is chosen (equal if calibrated), both
@@ -54,7 +54,7 @@ def told(ln_p: Tensor, y: Tensor) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tasks", type=int, default=60)
+    parser.add_argument("--tasks", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", default="results/untrained-kernels.json")
     args = parser.parse_args()
@@ -66,8 +66,9 @@ def main() -> None:
         labels.append(task.query.y[0])
         for words, learner in learners.items():
             f = learner.adapt(learner.init(0), ml.Data(task.support.x[0], task.support.y[0]))
-            answers[words].append(f(task.query.x[0]).double().log_softmax(-1))
-            as_logits[words].append(f.moments(task.query.x[0])[0].log_softmax(-1))
+            m, deviation = f.moments(task.query.x[0])
+            answers[words].append((m / deviation.square()[:, None]).log_softmax(-1))  # f's answer
+            as_logits[words].append(m.log_softmax(-1))
     y = torch.stack(labels)
     for words in learners:
         found[words] = told(torch.stack(answers[words]), y)

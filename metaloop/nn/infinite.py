@@ -70,8 +70,10 @@ def infinite(kind: str = "pooled", *, depth: int = 2, window: int = 3) -> Kernel
 
     def between(params: Params, x: Tensor, z: Tensor) -> Float[Tensor, "n m"]:
         x, z = pictures(x), pictures(z)
-        K = torch.einsum("nchw,mcij->nmhwij" if pooled else "nchw,mchw->nmhw", x, z) / x.shape[1]              # (1)
-        return answer(params, K, x[:, None], z)
+        if not pooled:
+            return answer(params, torch.einsum("nchw,mchw->nmhw", x, z) / x.shape[1], x[:, None], z)              # (1)
+        rows = ((torch.einsum("chw,mcij->mhwij", x_i, z) / x.shape[1], x_i[None]) for x_i in x)  # each fits a cache
+        return torch.stack([answer(params, K, x_i, z) for K, x_i in rows])
 
     def alone(params: Params, x: Tensor) -> Float[Tensor, " n"]:
         x = pictures(x)

@@ -18,7 +18,7 @@ KINDS = {"pooled": "pooled", "local": "convolutional", "dense": "fully connected
 
 def gaussian_process_plan(
     pool: Pool, *, ways: int, shots: int, steps: int = 0, depth: int = 2, noise: float = 1e-4, bias: float = 1e-4,
-    queries: int = 5, most: int = 60,
+    queries: int = 5, most: int = 200,
 ) -> Plan:  # fmt: skip
     """Three kernels on the same tasks: of pooled, of convolutional (or locally connected) and of fully connected
     networks of `depth` hidden layers. steps: of training the kernel's variances; 0 as published. most: tasks tested
