@@ -40,6 +40,6 @@ RECIPES = [
     recipe(
         f"convex-head-omniglot-5w{shots}s", PAPER, f"a convex head with a certificate, 5-way {shots}-shot",
         data.vinyals, convex_head_plan, ways=5, shots=shots, queries=5, steps=20_000,
-        quick={"steps": 2000}, smoke={"queries": 2, "steps": 2, "width": 8, "inner_steps": 3},
+        quick={"steps": 6000}, smoke={"queries": 2, "steps": 2, "width": 8, "inner_steps": 3},
     ) for shots in (1, 5)
 ]  # fmt: skip

@@ -57,6 +57,6 @@ def _pair(name: str, protocol: data.Protocol, shots: int, quick: int) -> list:
 
 
 RECIPES = [
-    *_pair("omniglot-5w1s", data.vinyals, 1, 2000),
-    *_pair("omniglot-5w5s", data.vinyals, 5, 2000),
+    *_pair("omniglot-5w1s", data.vinyals, 1, 6000),
+    *_pair("omniglot-5w5s", data.vinyals, 5, 6000),
 ]
