@@ -33,10 +33,15 @@ if TYPE_CHECKING:
     from .learners.protonet import protonet as protonet
     from .learners.relation import relation as relation
     from .learners.siamese import siamese as siamese
+    from .learners.transport import transport as transport
 
     # an update rule
     from .learners.lstm_optimizer import lstm_optimizer as lstm_optimizer
     from .learners.meta_lstm import meta_lstm as meta_lstm
+
+    # a solution
+    from .learners.convex_head import convex_head as convex_head
+    from .learners.gaussian_process import gaussian_process as gaussian_process
 
     # a memory
     from .learners.mann import mann as mann

@@ -253,8 +253,8 @@ class FewShotRegressor(RegressorMixin, _Adapted):
     run_or_learner, theta, X: as `FewShotClassifier` has them. y: numbers, [n] or [n, out].
 
     Without a run: X standardised, y normalised, covariance s^2 exp(-|x - x'|^2 / 2 l^2) + n^2 [x = x'], whose s, l and
-    n maximise the marginal likelihood of S (scikit-learn's `GaussianProcessRegressor`); `predict` tells standard
-    deviations too.
+    n maximise the marginal likelihood of S (scikit-learn's `GaussianProcessRegressor`). `predict` tells standard
+    deviations too, [n]; and with a learner whose predictors have `deviation(x)`, as `gaussian_process`'s.
 
     Raises ValueError as `FewShotClassifier` does.
 
@@ -302,19 +302,20 @@ class FewShotRegressor(RegressorMixin, _Adapted):
         if hasattr(self, "process_"):
             x = self._asked("predict", X).flatten(1).double().numpy()
             return self.process_.predict(x, return_std=return_std)
-        if return_std:
+        if return_std and not hasattr(self.predictor_, "deviation"):
             raise ValueError("FewShotRegressor.predict: this predictor tells no spread. Without a run there is one.")
         x, f = self._asked("predict", X), self.predictor_
         assert f is not None  # there is no process
 
-        def answer() -> Tensor:
+        def answered(of: Callable[[Tensor], Tensor]) -> np.ndarray:
             with torch.no_grad(), at_meta_test():
-                return f(x)
+                return self._answer("predict", lambda: of(x))
 
-        y = self._answer("predict", answer)
+        y = answered(f)
         if not np.isfinite(y).all():
             raise ValueError("FewShotRegressor.predict: the predictor answers NaN or infinite numbers.")
-        return y[:, 0] if self.single_ else y
+        y = y[:, 0] if self.single_ else y
+        return (y, answered(f.deviation)) if return_std else y
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

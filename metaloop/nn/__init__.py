@@ -44,6 +44,8 @@ from .functional import learned as learned
 from .functional import population as population
 from .imagination import Hallucinator as Hallucinator
 from .in_context import InContext as InContext
+from .infinite import Kernel as Kernel
+from .infinite import infinite as infinite
 from .masked import Masked as Masked
 from .memory import LeastUsed as LeastUsed
 from .memory import Memory as Memory

@@ -22,6 +22,12 @@ from .information import tuba as tuba
 from .mined import from_pml as from_pml
 from .mined import triplet as triplet
 from .query import query_loss as query_loss
+from .transport import Transport as Transport
+from .transport import divergence as divergence
+from .transport import geometric_loss as geometric_loss
+from .transport import geometric_softmax as geometric_softmax
+from .transport import sinkhorn as sinkhorn
+from .transport import wasserstein as wasserstein
 
 # Who is public stands above, in a line of its own, and nowhere else; `as` itself, which says so.
 __all__ = sorted(  # pyright: ignore[reportUnsupportedDunderAll]

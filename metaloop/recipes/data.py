@@ -61,6 +61,7 @@ background = omniglot(3272, split="background", rotations="classes")
 small_characters = Protocol(
     "omniglot", (1, 20, 20), 4800, options={**vinyals.options, "size": 20},
 )  # as ProtoNet's, of 20 x 20 pixels
+tiny_characters = Protocol("omniglot", (1, 14, 14), 4800, options={**vinyals.options, "size": 14})
 omniglot_stream = Protocol("omniglot_stream", OMNIGLOT, 964)
 
 # Other pictures.
