@@ -60,6 +60,8 @@ from .quantize import Codebook as Codebook
 from .quantize import CodeDensity as CodeDensity
 from .quantize import TwoLevels as TwoLevels
 from .relation import Relation as Relation
+from .rules import rule as rule
+from .rules import rules as rules
 from .sequence import LSTM as LSTM
 from .sequence import KeyValue as KeyValue
 from .sequence import Recurrent as Recurrent
