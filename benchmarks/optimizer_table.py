@@ -21,6 +21,7 @@ import os
 import random
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -150,10 +151,8 @@ def table(minutes: float) -> None:
         return {kind: each.gather(1, best)[:, 0].tolist() for kind, each in right.items()}
 
     about = {"data": "Fashion-MNIST 14x14", "machine": machine(), "versions": versions()}
-    try:
+    with suppress(Enough):
         evaluate_table(TABLE, {"rule": order()}, score, seeds=SEEDS, batch=TOGETHER, about=about, digits=4)
-    except Enough:
-        pass
     print(show())
 
 
@@ -206,9 +205,9 @@ def show() -> str:
     diverged = sum(bool(np.isnan(of["test"]).any()) for of in found.values())
     lines += [
         "",
-        f"{len(rest)} of {len(order()) - len(NAMED)} rules without a name were evaluated with {SEEDS} seeds; {diverged} "
-        f"diverged at every rate with some seed, and count as worse than any. A rule's standard deviation over seeds is "
-        f"{100 * np.sqrt(whole.var(1, ddof=1).mean()):.2f}. The ten best by validation: "
+        f"{len(rest)} of {len(order()) - len(NAMED)} rules without a name were evaluated with {SEEDS} seeds; "
+        f"{diverged} diverged at every rate with some seed, and count as worse than any. A rule's standard deviation "
+        f"over seeds is {100 * np.sqrt(whole.var(1, ddof=1).mean()):.2f}. The ten best by validation: "
         + ", ".join(f"`{name}` {100 * means[name]:.2f}" for name in best(10)) + ".",
     ]  # fmt: skip
     if HELD_OUT.exists():
