@@ -506,7 +506,8 @@ def test_scores_are_printed_where_they_cannot_be_kept(call, place, tmp_path, mon
     assert f"cannot write to {tmp_path / 'run'}: Read-only file system" in lines[-1]
 
 
-def test_scores_that_there_are_outlive_what_stops_the_rest(call, place, tmp_path, monkeypatch):
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+def test_scores_that_there_are_outlive_what_stops_the_rest(call, place, tmp_path, monkeypatch, sign):
     from metaloop.report import results
 
     run, real = open_run(place / "run"), results.measure
@@ -518,12 +519,13 @@ def test_scores_that_there_are_outlive_what_stops_the_rest(call, place, tmp_path
     def measure(*arguments, **options):
         calls.append(1)
         if len(calls) == 2:
-            raise KeyboardInterrupt
+            signal.raise_signal(sign)
         return real(*arguments, **options)
 
     monkeypatch.setattr(results, "measure", measure)
     status, told, _ = call("evaluate", tmp_path / "run", "--tasks", 3)
-    assert status == 130
+    assert status == 128 + sign
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     assert "accuracy (%)" in told
     assert 3 in [entry.tasks for entry in results.kept(tmp_path / "run")]
 

@@ -22,6 +22,7 @@ import torch
 from ..core import Task
 from ..engine import NonFinite, Run, Score
 from ..engine.evaluate import NoScore
+from ..engine.schema import conform
 from ..engine.seeds import generator
 from ..recipes.plan import Plan, Recipe
 from ..targets import units
@@ -139,7 +140,7 @@ def search(
         with study_of.reached(store.name), closing(store):
             study = study_of.open_study(store, name or subject.name, about, higher=better)
             study.sampler = chosen
-            look = partial(_look, study, dimensions, trials, base, better, about, {})
+            look = partial(_look, study, dimensions, trials, base, better, about, {}, store.name)
             shown = _Shown(look, trials, progress)
             with shown:
                 while (taken := study_of.next_trial(store, study, home, trials, adopt=adopt)) is not None:
@@ -272,9 +273,10 @@ def _place(seed: int, i: int) -> torch.Generator:
 
 
 def _look(
-    study: "Study", space: Space, total: int, base: Plan, better: bool, about: dict[str, Any], ended: dict[int, Trial]
+    study: "Study", space: Space, total: int, base: Plan, better: bool, about: dict[str, Any], ended: dict[int, Trial],
+    source: str = "the study",
 ) -> Found:  # fmt: skip
-    """What the study says now. ended: the trials that have ended, as they were read before."""
+    """What the study says now. ended: the trials that have ended, as they were read before. source: where it is kept."""
     from optuna.trial import TrialState
 
     trials = []
@@ -283,7 +285,7 @@ def _look(
             continue
         one = ended.get(t.number)
         if one is None:
-            one = _read(t, space)
+            one = _read(t, space, source)
             if one.state != BEGUN:
                 ended[t.number] = one
         trials.append(one)
@@ -293,16 +295,30 @@ def _look(
     return Found(trials, best, complete, total, space, judged(base)["metric"], better, about, study)
 
 
-def _read(t: Any, space: Space) -> Trial:
-    """A trial as Optuna has it."""
+@dataclass
+class _Told:
+    """What a trial is told of itself, as far as it is."""
+
+    per_task: list[float] = field(default_factory=list)
+    why: str = ""
+    seconds: float = 0.0
+    state: str = DIVERGED
+
+
+def _read(t: Any, space: Space, source: str) -> Trial:
+    """A trial as Optuna has it. Raises ValueError, naming the source, if it is of another form."""
     from optuna.trial import TrialState
 
-    told, attributes = {TrialState.COMPLETE: DONE, TrialState.PRUNED: PRUNED, TrialState.RUNNING: BEGUN}, t.user_attrs
-    return Trial(
-        t.number, {n: value(space[n], label) for n, label in t.params.items() if n in space},
-        told.get(t.state) or attributes.get("state", DIVERGED), t.value if t.state == TrialState.COMPLETE else None,
-        tuple(attributes.get("per_task", ())), attributes.get("why", ""), attributes.get("seconds", 0.0),
-    )  # fmt: skip
+    about = conform(dict(t.user_attrs), _Told, f"search: trial {t.number} of {source}")
+    states = {TrialState.COMPLETE: DONE, TrialState.PRUNED: PRUNED, TrialState.RUNNING: BEGUN}
+    done = t.state == TrialState.COMPLETE
+    try:
+        settings = {n: value(space[n], label) for n, label in t.params.items() if n in space}
+        score = float(t.value) if done else None
+    except (IndexError, TypeError, ValueError):
+        raise ValueError(f"search: trial {t.number} of {source} is damaged: its settings or score are none.") from None
+    state = states.get(t.state, about.state)
+    return Trial(t.number, settings, state, score, tuple(about.per_task), about.why, about.seconds)
 
 
 def _winner(found: Found, subject: Subject, home: Any, study: "Study", *, pool: Pool, tasks: int) -> Found:
@@ -315,7 +331,7 @@ def _winner(found: Found, subject: Subject, home: Any, study: "Study", *, pool: 
     if not tasks:
         return replace(found, run=run)
     with Lock(folder, ".trial.lock", wait=True):
-        known = study.user_attrs.get("test", {})
+        known = conform(study.user_attrs.get("test", {}), dict[str, Any], "search: the study's test")
         kept = known.get("rows", {}) if known.get("trial") == found.best.number and known.get("tasks") == tasks else {}
         scores = {label: Score.of(torch.tensor(each), metric) for label, (each, metric) in kept.items()}
         for row in plan.rows if not kept else ():

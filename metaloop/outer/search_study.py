@@ -57,7 +57,13 @@ def open_store(where: str | Path) -> Store:
     alone = lambda: Lock(path.parent, f".{path.name}.alone", wait=True)
     with alone():
         _mend(path)
-        storage = optuna.storages.JournalStorage(JournalFileBackend(str(path)))
+        try:
+            storage = optuna.storages.JournalStorage(JournalFileBackend(str(path)))  # which reads all of it
+        except OSError:
+            raise
+        except Exception as error:  # what Optuna raises for lines of another form has no common base
+            reason = str(error).partition("\n")[0] or type(error).__name__
+            raise ValueError(f"search: {path} is damaged: Optuna cannot read its lines ({reason}).") from None
     return Store(str(path), storage, alone)
 
 
@@ -77,6 +83,8 @@ def open_study(store: Store, name: str, about: dict[str, Any], *, higher: bool) 
             study.set_user_attr("search", about)
         elif recorded != about:
             same(f"the study '{name}' in {store.name}", recorded, about)
+        if len(study.directions) != 1:
+            raise ValueError(f"search: {store.name} is damaged: the study '{name}' has {len(study.directions)} scores.")
     return study
 
 
