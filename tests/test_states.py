@@ -530,6 +530,19 @@ def test_scores_that_there_are_outlive_what_stops_the_rest(call, place, tmp_path
     assert 3 in [entry.tasks for entry in results.kept(tmp_path / "run")]
 
 
+def test_scores_are_kept_where_nobody_reads_them(call, place, tmp_path, monkeypatch):
+    from metaloop.report import results
+
+    def gone(*_):
+        raise BrokenPipeError
+
+    shutil.copytree(place / "run", tmp_path / "run")
+    monkeypatch.setattr("metaloop.cli.data.scores", gone)
+    monkeypatch.setattr("metaloop.cli._close_stdout", lambda: None)
+    assert call("evaluate", tmp_path / "run", "--tasks", 3)[0] == 0
+    assert 3 in [entry.tasks for entry in results.kept(tmp_path / "run")]
+
+
 def test_streams_that_take_nothing_or_not_every_sign():
     me = [sys.executable, "-m", "metaloop"]
     closed = " ".join([*me, "recipes", ">&-"])
@@ -742,8 +755,8 @@ BUGS = [
         ("        with suppress(ValueError):\n", "        if True:\n"),
         "test_damage_within_the_metrics_costs_its_line_alone"),
     Bug("scores are kept before they are told", "cli/data.py",
-        ("        if entries:\n            if as_json:",
-         "        if entries:\n            keep(folder, entries)\n            if as_json:"),
+        ("        if entries:\n            try:",
+         "        if entries:\n            keep(folder, entries)\n            try:"),
         "test_scores_are_printed_where_they_cannot_be_kept"),
     Bug("a learned optimizer takes an infinite step", "optim.py",
         ("if not torch.stack(ends).isfinite().all():", "if False:"),
