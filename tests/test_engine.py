@@ -638,7 +638,7 @@ def test_a_link_is_followed_and_what_is_no_file_is_kept(tmp_path):
         ({"seed": 10**30}, "seed=1000000000000000000000000000000, expected a whole number below"),
         ({"optimizer": "adam"}, "optimizer is str, expected a function such as"),
         ({"optimizer": torch.optim.Adam([torch.zeros(1)])}, "optimizer is Adam, expected a function such as"),
-        ({"optimizer": lambda p: torch.optim.SGD([torch.zeros(1)], lr=1)}, r"the optimizer \(SGD\) moves other tensors"),
+        ({"optimizer": lambda p: torch.optim.SGD([torch.zeros(1)], lr=1)}, r"the optimizer \(SGD\) moves other"),
         ({"optimizer": lambda p: torch.optim.SparseAdam(p)}, "step 1: SparseAdam does not support dense gradients"),
         ({"schedule": lambda o: None}, "the schedule is NoneType, which has no step"),
         ({"at_test": 5}, "at_test is int, expected a Learner"),

@@ -121,7 +121,8 @@ PATHS = st.sampled_from(
 ODD = st.text(max_size=8)
 RECIPES = st.sampled_from(["maml-sinusoid-5shot", "maml-sinusoid", "protonet-omniglot-1shot", "", "glyphs", "MAML"])
 RUNS, FOLDERS = mostly("proto", "curve", else_=PATHS), mostly("few", "images", else_=PATHS)
-FILES, PICTURES = mostly("mine.safetensors", "own.safetensors", else_=PATHS), mostly("few/class00/0.png", "few", else_=PATHS)
+FILES = mostly("mine.safetensors", "own.safetensors", else_=PATHS)
+PICTURES = mostly("few/class00/0.png", "few", else_=PATHS)
 DATA = mostly("few", "sinusoid", else_=PATHS)
 DEVICES = st.sampled_from(["cpu", "auto", "cuda", "cuda:7", "mps", "meta", "cpu:0", "cpu:-1", "quantum", ""])
 SIZES = st.sampled_from(["4GB", "1KB", "0", "-1GB", "GB", "1e400GB", "nanGB", "infGB", "9" * 400 + "GB", "1.5", "4 GB"])
@@ -129,8 +130,9 @@ SPLITS = st.sampled_from(["train", "val", "test", "tests", ""])
 OUTPUTS = st.one_of(st.sampled_from(["new.png", "new.html", "new", "nowhere/new.html", "new.safetensors"]), PATHS)
 ROOTS = st.sampled_from(["few", "nowhere", "", "\0", "few/class00/0.png"])
 SPACES = mostly("inner_lr=0.01,0.1", "inner_lr=1e-3..1:log", else_=st.sampled_from(
-    ["inner_lr", "inner_lr=", "inner_lr=1..0", "inner_lr=nan..1", "inner_lr=0..1:log", "inner_lr=1..2:odd", "x=1,2", "=",
-     "inner_steps=1..2", "inner_steps=-1,0", "inner_steps=1.5,2", "inner_lr=1,1", "ways=2,3", "tasks=" + "9" * 40]
+    ["inner_lr", "inner_lr=", "inner_lr=1..0", "inner_lr=nan..1", "inner_lr=0..1:log", "inner_lr=1..2:odd", "x=1,2",
+     "=", "inner_steps=1..2", "inner_steps=-1,0", "inner_steps=1.5,2", "inner_lr=1,1", "ways=2,3",
+     "tasks=" + "9" * 40]
 ))  # fmt: skip
 SHARES = mostly("0.5", else_=st.sampled_from(["0", "1", "-1", "nan", "inf", "1e-300", "", "half"]))
 
@@ -158,7 +160,7 @@ GRAMMAR = {  # command -> its words by place, its options; None: an option witho
     }),
     "adapt": ([RUNS, FOLDERS], {"-o": OUTPUTS, "--output": OUTPUTS, "--add": FOLDERS}),
     "predict": ([FILES, PICTURES], {"--json": None, "--coverage": SHARES, "--false-accept": SHARES}),
-    "export": ([FILES], {"--html": None, "-o": OUTPUTS, "--onnxruntime-web": ROOTS} | ({"--torch": None} if MANY else {})),
+    "export": ([FILES], {"--html": None, "-o": OUTPUTS, "--onnxruntime-web": ROOTS}),
     "completion": ([st.sampled_from(["bash", "zsh", "fish", ""])], {}),
 }  # fmt: skip
 ENOUGH = {  # so that they are quick, and leave what is there

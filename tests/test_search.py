@@ -525,16 +525,21 @@ def test_a_search_ends_in_a_report_and_a_command(call, tmp_path):
     (["--space", "tasks=1,2", "--storage", "mysql://a@b/c"], "expected a journal file or postgresql://"),
     (["--space", "tasks=1,2", "--storage", "."], "is a folder"),
     (["--space", "tasks=1,2", "--storage", "damaged"], "damaged is damaged, or no journal: line 2"),
+    (["--space", "tasks=1,2", "--storage", "mine.txt"], "mine.txt is damaged, or no journal: its last line is none"),
+    (["--space", "inner_lr=0.1..1", "--device", "quantum"], "device 'quantum' is unknown"),
+    (["--space", "inner_lr=0.1..1", "--seed", "9" * 30], "expected a whole number below 2**63"),
     (["--space", "tasks=1,2", "--storage", "other"], "other is damaged: Optuna cannot read its lines ('op_code')"),
 ])  # fmt: skip
 def test_bad_input_is_one_line(words, why, call, tmp_path):
     (tmp_path / "damaged").write_text('{"op_code":0}\nno json\n{}\n')
     (tmp_path / "other").write_text('{"x": [1]}\n')
+    (tmp_path / "mine.txt").write_text("what I know")
     status, told, lines = call(RECIPE, *COMMON, *words)
     assert (status, told) == (2, "")
     assert len(lines) == 1, lines
     assert why in lines[0]
-    assert not list(tmp_path.glob("runs/*/trial-*"))
+    assert not (tmp_path / "runs").exists()
+    assert (tmp_path / "mine.txt").read_text() == "what I know"
 
 
 def test_another_search_of_the_same_name_is_refused(call, tmp_path):

@@ -318,8 +318,8 @@ def _moves(descent: torch.optim.Optimizer, leaves: list[Tensor]) -> None:
     ours, theirs = {id(leaf) for leaf in leaves}, [p for group in descent.param_groups for p in group["params"]]
     if not theirs or not all(id(p) in ours for p in theirs):
         raise ValueError(
-            f"fit: the optimizer ({type(descent).__name__}) moves other tensors than theta's. Make it of the parameters "
-            "that it is given: lambda p: torch.optim.SGD(p, lr=0.1)."
+            f"fit: the optimizer ({type(descent).__name__}) moves other tensors than theta's. Make it of the "
+            "parameters that it is given: lambda p: torch.optim.SGD(p, lr=0.1)."
         )
 
 

@@ -21,6 +21,7 @@ import torch
 
 from ..core import Task
 from ..engine import NonFinite, Run, Score
+from ..engine.device import choose
 from ..engine.evaluate import NoScore
 from ..engine.schema import conform
 from ..engine.seeds import generator
@@ -125,6 +126,9 @@ def search(
     """
     study_of = _optuna()
     _check(trials=trials, validation_tasks=validation_tasks)
+    choose(device)
+    if not isinstance(seed, int) or not -(2**63) <= seed < 2**63:
+        raise ValueError(f"search: seed={seed}, expected a whole number below 2**63.")
     subject = subject_of(of, pool, budget, options, info or {})
     dimensions = checked(read_space(space, known=subject.names), subject.read)
     chosen = study_of.make_sampler(sampler, dimensions, trials, seed)
@@ -135,9 +139,9 @@ def search(
     }  # fmt: skip
     folder, better = Path(out), higher(base)
     with study_of.quiet():
-        home = study_of.Home(folder, about)
         store = study_of.open_store(storage or folder / "search.journal")
         with study_of.reached(store.name), closing(store):
+            home = study_of.Home(folder, about)
             study = study_of.open_study(store, name or subject.name, about, higher=better)
             study.sampler = chosen
             look = partial(_look, study, dimensions, trials, base, better, about, {}, store.name)
@@ -276,7 +280,7 @@ def _look(
     study: "Study", space: Space, total: int, base: Plan, better: bool, about: dict[str, Any], ended: dict[int, Trial],
     source: str = "the study",
 ) -> Found:  # fmt: skip
-    """What the study says now. ended: the trials that have ended, as they were read before. source: where it is kept."""
+    """What the study says now. ended: the trials that have ended, as they were read before. source: its storage."""
     from optuna.trial import TrialState
 
     trials = []

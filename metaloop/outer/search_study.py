@@ -30,6 +30,7 @@ from .search_space import Choice, Range, Space, cell, cells
 
 MOST_CELLS = 10**6  # of a space that is drawn from without replacement
 SAMPLERS = ("tpe", "random", "grid", "gp")
+START = b'{"op_code":'  # of each line of a journal
 
 
 @dataclass(frozen=True)
@@ -262,9 +263,12 @@ def _mend(path: Path) -> None:
                 fine = False
             if not fine:
                 raise ValueError(f"search: {path} is damaged, or no journal: line {number} is not one of its lines.")
-        if len(whole) < len(data):
+        tail = data[len(whole) :]
+        if tail[: len(START)] != START[: len(tail)]:
+            raise ValueError(f"search: {path} is damaged, or no journal: its last line is none.")
+        if tail:
             aside = path.with_name(f"{path.name}.cut")
-            write_bytes(aside, data[len(whole) :])
+            write_bytes(aside, tail)
             with path.open("rb+") as file:
                 file.truncate(len(whole))
             warnings.warn(f"{path} was cut short in its last line, which is put aside in {aside.name}.", stacklevel=4)

@@ -358,7 +358,7 @@ class ClassPool(Pool):
 
 def _bytes(image: np.ndarray) -> np.ndarray:
     """A picture as bytes, if that is what its numbers mean."""
-    if image.ndim == 3 and image.dtype.kind == "f" and image.size and 0 <= image.min() and image.max() <= 1:
+    if image.ndim == 3 and image.dtype.kind == "f" and image.size and image.min() >= 0 and image.max() <= 1:
         return (255 * image).round().astype(np.uint8)
     return image
 
