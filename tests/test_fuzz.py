@@ -24,6 +24,7 @@ from tiny import files, image_folder, make_run
 
 from metaloop import FewShotClassifier, features, functional, maml, nn, protonet, tasks
 from metaloop.cli import main
+from metaloop.engine.episodes import read_episodes
 from metaloop.engine.run import checkpoints
 
 MANY = int(os.environ.get("FUZZ", 0))  # inputs; 0: the suite's thousand
@@ -304,7 +305,6 @@ READERS = {  # which file, and which command reads it
     "proto/checkpoint": ("adapt", "proto", "few", "-o", "new"),
     "mine.safetensors": ("predict", "mine.safetensors", "few"),
     "own.safetensors": ("predict", "own.safetensors", "few"),
-    "tasks.json": ("evaluate", "proto", *QUICK, "--episodes", "tasks.json", "--allow-seen"),
     "found/search.json": SEARCH,
     "found/search.journal": SEARCH,
 }
@@ -327,6 +327,24 @@ def test_damaged_files(place, data):
         for which, content in kept.items():
             if now.get(which) != content:
                 (place / which).write_bytes(content)
+
+
+@tries(0.05)
+@given(data=st.data())
+def test_damaged_tasks(place, data):
+    pool, path, line = tasks.folder(place / "images"), place / "other.json", ""
+    path.write_bytes(data.draw(damaged(place / "tasks.json")))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # other examples than it was written for
+            dealt = read_episodes(path, pool)
+        assert dealt.sample(dealt.tasks, **dealt.episode).support.x.isfinite().all()
+    except ValueError as error:
+        line = str(error)
+    finally:
+        path.unlink()
+    assert "\n" not in line
+    assert line.startswith(str(path) if line else "")
 
 
 # ---- Arrays
