@@ -321,7 +321,7 @@ def _read(t: Any, space: Space, source: str) -> Trial:
         score = float(t.value) if done else None
     except (IndexError, TypeError, ValueError):
         raise ValueError(f"search: trial {t.number} of {source} is damaged: its settings or score are none.") from None
-    state = states.get(t.state, about.state)
+    state = states.get(t.state) or about.state
     return Trial(t.number, settings, state, score, tuple(about.per_task), about.why, about.seconds)
 
 
