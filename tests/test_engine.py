@@ -799,6 +799,8 @@ BUGS = [
         ('"train", step))', '"train", 0))'), "test_fit_is_the_loop_one_would_write"),
     Bug("the schedule stands still", "engine/session.py",
         ("            self.scheduler.step()", "            pass"), "test_fit_is_the_loop_one_would_write"),
+    Bug("an optimizer may move nothing of theta", "engine/session.py",
+        ("    _moves(descent, leaves)\n", "    pass\n"), "test_bad_arguments_of_fit"),
     Bug("nothing is clipped", "engine/steady.py",
         ("if clip is not None:", "if False:"), "test_fit_is_the_loop_one_would_write"),
     Bug("a resumed optimizer has forgotten its moments", "engine/session.py",
