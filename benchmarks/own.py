@@ -30,7 +30,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from told import filled
+from told import filled, interval
 from torch import Tensor
 
 import metaloop as ml
@@ -138,7 +138,7 @@ def measure(features, z: dict[str, Tensor], pixels: str, shots: int, n: int) -> 
     mean = lambda values: round(float(np.mean(values)), 4) if values else None
     return {
         "shots": shots, "ways": len(classes), "draws": n, "accuracy": round(float(share.mean()), 4),
-        "ci95": round(float(1.96 * share.std(ddof=1) / np.sqrt(n)), 4) if n > 1 else None,
+        "ci95": round(interval(share)[1], 4) if n > 1 else None,
         "pixels_nearest": mean(nearest),
         "calibration_error": round(ece(torch.cat(p).amax(1), torch.cat(right)), 4),
         "log_loss": round(float(F.nll_loss(torch.cat(p).clamp_min(1e-12).log(), torch.cat(truth))), 4),
@@ -151,8 +151,7 @@ def measure(features, z: dict[str, Tensor], pixels: str, shots: int, n: int) -> 
 def page() -> str:
     """docs/own-pictures.md with its table made anew, of all results that there are."""
     percent = lambda v: "" if v is None else f"{100 * v:.0f}"
-    head = ("pictures", "features", "ways, shots", "right ± 1.96 standard errors",
-            "nearest by pixels", "calibration error",
+    head = ("pictures", "features", "ways, shots", "right ± 95 %", "nearest by pixels", "calibration error",
             "AUROC of unknown", "let in, of 10 asked", "90 % sets hold")  # fmt: skip
     lines = [f"| {' | '.join(head)} |", "|" + " --- |" * len(head)]
     for path in sorted((ROOT / "results").glob("own-*.json")):

@@ -193,17 +193,20 @@ def short_table(table: Table, start: Path) -> str:
     """One line per system."""
     lines = ["| system | paper | row | ours ± 95 % | paper's | verdict | all rows |"]
     lines += ["| --- | --- | --- | --- | --- | --- | --- |"]
-    for family, systems in by_family(table).items():
-        for name, found in systems.items():
-            if all(r["mean"] is None for r in found):
-                continue
-            r = best(found)
-            quick = "" if budget(r) == "full" else f", {budget(r)}"
-            lines.append(
-                f"| {link(f'`{name}`', about(name), start)} | {find(r['recipe']).paper} "
-                f"| {title(r['recipe'], r['label'])}{quick} | {ours(r)} | {paper(r)} | {verdict(r)} "
-                f"| {link(share(found), page(family), start, name)} |"
-            )
+    of, groups = families(CONTENTS.read_text()), by_family(table)
+    first = {recipe.system: recipe for recipe in reversed(RECIPES.values())}
+    for name in (name for name in of if name in first):
+        found, called = groups[of[name]].get(name, []), link(f"`{name}`", about(name), start)
+        if all(r["mean"] is None for r in found):
+            lines.append(f"| {called} | {first[name].paper} | {first[name].name} | not run yet |  |  |  |")
+            continue
+        r = best(found)
+        quick = "" if budget(r) == "full" else f", {budget(r)}"
+        lines.append(
+            f"| {called} | {find(r['recipe']).paper} "
+            f"| {title(r['recipe'], r['label'])}{quick} | {ours(r)} | {paper(r)} | {verdict(r)} "
+            f"| {link(share(found), page(of[name]), start, name)} |"
+        )
     return "\n".join(lines) + "\n"
 
 

@@ -464,6 +464,11 @@ def test_a_file_that_needs_a_missing_extra(call, place):
         (lambda t, m: m.update(form=2), "a newer metaloop wrote it"),
         (lambda t, m: m.update(classes=["a", "a", "b"]), "two are alike"),
         (lambda t, m: m.pop("kind"), "it does not say 'kind'"),
+        (lambda t, m: m["features"][0].update(features={}), "'features[0].features' is 'dict', expected text"),
+        (lambda t, m: m["features"][-1].update(size=10**9), "'size' of features is 1000000000"),
+        (lambda t, m: m["features"].__setitem__(0, {"features": "numbers"}), "'numbers' are not of pictures"),
+        (lambda t, m: m["choice"]["strangers"].append(math.nan), "'choice' holds numbers that are not finite"),
+        (lambda t, m: t.update({n: z[:, :5].clone() for n, z in t.items() if n[:2] == "z/"}), ", its own examples 5"),
     ],
 )
 def test_damaged_files(call, place, spoil, message):

@@ -181,6 +181,8 @@ def test_a_run_knows_the_classes_it_was_trained_on(place):
     images, counts = pool.test.images[pool.test.rows], pool.test.counts
     backwards = tasks.pool.ClassPool(images.flip(0), counts.flip(0), ["x"] * 5, name="other")
     assert backwards.digests() == pool.test.digests()[::-1]
+    as_floats = tasks.pool.ClassPool(images.float() / 255, counts, ["x"] * 5, name="other")
+    assert as_floats.digests() == pool.test.digests()
     assert read_info(place / "curve").get("seen") is None
 
 

@@ -22,8 +22,9 @@ from mutations import Bug
 from sklearn.exceptions import DataConversionWarning, NotFittedError
 from tiny import files, image_folder, make_run
 
-from metaloop import FewShotClassifier, functional, maml, nn, protonet, tasks
+from metaloop import FewShotClassifier, features, functional, maml, nn, protonet, tasks
 from metaloop.cli import main
+from metaloop.engine.episodes import read_episodes
 from metaloop.engine.run import checkpoints
 
 MANY = int(os.environ.get("FUZZ", 0))  # inputs; 0: the suite's thousand
@@ -40,18 +41,24 @@ def tries(share: float):
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """Where the commands run: a run on images, one on curves, a predictor, pictures. No network, no data sets."""
+    """Where the commands run: a run on images, one on curves, predictors of both kinds, tasks, a search, pictures. No
+    network, no data sets, no features of an extra."""
     place = tmp_path_factory.mktemp("fuzz")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
         patch.setenv("METALOOP_DATA", "")
         patch.setenv("METALOOP_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setattr("urllib.request.urlopen", _no_network)
+        patch.setattr(features, "present", lambda module: not module.startswith(("efficientnet", "sentence", "gt_all")))
         pool = tasks.folder(image_folder(place / "images", 10, 6))
         image_folder(place / "few", 2, 2, seed=1)
         make_run(place / "proto", "protonet-glyphs", pool, data="images", budget="smoke")
         make_run(place / "curve", "maml-sinusoid-5shot", budget="smoke")
         assert told("adapt", "proto", "few", "-o", "mine.safetensors")[0] == 0
+        assert told("adapt", "few", "-o", "own.safetensors")[0] == 0
+        small = ("--tasks", "2", "--ways", "2", "--queries", "1")
+        assert told("episodes", "images", *small, "-o", "tasks.json")[0] == 0
+        assert told(*SEARCH)[0] == 0
         assert told("evaluate", "curve", "--tasks", "1")[0] == 0
         yield place
 
@@ -92,6 +99,10 @@ def is_told_in_one_line(place: Path, *words: str) -> str:
     return line
 
 
+SEARCH = ("search", "maml-sinusoid-5shot", "--space", "inner_lr=0.01,0.1", "--sampler", "grid", "--trials", "2",
+          "--budget", "smoke", "--steps", "1", "--validation-tasks", "2", "--tasks", "2", "--out", "found")  # fmt: skip
+
+
 # ---- Command lines
 
 
@@ -106,18 +117,25 @@ NUMBERS = mostly("1", "2", "3", else_=st.sampled_from(
 PATHS = st.sampled_from(
     ["proto", "curve", "few", "images", "mine.safetensors", "few/class00/0.png", "few/class00", "proto/run.json", ".",
      "..", "", "nowhere", "nowhere/at/all", "/", "/dev/null", "few/class00/0.png/x", "a" * 300, "\0", "\udcff", "-",
-     "~", "a\nb", "glyphs", "sinusoid", "omniglot", "proto/"]
+     "~", "a\nb", "glyphs", "sinusoid", "omniglot", "proto/", "own.safetensors", "tasks.json", "found/search.journal"]
 )  # fmt: skip
 ODD = st.text(max_size=8)
 RECIPES = st.sampled_from(["maml-sinusoid-5shot", "maml-sinusoid", "protonet-omniglot-1shot", "", "glyphs", "MAML"])
 RUNS, FOLDERS = mostly("proto", "curve", else_=PATHS), mostly("few", "images", else_=PATHS)
-FILES, PICTURES = mostly("mine.safetensors", else_=PATHS), mostly("few/class00/0.png", "few", else_=PATHS)
+FILES = mostly("mine.safetensors", "own.safetensors", else_=PATHS)
+PICTURES = mostly("few/class00/0.png", "few", else_=PATHS)
 DATA = mostly("few", "sinusoid", else_=PATHS)
 DEVICES = st.sampled_from(["cpu", "auto", "cuda", "cuda:7", "mps", "meta", "cpu:0", "cpu:-1", "quantum", ""])
 SIZES = st.sampled_from(["4GB", "1KB", "0", "-1GB", "GB", "1e400GB", "nanGB", "infGB", "9" * 400 + "GB", "1.5", "4 GB"])
 SPLITS = st.sampled_from(["train", "val", "test", "tests", ""])
 OUTPUTS = st.one_of(st.sampled_from(["new.png", "new.html", "new", "nowhere/new.html", "new.safetensors"]), PATHS)
 ROOTS = st.sampled_from(["few", "nowhere", "", "\0", "few/class00/0.png"])
+SPACES = mostly("inner_lr=0.01,0.1", "inner_lr=1e-3..1:log", else_=st.sampled_from(
+    ["inner_lr", "inner_lr=", "inner_lr=1..0", "inner_lr=nan..1", "inner_lr=0..1:log", "inner_lr=1..2:odd", "x=1,2",
+     "=", "inner_steps=1..2", "inner_steps=-1,0", "inner_steps=1.5,2", "inner_lr=1,1", "ways=2,3",
+     "tasks=" + "9" * 40]
+))  # fmt: skip
+SHARES = mostly("0.5", else_=st.sampled_from(["0", "1", "-1", "nan", "inf", "1e-300", "", "half"]))
 
 SHARED = {"--ways": NUMBERS, "--shots": NUMBERS, "--queries": NUMBERS, "--seed": NUMBERS, "--data": DATA,
           "--data-root": ROOTS, "--device": DEVICES}  # fmt: skip
@@ -126,16 +144,31 @@ GRAMMAR = {  # command -> its words by place, its options; None: an option witho
     "train": ([RECIPES], {
         "--data": DATA, "--data-root": ROOTS, "--device": DEVICES, "--seed": NUMBERS, "--out": OUTPUTS,
         "--resume": None, "--budget": st.sampled_from(["smoke", "quickly", ""]), "--checkpoint-every": NUMBERS,
-        "--memory": SIZES, "--no-capture": None,
+        "--memory": SIZES, "--no-capture": None, "--set": SPACES, "--json": None,
     }),
-    "evaluate": ([RUNS], {**SHARED, "--split": SPLITS}),
-    "compare": ([RUNS, RUNS], {**SHARED, "--out": OUTPUTS}),
-    "adapt": ([RUNS, FOLDERS], {"-o": OUTPUTS, "--output": OUTPUTS}),
-    "predict": ([FILES, PICTURES], {"--json": None}),
+    "search": ([RECIPES], {
+        "--space": SPACES, "--sampler": st.sampled_from(["random", "grid", "tpe", "luck"]), "--prune": None,
+        "--storage": PATHS, "--name": ODD, "--adopt": None, "--validation-tasks": NUMBERS, "--seed": NUMBERS,
+        "--data": DATA, "--device": DEVICES,
+    }),
+    "evaluate": ([RUNS], {
+        **SHARED, "--split": SPLITS, "--episodes": PATHS, "--newest": None, "--allow-seen": None, "--json": None,
+    }),
+    "compare": ([RUNS, RUNS], {**SHARED, "--out": OUTPUTS, "--allow-seen": None, "--json": None}),
+    "episodes": ([FOLDERS], {
+        "--ways": NUMBERS, "--shots": NUMBERS | st.sampled_from(["1-3", "3-1", "1-", "-", "0-2"]), "--queries": NUMBERS,
+        "--seed": NUMBERS, "--split": SPLITS, "--all-classes": None, "--data-root": ROOTS,
+    }),
+    "adapt": ([RUNS, FOLDERS], {"-o": OUTPUTS, "--output": OUTPUTS, "--add": FOLDERS}),
+    "predict": ([FILES, PICTURES], {"--json": None, "--coverage": SHARES, "--false-accept": SHARES}),
+    "export": ([FILES], {"--html": None, "-o": OUTPUTS, "--onnxruntime-web": ROOTS}),
+    "completion": ([st.sampled_from(["bash", "zsh", "fish", ""])], {}),
 }  # fmt: skip
 ENOUGH = {  # so that they are quick, and leave what is there
     "train": ["--budget", "smoke", "--steps", "1", "--out", "new"], "evaluate": [], "compare": ["--out", "new.html"],
-    "adapt": ["-o", "new"],
+    "adapt": ["-o", "new"], "episodes": ["-o", "new", "--ways", "2", "--queries", "1"],
+    "search": ["--space", "inner_lr=0.01,0.1", "--budget", "smoke", "--steps", "1", "--trials", "1", "--out", "new",
+               "--validation-tasks", "2"],
 }  # fmt: skip
 
 
@@ -152,7 +185,7 @@ def command_lines(draw) -> list[str]:
         words += [f"{option}={value[0]}"] if value and draw(st.booleans()) else [option, *value]
     if name in ENOUGH:
         words[2:2] = ENOUGH[name]
-    if name in ("train", "evaluate", "compare"):
+    if name in ("train", "evaluate", "compare", "search", "episodes"):
         words += ["--tasks", draw(st.sampled_from(["1"] * 9 + ["0", "many", "9" * 30]))]
     damage = draw(st.sampled_from(["none"] * 6 + ["drop", "double", "insert"]))
     at = draw(st.integers(0, len(words) - 1))
@@ -184,7 +217,7 @@ def test_command_lines(place, words):
 
 def tidy(place: Path) -> None:
     """Take away what a command made anew."""
-    known = {"images", "few", "proto", "curve", "mine.safetensors"}
+    known = {"images", "few", "proto", "curve", "mine.safetensors", "own.safetensors", "tasks.json", "found"}
     for path in place.iterdir():
         if path.name not in known:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -253,7 +286,7 @@ def damaged(draw, path: Path) -> bytes:
         else:
             header = draw(other_values(header))
         return together(header, numbers)
-    if path.suffix == ".jsonl":
+    if path.suffix in (".jsonl", ".journal"):
         lines = data.decode().splitlines()
         at = draw(st.integers(0, len(lines) - 1))
         lines[at] = json.dumps(draw(other_values(json.loads(lines[at]))))
@@ -271,6 +304,9 @@ READERS = {  # which file, and which command reads it
     "proto/run.json": ("adapt", "proto", "few", "-o", "new"),
     "proto/checkpoint": ("adapt", "proto", "few", "-o", "new"),
     "mine.safetensors": ("predict", "mine.safetensors", "few"),
+    "own.safetensors": ("predict", "own.safetensors", "few"),
+    "found/search.json": SEARCH,
+    "found/search.journal": SEARCH,
 }
 
 
@@ -291,6 +327,24 @@ def test_damaged_files(place, data):
         for which, content in kept.items():
             if now.get(which) != content:
                 (place / which).write_bytes(content)
+
+
+@tries(0.05)
+@given(data=st.data())
+def test_damaged_tasks(place, data):
+    pool, path, line = tasks.folder(place / "images"), place / "other.json", ""
+    path.write_bytes(data.draw(damaged(place / "tasks.json")))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # other examples than it was written for
+            dealt = read_episodes(path, pool)
+        assert dealt.sample(dealt.tasks, **dealt.episode).support.x.isfinite().all()
+    except ValueError as error:
+        line = str(error)
+    finally:
+        path.unlink()
+    assert "\n" not in line
+    assert line.startswith(str(path) if line else "")
 
 
 # ---- Arrays

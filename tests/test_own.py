@@ -793,7 +793,8 @@ def test_episodes_of_turned_classes_and_damaged_files(tmp_path):
     for change, match in (
         ({"tasks": [[[[0, 7, 0]], [[0, 0, 0]]]]}, "names an example that is not there"), ({"tasks": []}, "is damaged"),
         ({"tasks": [[[[0, 0, 99]], [[0, 0, 0]]]]}, "is damaged"), ({"tasks": [[[[0, 0]], [[0, 0, 0]]]]}, "is damaged"),
-        ({"ways": "x"}, "holds no episodes"), ({"classes": [1]}, "holds no episodes"),
+        ({"ways": "x"}, "'ways' is 'x', expected a whole number"), ({"ways": [2]}, "'ways' is 'list'"),
+        ({"shots": [1]}, "'shots' is"), ({"classes": [1]}, r"'classes\[0\]' is '1', expected a list"),
         ({"episodes": 2}, "later version"),
     ):
         path.write_text(json.dumps({**told, **change}))

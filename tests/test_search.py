@@ -10,10 +10,12 @@ import subprocess
 import sys
 from itertools import combinations
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from optuna.trial import TrialState
 from tiny import files
 
 import metaloop as ml
@@ -27,7 +29,7 @@ from metaloop.outer import (
     read_table,
 )
 from metaloop.outer import search_study as studies
-from metaloop.outer.search import Shuffled
+from metaloop.outer.search import Shuffled, _read
 from metaloop.outer.search_prune import blocks, worse
 from metaloop.outer.search_space import Choice, Range, cell, cells, read_space, told, value
 from metaloop.outer.search_subject import checked, subject_of
@@ -321,6 +323,19 @@ def test_a_journal_whose_last_line_is_cut_goes_on(tmp_path):
     assert data[:middle].endswith((tmp_path / "search.journal.cut").read_bytes())
 
 
+@pytest.mark.parametrize(("attributes", "params", "values", "why"), [
+    ({"per_task": "all"}, {}, [1.0], "'per_task' is 'all', expected a list"),
+    ({"why": 3}, {}, [1.0], "'why' is 3|'why' is '3', expected text"),
+    ({}, {"lr": "0.3"}, [1.0], "its settings or score are none"),
+    ({}, {"lr": "0.1"}, ["much"], "its settings or score are none"),
+])  # fmt: skip
+def test_a_trial_of_another_form_is_one_line(attributes, params, values, why):
+    space = read_space({"lr": [0.1, 0.2]}, known=["lr"])
+    trial = SimpleNamespace(number=3, user_attrs=attributes, params=params, value=values[0], state=TrialState.COMPLETE)
+    with pytest.raises(ValueError, match=rf"search: trial 3 of a.journal is damaged: ({why})"):
+        _read(trial, space, "a.journal")
+
+
 # PostgreSQL
 
 
@@ -510,14 +525,21 @@ def test_a_search_ends_in_a_report_and_a_command(call, tmp_path):
     (["--space", "tasks=1,2", "--storage", "mysql://a@b/c"], "expected a journal file or postgresql://"),
     (["--space", "tasks=1,2", "--storage", "."], "is a folder"),
     (["--space", "tasks=1,2", "--storage", "damaged"], "damaged is damaged, or no journal: line 2"),
+    (["--space", "tasks=1,2", "--storage", "mine.txt"], "mine.txt is damaged, or no journal: its last line is none"),
+    (["--space", "inner_lr=0.1..1", "--device", "quantum"], "device 'quantum' is unknown"),
+    (["--space", "inner_lr=0.1..1", "--seed", "9" * 30], "expected a whole number below 2**63"),
+    (["--space", "tasks=1,2", "--storage", "other"], "other is damaged: Optuna cannot read its lines ('op_code')"),
 ])  # fmt: skip
 def test_bad_input_is_one_line(words, why, call, tmp_path):
     (tmp_path / "damaged").write_text('{"op_code":0}\nno json\n{}\n')
+    (tmp_path / "other").write_text('{"x": [1]}\n')
+    (tmp_path / "mine.txt").write_text("what I know")
     status, told, lines = call(RECIPE, *COMMON, *words)
     assert (status, told) == (2, "")
     assert len(lines) == 1, lines
     assert why in lines[0]
-    assert not list(tmp_path.glob("runs/*/trial-*"))
+    assert not (tmp_path / "runs").exists()
+    assert (tmp_path / "mine.txt").read_text() == "what I know"
 
 
 def test_another_search_of_the_same_name_is_refused(call, tmp_path):

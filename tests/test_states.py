@@ -506,7 +506,8 @@ def test_scores_are_printed_where_they_cannot_be_kept(call, place, tmp_path, mon
     assert f"cannot write to {tmp_path / 'run'}: Read-only file system" in lines[-1]
 
 
-def test_scores_that_there_are_outlive_what_stops_the_rest(call, place, tmp_path, monkeypatch):
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+def test_scores_that_there_are_outlive_what_stops_the_rest(call, place, tmp_path, monkeypatch, sign):
     from metaloop.report import results
 
     run, real = open_run(place / "run"), results.measure
@@ -518,13 +519,27 @@ def test_scores_that_there_are_outlive_what_stops_the_rest(call, place, tmp_path
     def measure(*arguments, **options):
         calls.append(1)
         if len(calls) == 2:
-            raise KeyboardInterrupt
+            signal.raise_signal(sign)
         return real(*arguments, **options)
 
     monkeypatch.setattr(results, "measure", measure)
     status, told, _ = call("evaluate", tmp_path / "run", "--tasks", 3)
-    assert status == 130
+    assert status == 128 + sign
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     assert "accuracy (%)" in told
+    assert 3 in [entry.tasks for entry in results.kept(tmp_path / "run")]
+
+
+def test_scores_are_kept_where_nobody_reads_them(call, place, tmp_path, monkeypatch):
+    from metaloop.report import results
+
+    def gone(*_):
+        raise BrokenPipeError
+
+    shutil.copytree(place / "run", tmp_path / "run")
+    monkeypatch.setattr("metaloop.cli.data.scores", gone)
+    monkeypatch.setattr("metaloop.cli._close_stdout", lambda: None)
+    assert call("evaluate", tmp_path / "run", "--tasks", 3)[0] == 0
     assert 3 in [entry.tasks for entry in results.kept(tmp_path / "run")]
 
 
@@ -740,9 +755,12 @@ BUGS = [
         ("        with suppress(ValueError):\n", "        if True:\n"),
         "test_damage_within_the_metrics_costs_its_line_alone"),
     Bug("scores are kept before they are told", "cli/data.py",
-        ("        if entries:\n            if as_json:",
-         "        if entries:\n            keep(folder, entries)\n            if as_json:"),
+        ("        if entries:\n            try:",
+         "        if entries:\n            keep(folder, entries)\n            try:"),
         "test_scores_are_printed_where_they_cannot_be_kept"),
+    Bug("SIGTERM loses what was measured", "cli/__init__.py",
+        ("    signal.signal(signal.SIGTERM, end)\n", "    signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"),
+        "test_scores_that_there_are_outlive_what_stops_the_rest[15]"),
     Bug("a learned optimizer takes an infinite step", "optim.py",
         ("if not torch.stack(ends).isfinite().all():", "if False:"),
         "test_a_gradient_that_is_not_finite_leaves_a_step_out"),

@@ -7,8 +7,12 @@ import is imported where it is used, so that `metaloop --help` answers at once.
 import argparse
 import os
 import shlex
+import signal
 import sys
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 
@@ -27,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
         streams()
         if "torch" not in sys.modules:
             settle(os.environ)
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), terminable():
             warnings.filterwarnings("always", category=UserWarning, module="metaloop")
             warnings.showwarning = lambda message, *_: note(f"metaloop: {message}")
             args = parser().parse_args(argv)
@@ -40,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
             sys.stdout.flush()
     except KeyboardInterrupt as stop:
         note(f"metaloop: stopped{stop}")
-        return 130
+        return 128 + (signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT)
     except BrokenPipeError:  # `metaloop recipes | head`
         _close_stdout()
     except (ValueError, OSError, MemoryError, OverflowError) as error:
@@ -52,6 +56,30 @@ def main(argv: list[str] | None = None) -> int:
         note(f"metaloop: that takes more memory than there is ({str(error).partition(chr(10))[0]})")
         return _ended()
     return 0
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, by which batch systems end a job."""
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Within this a first SIGTERM ends a command as Ctrl-C does: what was measured is printed and kept."""
+    mine = threading.current_thread() is threading.main_thread()
+    if not mine or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+
+    def end(number, frame) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        raise Terminated
+
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        if signal.getsignal(signal.SIGTERM) is end:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _ended() -> int:

@@ -149,13 +149,15 @@ def measured(run, rows, pool, folder: Path, *, as_json: bool = False, **how: Any
             entries.append(measure(run, row, pool, **how))
     finally:
         if entries:
-            if as_json:
-                tell({"run": str(folder), "recipe": run.info["recipe"], "scores": [e.to_json() for e in entries]})
-            else:
-                scores(entries)
-            if any(e.published is not None for e in entries):
-                otherwise(run)
-            keep(folder, entries)
+            try:
+                if as_json:
+                    tell({"run": str(folder), "recipe": run.info["recipe"], "scores": [e.to_json() for e in entries]})
+                else:
+                    scores(entries)
+                if any(e.published is not None for e in entries):
+                    otherwise(run)
+            finally:  # who reads them may have gone
+                keep(folder, entries)
 
 
 def otherwise(run) -> None:

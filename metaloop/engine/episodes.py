@@ -11,6 +11,7 @@ examples of each class is checked, and a digest of what they look like.
 
 import json
 import warnings
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +22,32 @@ from ..core import Data, Task
 from ..torch_private import pytree
 from .checkpoint import write_bytes
 from .evaluate import BLOCK
-from .schema import read_json
+from .schema import conform, read_json
 from .seeds import generator
 
 if TYPE_CHECKING:
     from ..tasks.pool import Pool
+
+
+@dataclass
+class _Told:
+    """What a file says."""
+
+    ways: int
+    shots: int | list[int]
+    queries: int | list[int]
+    classes: list[list[str | int]]
+    tasks: list[list[list[list[int]]]]
+    data: str = ""
+    shape: list[int] = field(default_factory=list)
+
+    def __post_init__(self):
+        for name, n in (("ways", self.ways), ("shots", self.shots), ("queries", self.queries)):
+            low, high = (n, n) if isinstance(n, int) else n if len(n) == 2 else (0, 0)
+            if not 1 <= low <= high < 2**31:
+                raise ValueError(f"'{name}' is {n}")
+        if any([type(part) for part in one] != [str, int, str] for one in self.classes):
+            raise ValueError("a class is not its name, number of examples and digest")
 
 
 def write_episodes(
@@ -56,24 +78,24 @@ def read_episodes(path: str | Path, pool: "Pool", *, split: str = "test") -> Any
     examples. Warns if they look otherwise (another version of Pillow may decode them so; or they are others).
     """
     part = _of_examples("read_episodes", pool, split)
-    told = read_json(Path(path))
-    try:
-        version, episode = told["episodes"], {name: _number(told[name]) for name in ("ways", "shots", "queries")}
-        classes, listed = [(str(n), int(k), str(d)) for n, k, d in told["classes"]], told["tasks"]
-    except (KeyError, TypeError, ValueError):
-        raise ValueError(f"{path} holds no episodes. `metaloop episodes` writes such files.") from None
-    if version != 1:
-        raise ValueError(f"{path} is of a later version: episodes {version!r}.")
+    whole = conform(read_json(Path(path)), dict[str, Any], str(path))
+    if "episodes" not in whole:
+        raise ValueError(f"{path} holds no episodes. `metaloop episodes` writes such files.")
+    if whole["episodes"] != 1:
+        raise ValueError(f"{path} is of a later version: episodes {whole['episodes']!r}.")
+    told = conform(whole, _Told, str(path))
+    episode = {name: _number(getattr(told, name)) for name in ("ways", "shots", "queries")}
+    classes, listed = [(str(n), int(k), str(d)) for n, k, d in told.classes], told.tasks
     place = {name: k for k, name in enumerate(part.names)}
     where, otherwise, ours = [], [], _classes(part)
     for name, n, digest in classes:
         if name not in place or (has := ours[place[name]][1]) != n:
             found = "has no such class" if name not in place else f"has {has} of it"
-            theirs = f"{told.get('data')} with {n} examples of class {name!r}"
+            theirs = f"{told.data} with {n} examples of class {name!r}"
             raise ValueError(f"{path} is of {theirs}; {part.name} {found}.")
         where.append(place[name])
         otherwise += [name] if ours[place[name]][2] != digest else []
-    if otherwise and told.get("shape") == [*part.shape]:
+    if otherwise and told.shape == [*part.shape]:
         warnings.warn(
             f"{path}: the examples of {len(otherwise)} classes ({otherwise[0]}, ...) are other ones than it was "
             "written for, or were decoded otherwise.", stacklevel=2,

@@ -63,6 +63,7 @@ from .schema import conform
 from .seeds import generator, noise
 from .steady import point, total
 from .theta import fixed_leaves, not_finite, opened
+from .trial import explained
 
 if TYPE_CHECKING:
     from ..tasks.pool import Pool
@@ -147,9 +148,10 @@ class Session:
     def improve(self, grads: Theta) -> None:
         """theta <- optimizer(theta, grads), and on with the learning rate's schedule."""
         point(self.leaves, grads, self.fixed, self.clip)
-        self.optimizer.step()
-        if self.scheduler is not None:
-            self.scheduler.step()
+        with explained("fit", f"step {self.run.step + 1}: "):
+            self.optimizer.step()
+            if self.scheduler is not None:
+                self.scheduler.step()
 
     def schedule(self, i: int) -> None:
         """Put into theta what is scheduled for after i steps of the optimizer."""
@@ -250,7 +252,9 @@ def begin(
     descent = (optimizer or (lambda p: torch.optim.Adam(p, lr=1e-3)))(leaves)
     scheduler = schedule(descent) if schedule else None
     _steps_alone("the optimizer", descent, "torch.optim.Adam")
-    _steps_alone("the schedule", scheduler, "torch.optim.lr_scheduler.StepLR")
+    if schedule:
+        _steps_alone("the schedule", scheduler, "torch.optim.lr_scheduler.StepLR")
+    _moves(descent, leaves)
     given, lock = {"steps": steps, **(info or {}), "seed": seed}, None
 
     def enter(folder: Path) -> tuple[dict[str, Any], Found | None]:
@@ -298,13 +302,25 @@ def begin(
 
 def _steps_alone(what: str, given: Any, instead: str) -> None:
     """Raise ValueError if it cannot do a step by itself."""
+    if not callable(getattr(given, "step", None)):
+        raise ValueError(f"fit: {what} is {type(given).__name__}, which has no step. Take one such as {instead}.")
     try:
         _, *wanted = inspect.signature(type(given).step).parameters.values()
-    except (AttributeError, TypeError, ValueError):  # there is none, or it tells nothing of itself
+    except (AttributeError, TypeError, ValueError):  # it tells nothing of itself
         return
     if names := [p.name for p in wanted if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]:
         step = f"{type(given).__name__}.step wants {names[0]}"
         raise ValueError(f"fit: {what}: {step}, which a meta-step does not have. Take another, such as {instead}.")
+
+
+def _moves(descent: torch.optim.Optimizer, leaves: list[Tensor]) -> None:
+    """Raise ValueError if the optimizer is of other parameters than theta's. It may leave some of them."""
+    ours, theirs = {id(leaf) for leaf in leaves}, [p for group in descent.param_groups for p in group["params"]]
+    if not theirs or not all(id(p) in ours for p in theirs):
+        raise ValueError(
+            f"fit: the optimizer ({type(descent).__name__}) moves other tensors than theta's. Make it of the "
+            "parameters that it is given: lambda p: torch.optim.SGD(p, lr=0.1)."
+        )
 
 
 def seen_by(pool: "Pool") -> list[str] | None:

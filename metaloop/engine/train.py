@@ -180,7 +180,7 @@ def _check_arguments(learner, at_test, pool, optimizer, clip, seed, options, now
         raise ValueError(f"fit: the pool is {type(pool).__name__}, expected one such as ml.tasks.glyphs().")
     if optimizer is not None and not callable(optimizer):
         wanted = "a function such as lambda p: torch.optim.SGD(p, lr=0.1)"
-        raise ValueError(f"fit: optimizer={optimizer!r}, expected {wanted}.")
+        raise ValueError(f"fit: optimizer is {type(optimizer).__name__}, expected {wanted}.")
     for name, n in counts.items():
         least = 0 if name == "steps" else 1
         if n is not None and (not isinstance(n, Integral) or n < least):

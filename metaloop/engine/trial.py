@@ -40,7 +40,7 @@ HINTS = (
      "first_order=True"),
     (r"([Tt]arget|index) \S+ is out of bounds", "Labels over all classes, as pool.flat() deals them, are for pretrain "
      "and margin: give an episodic learner the pool itself"),
-    (r"\btuple\b|'dict' object", "A network's forward must return one tensor"),
+    (r"[('](tuple|dict|list|NoneType)(\)|' object)", "A network's forward must return one tensor"),
     (r"dtype|scalar type|same type", "The network and the examples must be of one dtype: convert the pool's x, or the "
      "network by .float()"),
     (r"shape|size|dimension|channels|Expected .*D", "Give the network the size of the pool's examples, and let it "

@@ -5,6 +5,7 @@ what a predictor file says of it. A source that needs an extra is named with it 
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -69,6 +70,22 @@ SOURCES: dict[str, Source] = {
     "numbers": Source("numbers", "arrays"),
     "named": Source("libraries", "pictures", offered=False),  # or texts
 }
+
+
+@dataclass
+class Spec:
+    """What a predictor's file says of features, as far as it does: what any source's `spec` tells."""
+
+    features: str
+    size: int = 32
+    words: list[str] = field(default_factory=list)
+    name: str = ""
+    weights: str = ""
+    sha256: str = ""
+
+    def __post_init__(self):
+        if not 0 < self.size <= 4096:
+            raise ValueError(f"'size' of features is {self.size}")
 
 
 def build(spec: Mapping[str, Any], tensors: "Mapping[str, Tensor] | None" = None) -> Features:

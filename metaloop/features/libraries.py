@@ -80,6 +80,8 @@ def checksum(path: Path) -> str:
 
 
 def build(spec: dict[str, Any], tensors: dict[str, Tensor]) -> Any:
+    if lacking := [n for n in ("name", "weights", "sha256") if n not in spec]:
+        raise ValueError(f"a backbone without its '{lacking[0]}': the predictor's file is damaged.")
     features = named(spec["name"], spec["weights"])
     if features.spec()["sha256"] != spec["sha256"]:
         raise ValueError(f"backbone {spec['name']!r}: {spec['weights']} holds other weights than it did.")

@@ -49,4 +49,9 @@ class Unfitted:
 
 
 def build(spec: dict[str, Any], tensors: dict[str, Tensor]) -> Numbers | Unfitted:
-    return Numbers(tensors["mean"], tensors["spread"]) if tensors else Unfitted()
+    if not tensors:
+        return Unfitted()
+    mean, spread = tensors.get("mean"), tensors.get("spread")
+    if mean is None or spread is None or mean.dim() != 1 or mean.shape != spread.shape:
+        raise ValueError("numbers: a mean and a spread for each column were expected: the predictor's file is damaged.")
+    return Numbers(mean, spread)

@@ -16,10 +16,13 @@ Departs: FaceNet sums over triplets, from batches of 1800 with one negative for 
 from collections.abc import Callable, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.overrides import TorchFunctionMode
 
 from ..core import Params
+from ..nn.unit import SHORTEST
 from .embedding import EmbeddingLoss
 
 
@@ -46,7 +49,8 @@ def from_pml(make: Callable[[], nn.Module], miner: Callable[[Tensor, Tensor], tu
 
     make: () -> the loss, whose parameters are drawn anew for each seed, e.g. partial(ProxyAnchorLoss, classes, dim).
     `value` raises ValueError where finite embeddings have a loss or a gradient that is not finite, as ArcFaceLoss at an
-    embedding in the direction of its class; and where its gradient is differentiated, as by MAML's inner steps.
+    embedding in the direction of its class; and where its gradient is differentiated, as by MAML's inner steps. An
+    embedding of zero, which has no direction, has none for the loss either, and a slope of zero, as `nn.unit` has it.
 
     >>> from pytorch_metric_learning.losses import ProxyAnchorLoss
     >>> loss = from_pml(lambda: ProxyAnchorLoss(num_classes=10, embedding_size=4))
@@ -77,7 +81,7 @@ class _Alone(torch.autograd.Function):
 
     @staticmethod
     def forward(name, loss, y, *at):
-        with torch.enable_grad():
+        with torch.enable_grad(), _Directions():
             at = [t.detach().clone().requires_grad_() for t in at]
             value = loss(y, *at)
             grads = torch.autograd.grad(value, at, allow_unused=True, materialize_grads=True)
@@ -112,6 +116,18 @@ class _Alone(torch.autograd.Function):
 
         outputs = [_Alone.apply(name, loss, *of(i)) for i in range(info.batch_size)]
         return tuple(torch.stack(each) for each in zip(*outputs, strict=True)), (0,) * len(outputs[0])
+
+
+class _Directions(TorchFunctionMode):
+    """Within this F.normalize has a slope of zero, not of 1 / eps, where what is normalised is zero."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func is not F.normalize:
+            return func(*args, **kwargs)
+        z, dim = args[0], kwargs.get("dim", 1)
+        none = z.detach().abs().amax(dim, keepdim=True) <= SHORTEST
+        return torch.where(none, 0.0, func(torch.where(none, 1.0, z), *args[1:], **kwargs))
 
 
 def _finite(tensors: Sequence[Tensor]) -> bool:

@@ -21,7 +21,9 @@ import torch
 
 from ..core import Task
 from ..engine import NonFinite, Run, Score
+from ..engine.device import choose
 from ..engine.evaluate import NoScore
+from ..engine.schema import conform
 from ..engine.seeds import generator
 from ..recipes.plan import Plan, Recipe
 from ..targets import units
@@ -124,6 +126,9 @@ def search(
     """
     study_of = _optuna()
     _check(trials=trials, validation_tasks=validation_tasks)
+    choose(device)
+    if not isinstance(seed, int) or not -(2**63) <= seed < 2**63:
+        raise ValueError(f"search: seed={seed}, expected a whole number below 2**63.")
     subject = subject_of(of, pool, budget, options, info or {})
     dimensions = checked(read_space(space, known=subject.names), subject.read)
     chosen = study_of.make_sampler(sampler, dimensions, trials, seed)
@@ -134,12 +139,12 @@ def search(
     }  # fmt: skip
     folder, better = Path(out), higher(base)
     with study_of.quiet():
-        home = study_of.Home(folder, about)
         store = study_of.open_store(storage or folder / "search.journal")
         with study_of.reached(store.name), closing(store):
+            home = study_of.Home(folder, about)
             study = study_of.open_study(store, name or subject.name, about, higher=better)
             study.sampler = chosen
-            look = partial(_look, study, dimensions, trials, base, better, about, {})
+            look = partial(_look, study, dimensions, trials, base, better, about, {}, store.name)
             shown = _Shown(look, trials, progress)
             with shown:
                 while (taken := study_of.next_trial(store, study, home, trials, adopt=adopt)) is not None:
@@ -272,9 +277,10 @@ def _place(seed: int, i: int) -> torch.Generator:
 
 
 def _look(
-    study: "Study", space: Space, total: int, base: Plan, better: bool, about: dict[str, Any], ended: dict[int, Trial]
+    study: "Study", space: Space, total: int, base: Plan, better: bool, about: dict[str, Any], ended: dict[int, Trial],
+    source: str = "the study",
 ) -> Found:  # fmt: skip
-    """What the study says now. ended: the trials that have ended, as they were read before."""
+    """What the study says now. ended: the trials that have ended, as they were read before. source: its storage."""
     from optuna.trial import TrialState
 
     trials = []
@@ -283,7 +289,7 @@ def _look(
             continue
         one = ended.get(t.number)
         if one is None:
-            one = _read(t, space)
+            one = _read(t, space, source)
             if one.state != BEGUN:
                 ended[t.number] = one
         trials.append(one)
@@ -293,16 +299,30 @@ def _look(
     return Found(trials, best, complete, total, space, judged(base)["metric"], better, about, study)
 
 
-def _read(t: Any, space: Space) -> Trial:
-    """A trial as Optuna has it."""
+@dataclass
+class _Told:
+    """What a trial is told of itself, as far as it is."""
+
+    per_task: list[float] = field(default_factory=list)
+    why: str = ""
+    seconds: float = 0.0
+    state: str = DIVERGED
+
+
+def _read(t: Any, space: Space, source: str) -> Trial:
+    """A trial as Optuna has it. Raises ValueError, naming the source, if it is of another form."""
     from optuna.trial import TrialState
 
-    told, attributes = {TrialState.COMPLETE: DONE, TrialState.PRUNED: PRUNED, TrialState.RUNNING: BEGUN}, t.user_attrs
-    return Trial(
-        t.number, {n: value(space[n], label) for n, label in t.params.items() if n in space},
-        told.get(t.state) or attributes.get("state", DIVERGED), t.value if t.state == TrialState.COMPLETE else None,
-        tuple(attributes.get("per_task", ())), attributes.get("why", ""), attributes.get("seconds", 0.0),
-    )  # fmt: skip
+    about = conform(dict(t.user_attrs), _Told, f"search: trial {t.number} of {source}")
+    states = {TrialState.COMPLETE: DONE, TrialState.PRUNED: PRUNED, TrialState.RUNNING: BEGUN}
+    done = t.state == TrialState.COMPLETE
+    try:
+        settings = {n: value(space[n], label) for n, label in t.params.items() if n in space}
+        score = float(t.value) if done else None
+    except (IndexError, TypeError, ValueError):
+        raise ValueError(f"search: trial {t.number} of {source} is damaged: its settings or score are none.") from None
+    state = states.get(t.state) or about.state
+    return Trial(t.number, settings, state, score, tuple(about.per_task), about.why, about.seconds)
 
 
 def _winner(found: Found, subject: Subject, home: Any, study: "Study", *, pool: Pool, tasks: int) -> Found:
@@ -315,7 +335,7 @@ def _winner(found: Found, subject: Subject, home: Any, study: "Study", *, pool: 
     if not tasks:
         return replace(found, run=run)
     with Lock(folder, ".trial.lock", wait=True):
-        known = study.user_attrs.get("test", {})
+        known = conform(study.user_attrs.get("test", {}), dict[str, Any], "search: the study's test")
         kept = known.get("rows", {}) if known.get("trial") == found.best.number and known.get("tasks") == tasks else {}
         scores = {label: Score.of(torch.tensor(each), metric) for label, (each, metric) in kept.items()}
         for row in plan.rows if not kept else ():

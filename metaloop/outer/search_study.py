@@ -30,6 +30,7 @@ from .search_space import Choice, Range, Space, cell, cells
 
 MOST_CELLS = 10**6  # of a space that is drawn from without replacement
 SAMPLERS = ("tpe", "random", "grid", "gp")
+START = b'{"op_code":'  # of each line of a journal
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,13 @@ def open_store(where: str | Path) -> Store:
     alone = lambda: Lock(path.parent, f".{path.name}.alone", wait=True)
     with alone():
         _mend(path)
-        storage = optuna.storages.JournalStorage(JournalFileBackend(str(path)))
+        try:
+            storage = optuna.storages.JournalStorage(JournalFileBackend(str(path)))  # which reads all of it
+        except OSError:
+            raise
+        except Exception as error:  # what Optuna raises for lines of another form has no common base
+            reason = str(error).partition("\n")[0] or type(error).__name__
+            raise ValueError(f"search: {path} is damaged: Optuna cannot read its lines ({reason}).") from None
     return Store(str(path), storage, alone)
 
 
@@ -77,6 +84,8 @@ def open_study(store: Store, name: str, about: dict[str, Any], *, higher: bool) 
             study.set_user_attr("search", about)
         elif recorded != about:
             same(f"the study '{name}' in {store.name}", recorded, about)
+        if len(study.directions) != 1:
+            raise ValueError(f"search: {store.name} is damaged: the study '{name}' has {len(study.directions)} scores.")
     return study
 
 
@@ -254,9 +263,12 @@ def _mend(path: Path) -> None:
                 fine = False
             if not fine:
                 raise ValueError(f"search: {path} is damaged, or no journal: line {number} is not one of its lines.")
-        if len(whole) < len(data):
+        tail = data[len(whole) :]
+        if tail[: len(START)] != START[: len(tail)]:
+            raise ValueError(f"search: {path} is damaged, or no journal: its last line is none.")
+        if tail:
             aside = path.with_name(f"{path.name}.cut")
-            write_bytes(aside, data[len(whole) :])
+            write_bytes(aside, tail)
             with path.open("rb+") as file:
                 file.truncate(len(whole))
             warnings.warn(f"{path} was cut short in its last line, which is put aside in {aside.name}.", stacklevel=4)

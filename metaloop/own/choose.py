@@ -59,6 +59,8 @@ class Choice:
             raise ValueError(f"'choice' is of head '{self.head}' at temperature {self.temperature}")
         if not len(self.held) == len(self.answered) == len(self.true) == len(self.known):
             raise ValueError("'choice' differs in how many examples were held out")
+        if not all(map(math.isfinite, (*self.features.values(), *self.true, *self.known, *self.strangers, self.fewer))):
+            raise ValueError("'choice' holds numbers that are not finite")
 
 
 def blends(names: list[str], alike: float) -> list[dict[str, float]]:

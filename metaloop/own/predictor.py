@@ -14,7 +14,7 @@ from torch import Tensor
 from ..engine import checkpoint
 from ..engine.predictor import read
 from ..engine.schema import conform
-from ..features import Features, build
+from ..features import Features, Spec, build
 from .choose import Choice, choose, enough, mixed, quantile
 from .heads import closeness, coefficients, known, scores
 
@@ -85,8 +85,14 @@ class Own:
 
     def answers(self, examples: Any) -> Answers:
         """What f says of examples of its kind."""
-        z = {n: F.normalize(self.features[n](examples).double(), dim=1) for n in self.used}
-        return self.of(z)
+        return self.of({n: F.normalize(self.vectors(n, examples).double(), dim=1) for n in self.used})
+
+    def vectors(self, name: str, examples: Any) -> Tensor:
+        """What the features of that name make of examples, [q, d]. Raises ValueError unless they are such as S has."""
+        z, d = self.features[name](examples), self.z[name].shape[1]
+        if z.shape[1] != d:
+            raise ValueError(f"its features '{name}' have {z.shape[1]} numbers, its own examples {d}: it is damaged.")
+        return z
 
     def of(self, z: Mapping[str, Tensor]) -> Answers:
         """The same of their features [q, d], of length 1."""
@@ -199,7 +205,7 @@ def more(f: Own, examples: Any, y: Sequence[int], classes: list[str], sources: l
     """f of the examples that it knows and further ones, of its classes or new ones: as if made of all at once."""
     names = [*f.classes, *(c for c in classes if c not in f.classes)]
     told = torch.tensor([*f.y.tolist(), *(names.index(classes[k]) for k in y)])
-    z = {n: torch.cat([f.z[n], F.normalize(feature(examples).float(), dim=1)]) for n, feature in f.features.items()}
+    z = {n: torch.cat([f.z[n], F.normalize(f.vectors(n, examples).float(), dim=1)]) for n in f.features}
     return remade(
         f.kind, names, list(f.features.values()), z, told, [*f.sources, *sources], [*f.digests, *digests]
     )  # fmt: skip
@@ -255,7 +261,10 @@ def load(tensors: Mapping[str, Tensor], told: Any, source: str) -> Own:
     features = []
     for i, spec in enumerate(about.features):
         own = {k.removeprefix(f"features/{i}/"): t for k, t in tensors.items() if k.startswith(f"features/{i}/")}
+        conform(spec, Spec, source, f"features[{i}]")
         features.append(build(spec, own))
+        if getattr(features[-1], "kind", None) != about.kind:
+            raise damaged(f"its features '{spec['features']}' are not of {about.kind}")
     named = {key(f): t for f, t in zip(features, z, strict=True)}
     if not choice.features or not {*choice.features} <= {*named}:
         raise damaged("'choice.features' are not among its features")

@@ -119,7 +119,7 @@ def _importance(found: Found) -> str:
         return '<p class="soft">Too few trials to tell.</p>'
     bars = "".join(
         f'<span>{escape(name)}</span><i style="width:{100 * share:.1f}%"></i><span class="soft">{share:.2f}</span>'
-        for name, share in shares.items()
+        for name, share in shares.items() if name in found.space
     )
     return f'<p class="soft">By PED-ANOVA; the shares add up to 1.</p><div class="bars">{bars}</div>'
 

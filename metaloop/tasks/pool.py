@@ -10,6 +10,7 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import torch
 from torch import Generator, Tensor
 
@@ -270,12 +271,12 @@ class ClassPool(Pool):
         return FlatPool(self, batch)
 
     def digests(self) -> list[str]:
-        """Of the first turn."""
+        """Of the first turn. Pictures of floats in [0, 1] have those of their bytes."""
         found = []
         for first, count in zip(self.first.tolist(), self.counts.tolist(), strict=True):
             places = range(first, first + count) if self.rows is None else self.rows[first : first + count].tolist()
             images = (self.images[i].contiguous().cpu().numpy() for i in places)
-            each = (blake2b(image.data, digest_size=8).digest() for image in images)
+            each = (blake2b(_bytes(image).data, digest_size=8).digest() for image in images)
             together = sum(int.from_bytes(digest, "little") for digest in each) % 2**48
             found.append(f"{together:012x}")
             self._release()
@@ -353,6 +354,13 @@ class ClassPool(Pool):
 
     def __repr__(self) -> str:
         return f"{self.name}({self.split or 'all'}: {self.classes} classes of shape {self.shape})"
+
+
+def _bytes(image: np.ndarray) -> np.ndarray:
+    """A picture as bytes, if that is what its numbers mean."""
+    if image.ndim == 3 and image.dtype.kind == "f" and image.size and image.min() >= 0 and image.max() <= 1:
+        return (255 * image).round().astype(np.uint8)
+    return image
 
 
 class FlatPool(Over):

@@ -257,6 +257,21 @@ def test_a_loss_of_pytorch_metric_learning_hands_no_nan_on():
     assert loss.value(theta, at * torch.nan, y).isnan()  # what came in is not its doing
 
 
+@pytest.mark.parametrize("name", ["TripletMarginLoss", "NTXentLoss", "ArcFaceLoss", "ProxyAnchorLoss"])
+def test_a_loss_of_pytorch_metric_learning_has_no_steep_slope_at_zero_and_its_own_elsewhere(name):
+    kind = getattr(losses, name)
+    of_classes = {"num_classes": CLASSES, "embedding_size": DIM} if name in ("ArcFaceLoss", "ProxyAnchorLoss") else {}
+    loss, module = O.from_pml(partial(kind, **of_classes)), kind(**of_classes)
+    theta, y = loss.init(0), torch.tensor([0, 0, 1, 1])
+    z = torch.randn(4, DIM, generator=torch.Generator().manual_seed(0))
+    slope = lambda z: torch.func.grad(lambda z: loss.value(theta, z, y))(z)
+    live = z.clone().requires_grad_()
+    assert_close(slope(z), torch.autograd.grad(functional_call(module, theta, (live, y)), live)[0])
+    z[1] = 0
+    assert slope(z).abs().max() < 1e4
+    assert not slope(z)[1].any()
+
+
 def test_losses_over_classes_say_so():
     assert {made(name).classes for name in ANGULAR} == {CLASSES}
     assert O.triplet().classes is None
@@ -337,6 +352,8 @@ CASES = {
 }
 
 BUGS = [
+    Bug("a foreign loss is steep at zero", "objectives/mined.py", ("if func is not F.normalize:", "if True:"),
+        "test_a_loss_of_pytorch_metric_learning_has_no_steep_slope_at_zero_and_its_own_elsewhere"),
     Bug("the farthest example decides", "learners/margin.py",
         ("torch.where(member.mT, cosine[:, None], -torch.inf).amax(-1)",
         "torch.where(member.mT, cosine[:, None], torch.inf).amin(-1)"), "test_the_nearest_example_decides"),
