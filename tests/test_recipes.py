@@ -123,6 +123,7 @@ def test_a_run_of_other_settings_than_a_recipe_takes_is_refused(tmp_path):
     info = read_info(tmp_path / "run")
     for settings, told in (
         ({**info["settings"], "depth": 2}, "meta-rnn-boolean was made with other settings.*depth"),
+        ({**info["settings"], "hidden": "x"}, "run.json: "),
         (3, "is damaged: 'settings' is '3'"),
     ):
         (tmp_path / "run" / "run.json").write_text(json.dumps({**info, "settings": settings}))

@@ -457,12 +457,15 @@ def test_predictors_of_another_form_are_one_line(call, place, tmp_path):
         (lambda p: p["classes"].__setitem__(0, 3), r"'classes[0]' is '3', expected text"),
         (lambda p: p["classes"].pop(), "has shape"),
         (lambda p: p["pool"].update(shape=["1", 2, 3]), "'pool.shape[0]' is '1'"),
+        (lambda p: p["pool"].update(shape=[28, 28]), "bad: conv4: inputs have shape (28, 28)"),
+        (lambda p: p["settings"].update(ways=[5]), "bad: "),
     ):
         shutil.copy(place / "f", tmp_path / "bad")
         rewrite(tmp_path / "bad", lambda t, m: change(m["predictor"]))  # noqa: B023
         status, told, lines = call("predict", tmp_path / "bad", place / "few")
         assert (status, told, len(lines)) == (2, "", 1)
         assert message in lines[0]
+        assert "bad" in lines[0]
 
 
 def test_a_predictor_that_is_not_finite_is_not_opened(place, tmp_path):

@@ -1,5 +1,7 @@
 """Runs and predictors that recipes made, read back from their files."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -87,7 +89,10 @@ def open_run(folder: str | Path, *, newest: bool = False) -> Run:
     info = read_info(Path(folder))
     if "recipe" not in info:
         raise ValueError(f"{folder} was not trained by a recipe. Open it with metaloop.Run.open(folder, learner).")
-    plan = _plan(conform(info, Trained, str(Path(folder) / "run.json")))
+    source = str(Path(folder) / "run.json")
+    made = conform(info, Trained, source)
+    with _told_of(source):
+        plan = _plan(made)
     return Run.open(folder, plan.learner, at_test=plan.rows[0].learner, plan=plan, newest=newest)
 
 
@@ -126,17 +131,29 @@ def any_predictor(path: str | Path) -> tuple[Any, dict[str, Any]]:
 def _structure(about: dict[str, Any], source: str) -> Any:
     """A predictor without numbers: the learner adapts on the meta device, to as many examples as it was given."""
     made = conform(about, Adapted, source)
-    plan, ways = _plan(made), len(made.classes)
-    learner = plan.at_test(ways=ways)
-    theta = pytree.tree_map(lambda t: t.to("meta"), plan.learner.init(0))
-    x = torch.zeros(made.support, *made.pool.shape, device="meta")
-    y = torch.zeros(made.support, dtype=torch.long, device="meta")
-    with torch.no_grad():
-        f = learner.adapt(theta, Data(x, y))
+    ways = len(made.classes)
+    with _told_of(source), torch.no_grad():
+        plan = _plan(made)
+        theta = pytree.tree_map(lambda t: t.to("meta"), plan.learner.init(0))
+        x = torch.zeros(made.support, *made.pool.shape, device="meta")
+        y = torch.zeros(made.support, dtype=torch.long, device="meta")
+        f = plan.at_test(ways=ways).adapt(theta, Data(x, y))
         known = f(x[:1]).shape[-1]
     if known < ways:
         raise ValueError(f"{source} is damaged: it names {ways} classes, the predictor knows {known}.")
     return f
+
+
+@contextmanager
+def _told_of(source: str) -> Iterator[None]:
+    """What a recipe cannot make of settings of another form, it refuses by errors of any kind: a line with the file."""
+    try:
+        yield
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:
+        reason = f"{error}".partition("\n")[0]
+        raise ValueError(reason if source in reason else f"{source}: {reason}") from error
 
 
 def _plan(made: Made) -> Plan:
