@@ -57,6 +57,7 @@ if TYPE_CHECKING:
 
     # How theta improves
     from .engine import fit as fit, meta_gradient as meta_gradient
+    from .outer.episodic_memory import episodic_memory as episodic_memory
     from .outer.follow_leader import follow_leader as follow_leader
     from .outer.search import search as search
 

@@ -259,7 +259,9 @@ class Bits(Numbers):
 
 CLASSES, NUMBERS, DENSITIES, BITS = Classes(), Numbers(), Densities(), Bits()
 TARGETS: tuple[Target, ...] = (CLASSES, NUMBERS, DENSITIES, BITS)
-IN_PER_CENT = {"alone": "accuracy, ties wrong (%)", "verified": "pairs told right (%)"}  # further metrics, of classes
+IN_PER_CENT = {  # further metrics, of classes and of bits
+    "alone": "accuracy, ties wrong (%)", "verified": "pairs told right (%)", "exact": "sequences all right (%)",
+}  # fmt: skip
 
 
 def target_of(y: Tensor, pool: Any = None) -> Target:
@@ -297,6 +299,11 @@ def verified(scores: Tensor, y: Tensor) -> Float[Tensor, " tasks"]:
     query and a class: above 0 is yes, below is no, 0 is wrong. Half of the pairs are of one class if there are two."""
     yes = y[..., None] == torch.arange(scores.shape[-1], device=y.device)
     return torch.where(yes, scores > 0, scores < 0).float().flatten(1).mean(1)
+
+
+def exact(predicted: Tensor, y: Tensor) -> Float[Tensor, " tasks"]:
+    """Whether all of a task's bits y [tasks, n, bits] are the more probable ones; 0 or 1."""
+    return ((predicted > 0.5) == (y > 0.5)).flatten(1).all(1).float()
 
 
 def excess_nats(predicted: Tensor, y: Tensor) -> Float[Tensor, " tasks"]:

@@ -57,6 +57,7 @@ from .unit import cosines as cosines
 from .unit import unit as unit
 from .unroll import descend as descend
 from .unroll import unroll as unroll
+from .wider import wider as wider
 
 # Who is public stands above, in a line of its own, and nowhere else; `as` itself, which says so.
 __all__ = sorted(  # pyright: ignore[reportUnsupportedDunderAll]

@@ -80,6 +80,7 @@ tables_prior = Protocol("tables_prior", (10,))
 
 # Sequences of bits, with their marks.
 copy, associative_recall = functions("copy", 9), functions("associative_recall", 8)
+copy_levels, recall_levels = functions("copy_levels", 7), functions("recall_levels", 8)
 
 # The names of these pools: what `--data` takes, with the pools' own options.
 POOLS = tuple(dict.fromkeys(known.name for known in list(vars().values()) if isinstance(known, Protocol)))

@@ -41,6 +41,8 @@ from .problems import problems as problems
 from .distributions import distributions as distributions
 
 # one after another
+from .levels import copy_levels as copy_levels
+from .levels import recall_levels as recall_levels
 from .rainbow_mnist import rainbow_mnist as rainbow_mnist
 from .streams import class_stream as class_stream
 from .streams import omniglot_stream as omniglot_stream
