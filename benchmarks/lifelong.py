@@ -24,15 +24,18 @@ from told import interval
 from torch import Tensor, nn
 
 import metaloop as ml
+from metaloop import outer
 from metaloop.engine.run import machine, versions
 from metaloop.engine.seeds import generator
-from metaloop.outer import forgetting
 from metaloop.targets import NUMBERS, exact
 
 ROOT = Path(__file__).resolve().parent.parent
 METHODS = ("plain", "gem", "replay")
 POOLS = {"copy": (ml.tasks.copy_levels, 7, 6), "recall": (ml.tasks.recall_levels, 8, 6)}
-LIFE = {"goal": 0.8, "tasks": 32, "remembered": 64, "clip": 10.0, "chunk": 32, "progress": False, "device": "cpu"}
+LIFE = {
+    "goal": 0.8, "margin": 0.5, "tasks": 32, "remembered": 64, "clip": 10.0, "chunk": 32, "progress": False,
+    "device": "cpu",
+}  # fmt: skip
 STREAM, BATCH = 64, 8  # examples of a level in OML's stream, and of one online step
 
 
@@ -44,6 +47,11 @@ def life(problem: str, method: str, hidden: int, seed: int, updates: int, theta=
     adam = lambda p: torch.optim.Adam(p, lr=3e-3)
     how = {"method": method, "updates": updates, "first": first, "seed": seed}
     return ml.episodic_memory(learner, make(), optimizer=adam, **how, **LIFE)
+
+
+def forgetting(levels: list[dict]) -> float | None:
+    """None of one level."""
+    return outer.forgetting(levels) if len(levels) > 1 else None
 
 
 def passed(levels: list[dict]) -> int:
@@ -66,7 +74,7 @@ def lives(problem: str, seed: int, updates: int) -> dict:
         row["cpu seconds"] = round(time.process_time() - began, 1)
         told[method] = row
         print(f"{problem}, seed {seed}, {method}: {row['passed']} levels, then {row.get('passed when widened')}; "
-              f"forgetting {row['forgetting']:.3f}", flush=True)  # fmt: skip
+              f"forgetting {row['forgetting']}", flush=True)  # fmt: skip
     large = life(problem, "plain", 128, seed, updates).info["levels"]
     told["128 from the start"] = {"levels": large, "passed": passed(large), "forgetting": forgetting(large)}
     common = min(len(told[method]["levels"]) for method in METHODS)
@@ -78,7 +86,8 @@ def lives(problem: str, seed: int, updates: int) -> dict:
 
 def summary(seeds: dict[str, dict]) -> dict:
     def paired(key: str, a: str, b: str) -> list[float]:
-        values = [s[a][key] - s[b][key] for s in seeds.values()]
+        """Mean and interval over seeds. Lives of one level forget nothing, and are left out."""
+        values = [s[a][key] - s[b][key] for s in seeds.values() if None not in (s[a][key], s[b][key])]
         return interval(values) if len(values) > 1 else values
 
     gained = [s[m]["passed when widened"] - s[m]["passed"] for s in seeds.values() for m in METHODS
@@ -152,7 +161,7 @@ def of_oml(seed: int, steps: int) -> dict:
         levels.append({"level": k, "scores": scores})
     row = {"levels": levels, "forgetting": forgetting(levels), "steps": steps,
            "cpu seconds": round(time.process_time() - began, 1)}  # fmt: skip
-    print(f"oml, seed {seed}: forgetting {row['forgetting']:.3f}, in the end {levels[-1]['scores']}", flush=True)
+    print(f"oml, seed {seed}: forgetting {row['forgetting']}, in the end {levels[-1]['scores']}", flush=True)
     return row
 
 

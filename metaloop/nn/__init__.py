@@ -18,6 +18,8 @@ from .classes import class_sum as class_sum
 from .classes import cross_entropy as cross_entropy
 from .classes import labels as labels
 from .classes import membership as membership
+from .decode import beam as beam
+from .decode import greedy as greedy
 from .descent import Descent as Descent
 from .descent import adam as adam
 from .descent import addsign as addsign
@@ -25,6 +27,7 @@ from .descent import powersign as powersign
 from .descent import rmsprop as rmsprop
 from .descent import sgd as sgd
 from .descent import sign_decay as sign_decay
+from .descent import signs as signs
 from .distributions import Bernoulli as Bernoulli
 from .distributions import CausalBernoulli as CausalBernoulli
 from .distributions import Gaussian as Gaussian
@@ -53,6 +56,8 @@ from .sequence import LSTM as LSTM
 from .sequence import KeyValue as KeyValue
 from .sequence import Recurrent as Recurrent
 from .sequence import attend as attend
+from .transformer import Transformer as Transformer
+from .transformer import Universal as Universal
 from .unit import cosines as cosines
 from .unit import unit as unit
 from .unroll import descend as descend

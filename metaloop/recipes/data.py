@@ -82,5 +82,8 @@ tables_prior = Protocol("tables_prior", (10,))
 copy, associative_recall = functions("copy", 9), functions("associative_recall", 8)
 copy_levels, recall_levels = functions("copy_levels", 7), functions("recall_levels", 8)
 
+# Sentences with their translations, in pieces: of the source and of the target.
+captions = functions("multi30k", 88)
+
 # The names of these pools: what `--data` takes, with the pools' own options.
 POOLS = tuple(dict.fromkeys(known.name for known in list(vars().values()) if isinstance(known, Protocol)))

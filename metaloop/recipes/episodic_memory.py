@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def episodic_memory_plan(
     pool: Pool, *, method: str, marks: int, words: str, test_shots: Sequence[int], steps: int, updates: int,
-    goal: float = 0.8, remembered: int = 64, margin: float = 0.0, hidden: int = 64, tasks: int = 32, lr: float = 3e-3,
+    goal: float = 0.8, remembered: int = 64, margin: float = 0.5, hidden: int = 64, tasks: int = 32, lr: float = 3e-3,
 ) -> Plan:  # fmt: skip
     """A life through levels, by method (`episodic_memory`); an LSTM of `hidden`; Adam at lr; gradients clipped at norm
     10. marks: channels that hold no bits. The rows are of the levels with test_shots, as life leaves them."""

@@ -48,6 +48,10 @@ from .streams import class_stream as class_stream
 from .streams import omniglot_stream as omniglot_stream
 from .streams import sine_stream as sine_stream
 
+# sentences and their translations
+from .translation import Vocabulary as Vocabulary
+from .translation import multi30k as multi30k
+
 # to be read in order
 from .sequences import associative_recall as associative_recall
 from .sequences import copy as copy
