@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 
     # an inference network
     from .learners.homoencoder import homoencoder as homoencoder
+    from .learners.metavae import metavae as metavae
     from .learners.neural_statistician import neural_statistician as neural_statistician
 
     # a stream

@@ -261,6 +261,7 @@ CLASSES, NUMBERS, DENSITIES, BITS = Classes(), Numbers(), Densities(), Bits()
 TARGETS: tuple[Target, ...] = (CLASSES, NUMBERS, DENSITIES, BITS)
 IN_PER_CENT = {  # further metrics, of classes and of bits
     "alone": "accuracy, ties wrong (%)", "verified": "pairs told right (%)", "exact": "sequences all right (%)",
+    "probe": "accuracy of a probe (%)",
 }  # fmt: skip
 
 

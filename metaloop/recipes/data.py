@@ -67,6 +67,7 @@ omniglot_stream = Protocol("omniglot_stream", OMNIGLOT, 964)
 glyphs = Protocol("glyphs", OMNIGLOT, 1669)
 mini_imagenet = Protocol("mini_imagenet", PHOTOGRAPH, 64)
 rainbow_mnist = Protocol("rainbow_mnist", (3, 28, 28), 10)
+rotated_mnist = Protocol("rotated_mnist", OMNIGLOT, 10)
 
 # Functions, points, densities.
 sinusoid = functions("sinusoid", 1, amplitude=(0.1, 5.0), phase=(0.0, pi), frequency=(0.8, 1.2))

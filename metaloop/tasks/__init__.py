@@ -8,6 +8,7 @@ from .glyphs import glyphs as glyphs  # rendered characters, embedded
 from .images import folder as folder  # your own
 from .images import mini_imagenet as mini_imagenet
 from .mnist import mnist as mnist  # handwritten digits, downloaded
+from .rotated import rotated_mnist as rotated_mnist
 from .omniglot import lake_runs as lake_runs  # Lake's 20 fixed tasks
 from .omniglot import omniglot as omniglot  # handwritten characters, downloaded
 
