@@ -6,9 +6,9 @@
 RUN ...: a logistic regression learns from 10 and 100 labels of each digit at each of the thirteen unseen angles what a
 run sees in pictures, and is tested on 50 others of each; the same of raw pixels, and of their first 40 principal
 components, learned from the pictures of the training angles. All meet the same pictures, so the first run is compared
-with each other row in pairs, angle by angle. --families: x = a z + noise with z ~ N(0, 1), of slopes a and noise of its
-own for each distribution, and exp of such x (log-normal) through its logarithm: the mean squared distance of f(x)
-from the mean of the closed posterior, on slopes that no training had; with a summary, without, and of no network (0, the
+with each other row in pairs, angle by angle. --families: x = a z + noise with z ~ N(0, 1), of a slope a of its own for
+each distribution (and log-normal x, by their logarithms, are the same): the mean squared distance of f(x) from
+the mean of the closed posterior, on slopes that no training had; with a summary, without, and of no network (0, the
 mean of the prior). Decoders may take z for -z, so the better sign of all of f counts.
 """
 
@@ -74,7 +74,7 @@ def of_runs(args) -> dict:
 
 class Families(ml.tasks.Pool):
     """x = a z + noise of a slope of its own in each task; y of the support set is the slope's place, that of the query
-    set the mean of z's posterior. S is the logarithm of what is observed, where that is log-normal: the same numbers."""
+    set the mean of z's posterior."""
 
     name, target, shape, device = "families", ml.tasks.sinusoid().target, (1,), torch.device("cpu")
 
@@ -85,7 +85,8 @@ class Families(ml.tasks.Pool):
         which = torch.randint(len(self.slopes), (tasks,), generator=generator)
         a, parts = self.slopes[which][:, None, None], []
         for n in (shots, queries):
-            x = a * torch.randn(tasks, n, 1, generator=generator) + NOISE * torch.randn(tasks, n, 1, generator=generator)
+            z, noise = torch.randn(2, tasks, n, 1, generator=generator)
+            x = a * z + NOISE * noise
             parts.append((x, a * x / (a**2 + NOISE**2)))
         return Task(Data(parts[0][0], which[:, None].expand(-1, shots)), Data(*parts[1]))
 

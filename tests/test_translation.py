@@ -1,7 +1,9 @@
 """Parallel files, words in pieces, vectors of words, and that no English sentence is met twice."""
 
 import random
+import shutil
 import sys
+from functools import partial
 from importlib.util import find_spec
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 import torch
 from mutations import Bug
 
+from metaloop import tasks
 from metaloop.cli import main
 from metaloop.tasks import multi30k
 from metaloop.tasks.translation import Vocabulary, corpus, dictionary, parallel, turned, vectors
@@ -142,9 +145,23 @@ def test_what_does_not_fit_is_said(folder, tmp_path, monkeypatch, capsys):
     words = ["train", "meta-translation-multi30k", "--budget", "smoke", "--out", str(tmp_path / "run")]
     assert main(words) == 2  # of so few lines
     assert "leave none of 120 for cs" in capsys.readouterr().err
+    monkeypatch.setattr(tasks, "multi30k", partial(multi30k, **SMALL))
+    for part, text in (("train.cs", "\n" * 120), ("train.cs", "x\n" * 119), ("test_2016_flickr.cs", "Привет\n" * 8)):
+        other = tmp_path / "data"
+        shutil.rmtree(other, ignore_errors=True)
+        shutil.copytree(folder, other)
+        (other / "multi30k" / "data" / "task1" / "raw" / part).write_text(text)
+        monkeypatch.setenv("METALOOP_DATA", str(other))
+        told = {"\n": "line 1 is empty", "x": "has 119 lines", "П": "letters that it has never seen"}[text[0]]
+        if text[0] != "П" or find_spec("sentencepiece"):
+            assert main(words) == 2
+            err = capsys.readouterr().err
+            assert told in err
+            assert err.count("\n") == 1
+    monkeypatch.setenv("METALOOP_DATA", str(folder))
     monkeypatch.setitem(sys.modules, "sentencepiece", None)
-    with pytest.raises(ValueError, match=r"not installed: pip install 'metaloop\[translation\]'"):
-        Vocabulary(["a dog"], 8)
+    assert main(words) == 2
+    assert "is not installed: pip install 'metaloop[translation]'" in capsys.readouterr().err
 
 
 @needs

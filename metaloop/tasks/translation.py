@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..core import Data, Task
 from ..targets import DENSITIES
+from ..torch_private import pytree
 from .files import data_folders
 from .pool import Pool, Splits
 
@@ -175,7 +176,7 @@ class Translations(Pool):
     fixed task's queries.
     """
 
-    target, device = DENSITIES, torch.device("cpu")
+    target = DENSITIES
 
     def __init__(
         self, languages: dict[str, Tensor], *, name: str, source: int, keys: tuple[Tensor, Tensor], english: Any = None,
@@ -185,7 +186,7 @@ class Translations(Pool):
         self.fixed, self.texts, self.split = fixed, texts, split
         self.tasks = None if fixed is None else 1
         x = fixed.support.x[0] if fixed is not None else next(iter(languages.values()))
-        self.shape = tuple(x.shape[1:])
+        self.shape, self.device = tuple(x.shape[1:]), x.device
 
     def sample(self, tasks=1, ways=1, shots=1, queries=15, generator=None) -> Task:
         """shots and queries: pairs of the language; a fixed task has its own. ways is ignored."""
@@ -195,16 +196,20 @@ class Translations(Pool):
         names = [*self.languages]
         if shots + queries > (most := min(map(len, self.languages.values()))):
             raise ValueError(f"{self._call(shots=shots, queries=queries)} has but {most} pairs of one. Ask for fewer.")
-        drawn = torch.randint(len(names), (tasks,), generator=generator).tolist()
+        source = {"generator": generator, "device": generator.device if generator is not None else "cpu"}
         found = []
-        for i in drawn:
+        for i in torch.randint(len(names), (tasks,), **source).tolist():
             x = self.languages[names[i]]
-            found.append(x[torch.randperm(len(x), generator=generator)[: shots + queries]])
+            found.append(x[torch.randperm(len(x), **source)[: shots + queries].to(x.device)])
         x = torch.stack(found)
-        return Task(*(Data(part, torch.zeros(*part.shape[:2], 1)) for part in (x[:, :shots], x[:, shots:])))
+        y = torch.zeros(*x.shape[:2], 1, device=x.device)
+        return Task(Data(x[:, :shots], y[:, :shots]), Data(x[:, shots:], y[:, shots:]))
 
     def to(self, device) -> "Translations":
-        return self
+        languages = {name: x.to(device) for name, x in self.languages.items()}
+        fixed = self.fixed and pytree.tree_map(lambda t: t.to(device), self.fixed)
+        how = {"name": self.name, "source": self.source, "keys": self.keys, "english": self.english}
+        return Translations(languages, fixed=fixed, texts=self.texts, split=self.split, **how)
 
     def __repr__(self) -> str:
         return f"{self.name}({', '.join(self.languages) or 'one fixed task'}: pairs of shape {self.shape})"
