@@ -14,6 +14,7 @@ mean of the prior). Decoders may take z for -z, so the better sign of all of f c
 
 import argparse
 import json
+import math
 import time
 from pathlib import Path
 
@@ -72,6 +73,14 @@ def of_runs(args) -> dict:
     return {"runs": about, "angles": list(pool.test.angles), "rows": rows}
 
 
+class Known(ml.nn.Gaussian):
+    """A mean, and the noise that there is. Were it learned, x would tell a^2 + noise^2 alone, and of z nothing sure."""
+
+    @classmethod
+    def of(cls, out):
+        return cls(out, torch.full_like(out, 2 * math.log(NOISE)))
+
+
 class Families(ml.tasks.Pool):
     """x = a z + noise of a slope of its own in each task; y of the support set is the slope's place, that of the query
     set the mean of z's posterior."""
@@ -102,8 +111,8 @@ def of_families(args) -> dict:
     for seed in range(args.seeds):
         for name, summary in (("with a summary", f(mlp((1, 32, 32, 4)))), ("without a summary", None)):
             encoder = f(mlp((1 + 4 * (summary is not None), 32, 32, 2)))
-            how = {"distributions": len(SLOPES), "likelihood": ml.nn.Gaussian}
-            learner = ml.metavae(summary, encoder, f(torch.nn.Linear(1, 2)), **how)
+            how = {"distributions": len(SLOPES), "likelihood": Known}
+            learner = ml.metavae(summary, encoder, f(torch.nn.Linear(1, 1)), **how)
             began = time.process_time()
             run = ml.fit(
                 learner, Families(SLOPES), steps=args.steps, tasks=16, ways=1, shots=DRAWS, queries=20, seed=seed,

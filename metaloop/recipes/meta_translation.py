@@ -27,7 +27,7 @@ def meta_translation_plan(
     (`meta_translation`)."""
     import torch
 
-    if pool.target.metric != "excess_nats" or len(pool.shape) != 1 or pool.shape[0] <= source:
+    if not pool.target.numbers or len(pool.shape) != 1 or pool.shape[0] <= source:
         raise ValueError(f"this recipe translates sentences; {pool.name} deals examples of shape {tuple(pool.shape)}.")
     given = getattr(pool.train, "keys", (torch.zeros(languages * pieces, keys), torch.zeros(pieces, keys)))
     net, init = ml.functional(
@@ -60,16 +60,17 @@ def meta_translation_plan(
 
 # The paper's figures are of other languages, so none stands beside.
 SMALL = {"steps": 2, "tasks": 1, "shots": 2, "width": 8, "layers": 1, "heads": 2, "hidden": 8, "test_steps": 1}
+FORMS: tuple[tuple[str, str, str, int, dict[str, Any], dict[str, Any]], ...] = (
+    ("meta-translation", "meta", "MetaNMT, after German and French", 10_000, {"steps": 600, "warm_up": 200}, {}),
+    ("meta-translation-sgd", "meta", "the same, gradient steps", 10_000, {"steps": 600, "warm_up": 200},
+     {"inner": "sgd", "inner_lr": 0.1}),
+    ("multilingual-translation", "multilingual", "ordinary training on German and French", 20_000,
+     {"steps": 1200, "warm_up": 200}, {}),
+    ("scratch-translation", "scratch", "nothing learned before", 1, {}, {"test_steps": 200}),
+)  # fmt: skip
 RECIPES = [
     recipe(
         f"{name}-multi30k", "Gu et al. 2018", f"captions from Czech: {summary}", data.captions, meta_translation_plan,
-        method=method, steps=steps, warm_up=min(1000, max(1, steps)), quick=quick, smoke=SMALL, **more,
-    ) for name, method, summary, steps, quick, more in (
-        ("meta-translation", "meta", "MetaNMT, after German and French", 10_000, {"steps": 600, "warm_up": 200}, {}),
-        ("meta-translation-sgd", "meta", "the same, gradient steps", 10_000, {"steps": 600, "warm_up": 200},
-         {"inner": "sgd", "inner_lr": 0.1}),
-        ("multilingual-translation", "multilingual", "ordinary training on German and French", 20_000,
-         {"steps": 1200, "warm_up": 200}, {}),
-        ("scratch-translation", "scratch", "nothing learned before", 1, {"steps": 1}, {"test_steps": 200}),
-    )
+        method=method, steps=steps, warm_up=min(1000, steps), quick=quick, smoke=SMALL, **more,
+    ) for name, method, summary, steps, quick, more in FORMS
 ]  # fmt: skip

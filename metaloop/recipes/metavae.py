@@ -72,14 +72,15 @@ def metavae_plan(
 
 
 # The paper's figures are drawings, of all 60 000 labels, so none stands beside.
+FORMS: tuple[tuple[str, str, dict[str, Any]], ...] = (
+    ("", "MetaVAE", {}),
+    ("divided-", "its summary divided by the batch, as in the authors' code", {"divisor": 100}),
+    ("no-summary-", "a decoder for each angle, no summary", {"summarises": False}),
+)
 RECIPES = [
     recipe(
         f"metavae-{name}rotated-mnist", "Choi et al. 2020", f"digits at unseen angles: {words}", data.rotated_mnist,
         metavae_plan, steps=55_000, quick={"steps": 6000, "lr": 1e-3},
         smoke={"steps": 2, "hidden": 8, "c": 4, "z": 4, "batch": 1, "labels": (2,), "tested": 2}, **settings,
-    ) for name, words, settings in (
-        ("", "MetaVAE", {}),
-        ("divided-", "its summary divided by the batch, as in the authors' code", {"divisor": 100}),
-        ("no-summary-", "a decoder for each angle, no summary", {"summarises": False}),
-    )
+    ) for name, words, settings in FORMS
 ]  # fmt: skip

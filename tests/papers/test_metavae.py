@@ -56,7 +56,8 @@ class Still:
 
 @pytest.mark.parametrize("divisor", [None, 50])
 def test_the_bound_and_its_gradient(divisor, monkeypatch):
-    ours, task = learner(divisor=divisor), one(families(1, 3))
+    ours = learner(divisor=divisor)
+    task = next(task for task in (one(families(1, seed)) for seed in range(99)) if task.support.y[0] == 1)
     theta = doubled(ours)
     leaves = {part: {n: p.clone().requires_grad_() for n, p in params.items()} for part, params in theta.items()}
     Still(monkeypatch, 0.7)
