@@ -20,13 +20,14 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.func import grad
 
 from ..core import Data, Learner, Params, Task, predictor, static
 from ..nn.decode import beam, greedy
 from ..nn.descent import Descent, signs
 from ..nn.functional import learned
 from ..nn.transformer import PAD, START, spelled
-from ..nn.unroll import descend
+from ..nn.unroll import unroll
 
 Net = Callable[..., Any]  # net(phi, s) -> memory; net(phi, prefix, memory) -> scores [n, T, words]
 OFFSET, SHARED = "source.offset", "source.universal"
@@ -67,7 +68,7 @@ def losses(net: Net, phi: Params, x: Tensor, source: int, smoothing: float = 0.0
 def meta_translation(
     net: Net, init: Callable[[int], Params], *, source: int, inner_lr: float, inner_steps: int = 1,
     moves: str = "all", optimizer: Descent | None = None, smoothing: float = 0.1, first_order: bool = True,
-    joint: bool = False,
+    batch: int | None = None, joint: bool = False,
 ) -> Learner[Params]:  # fmt: skip
     """MetaNMT: theta is where a translator begins, f a density of pairs and a translator after inner_steps steps on S.
 
@@ -75,11 +76,13 @@ def meta_translation(
         not read. The loss of (2) and (4) has label `smoothing`.
     moves: in (2): "all", "embedding+encoder" or "embedding"; never the universal words. optimizer: of (2),
         `nn.signs()` (5) unless given; `nn.sgd()` is MAML's. first_order: the gradients of (2) count as constant.
+    batch: so many pairs of S for each step, the next ones in their order, and again from the first; all unless given.
     joint: E is part of theta, as in ordinary training on all languages (MultiNMT), for which inner_steps=0.
-    Raises ValueError on another word, and where nothing moves.
+    Raises ValueError on another word.
     """
     if moves not in MOVES:
         raise ValueError(f"meta_translation: moves is {moves!r}, expected {', '.join(map(repr, MOVES))}.")
+    method = optimizer or signs()
 
     def mean(each: Tensor, x: Tensor) -> Tensor:
         """Over tokens of t."""
@@ -87,6 +90,14 @@ def meta_translation(
 
     def loss(phi: Params, rest: Params, x: Tensor) -> Tensor:
         return mean(losses(net, {**rest, **phi}, x, source, smoothing), x)
+
+    def step(k: int, state, given):
+        (phi, moments), (rest, x) = state, given
+        if batch is not None:
+            x = x[(k * batch + torch.arange(batch, device=x.device)) % len(x)]
+        g = grad(loss)({n: p.detach() for n, p in phi.items()} if first_order else phi, rest, x)
+        g = {n: t.detach() for n, t in g.items()} if first_order else g
+        return method.update(inner_lr, g, phi, moments)
 
     def start(seed: int) -> Params:
         return {n: p for n, p in init(seed).items() if joint or n != OFFSET}
@@ -97,9 +108,8 @@ def meta_translation(
             phi = {**theta, OFFSET: theta[SHARED].new_zeros(len(theta["source.keys"]), theta[SHARED].shape[1])}
         fast = {n: p for n, p in learned(phi, net).items() if n.startswith(MOVES[moves]) and n != SHARED}
         rest = {n: p for n, p in phi.items() if n not in fast}
-        how = {"steps": inner_steps, "optimizer": optimizer or signs(), "first_order": first_order}
-        path = descend(loss, fast, (rest, S.x), lr=inner_lr, **how)                                    # (2)
-        return Translates({**rest, **(path or [fast])[-1]}, net, source)
+        path = unroll(step, (fast, method.init(fast)), (rest, S.x), inner_steps)                       # (2)
+        return Translates({**rest, **(path[-1][0] if path else fast)}, net, source)
 
     def objective(adapt, theta: Params, task: Task):
         S, Q = task

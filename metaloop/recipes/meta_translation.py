@@ -18,13 +18,13 @@ def meta_translation_plan(
     inner: Literal["signs", "sgd"] = "signs", inner_lr: float = 3.5e-4, shots: int = 32, tasks: int = 2,
     languages: int = 3, pieces: int = 2000, keys: int = 100, source: int = 48, width: int = 128, layers: int = 2,
     heads: int = 4, hidden: int = 256, dropout: float = 0.1, lr: float = 1e-3, warm_up: int = 200, moves: str = "all",
-    test_steps: int = 60, test_lr: float = 1e-3,
+    test_steps: int = 100, test_batch: int = 32, test_lr: float = 1e-3,
 ) -> Plan:  # fmt: skip
     """Translators. method: "meta" (MetaNMT: an inner step, a loss on other pairs of the language), "multilingual"
     (ordinary training on all source languages), "scratch" (nothing learned before). inner: "signs" or "sgd". universal:
     words by the vectors of `languages` vocabularies of `pieces` (`nn.Universal`), or embeddings of their own. Adam at
-    lr, reached in warm_up steps. At meta-test test_steps of Adam at test_lr on all pairs of S, on what `moves`
-    (`meta_translation`)."""
+    lr, reached in warm_up steps. At meta-test test_steps of Adam at test_lr on test_batch pairs of S each, on what
+    `moves` (`meta_translation`)."""
     import torch
 
     if not pool.target.numbers or len(pool.shape) != 1 or pool.shape[0] <= source:
@@ -45,8 +45,9 @@ def meta_translation_plan(
 
     def at_test(ways: int = 1, inner_steps: int = test_steps, moves: str = moves):
         return ml.meta_translation(
-            net, init, inner_lr=test_lr, inner_steps=inner_steps, moves=moves, optimizer=ml.nn.adam(), **how
-        )
+            net, init, inner_lr=test_lr, inner_steps=inner_steps, moves=moves, optimizer=ml.nn.adam(),
+            batch=test_batch, **how,
+        )  # fmt: skip
 
     row = Row("nats per sentence, fine-tuned", at_test(), 1, shots, shots, tasks=1)
     return Plan(
@@ -66,7 +67,7 @@ FORMS: tuple[tuple[str, str, str, int, dict[str, Any], dict[str, Any]], ...] = (
      {"inner": "sgd", "inner_lr": 0.1}),
     ("multilingual-translation", "multilingual", "ordinary training on German and French", 20_000,
      {"steps": 1200, "warm_up": 200}, {}),
-    ("scratch-translation", "scratch", "nothing learned before", 1, {}, {"test_steps": 200}),
+    ("scratch-translation", "scratch", "nothing learned before", 1, {}, {"test_steps": 300}),
 )  # fmt: skip
 RECIPES = [
     recipe(

@@ -81,6 +81,6 @@ RECIPES = [
     recipe(
         f"metavae-{name}rotated-mnist", "Choi et al. 2020", f"digits at unseen angles: {words}", data.rotated_mnist,
         metavae_plan, steps=55_000, quick={"steps": 6000, "lr": 1e-3},
-        smoke={"steps": 2, "hidden": 8, "c": 4, "z": 4, "batch": 1, "labels": (2,), "tested": 2}, **settings,
+        smoke={"steps": 2, "hidden": 8, "c": 4, "z": 10, "batch": 1, "labels": (2,), "tested": 2}, **settings,
     ) for name, words, settings in FORMS
 ]  # fmt: skip

@@ -16,6 +16,7 @@ from metaloop.testing import Case
 
 WORDS, S, T, DIM, HEADS = 9, 3, 4, 4, 2
 KEYS = torch.randn(WORDS, 3, generator=torch.Generator().manual_seed(1)), torch.eye(3)
+STILL = ("source.universal", "source.keys", "source.like")
 SIZES = {"dim": DIM, "layers": 1, "heads": HEADS, "hidden": 5, "dropout": 0.0}
 shared, plain = (
     functional(Transformer(WORDS, WORDS, keys=keys, tied=tied, **SIZES)) for keys, tied in ((KEYS, True), (None, False))
@@ -132,8 +133,7 @@ def test_one_step_its_loss_and_its_gradient(how, task):
     phi = {**theta}
     if how == "shared":
         phi["source.offset"] = torch.zeros(WORDS, DIM).double().requires_grad_()
-    still = ("source.universal", "source.keys", "source.like")
-    fast = [n for n in phi if n not in still]
+    fast = [n for n in phi if n not in STILL]
     step = torch.autograd.grad(loss(phi, task.support, 0.1), [phi[n] for n in fast], create_graph=True)
     moved = {**phi, **{n: phi[n] - 0.05 * g for n, g in zip(fast, step, strict=True)}}                # (2)
     f = learner.adapt(theta, task.support)
@@ -142,7 +142,7 @@ def test_one_step_its_loss_and_its_gradient(how, task):
     want = torch.stack([sum(p[w] for p, w in zip(*log_p(moved, x), strict=True)) for x in task.query.x])
     assert_close(f(task.query.x)[:, 0], want, rtol=1e-6, atol=1e-9)                                   # (3)
     L = loss(moved, task.query, 0.1)                                                                  # (4)
-    names = [n for n in theta if n not in still[1:]]
+    names = [n for n in theta if n not in STILL[1:]]
     want = dict(zip(names, torch.autograd.grad(L, [theta[n] for n in names]), strict=True))
     batch = Task(*(Data(part.x[None], part.y[None]) for part in task))
     grads, got, _ = meta_gradient(learner)({n: p.detach() for n, p in theta.items()}, batch)
@@ -184,6 +184,23 @@ def test_a_permuted_vocabulary_is_the_same_task(task):
     code = lambda data: Data(torch.cat([other[data.x[:, :S]], data.x[:, S:]], 1), data.y)
     f, g = learner.adapt(theta, task.support), learner.adapt(moved, code(task.support))
     assert_close(g(code(task.query).x), f(task.query.x))
+
+
+def test_batches_come_one_after_another(task):
+    """Three pairs a step, of four: 0 1 2, then 3 0 1."""
+    theta = doubled(shared[1])
+    how = {"source": S, "inner_lr": 0.05, "optimizer": adam()}
+    f = meta_translation(*shared, inner_steps=2, batch=3, joint=True, **how).adapt(theta, task.support)
+    phi, fast, state = theta, None, None
+    for rows in ([0, 1, 2], [3, 0, 1]):
+        fast = {n: p.clone().requires_grad_() for n, p in phi.items() if n not in STILL}
+        L = loss({**phi, **fast}, Data(task.support.x[rows], task.support.y[rows]), 0.1)
+        g = dict(zip(fast, torch.autograd.grad(L, [*fast.values()]), strict=True))
+        fast = {n: p.detach() for n, p in fast.items()}
+        moved, state = adam().update(0.05, g, fast, state or adam().init(fast))
+        phi = {**phi, **moved}
+    for n in phi:
+        assert_close(f.phi[n], phi[n], rtol=1e-6, atol=1e-9)
 
 
 def test_smoothing():
