@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -43,6 +44,9 @@ class Rotated(Over):
         angles = torch.tensor(self.angles, device=S.x.device, dtype=torch.float32)[which]
         told = (0 if self.in_turn else 1) * which[:, None].expand(*S.y.shape)
         return Task(Data(turned(S.x, angles), told), Data(turned(Q.x, angles), Q.y))
+
+    def uses(self, run: str | Path) -> list[str]:
+        return []  # f tells no classes
 
     def over(self, pool: Pool) -> "Rotated":
         return Rotated(pool, self.angles, in_turn=self.in_turn)
