@@ -141,7 +141,7 @@ def full(args) -> dict:
     theta = {n: p.cpu() for n, p in run.theta.items()}
     with torch.no_grad(), at_meta_test():
         f = learner.adapt(theta, Data(x[:1], torch.zeros(1, 1)))
-    asked = source.encode(test_s, S)
+    asked, texts = source.encode(test_s[: args.tested], S), texts[: args.tested]
     told = {"language": args.full, "pairs": len(x), "steps": args.steps, "seconds": round(run.seconds, 1)}
     for width in (1, 4):
         told[f"width {width}"] = corpus(translated(f, asked, S, english, width), texts)
