@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .nn.functional import functional as functional
 
     # What is learned about one task: an initialisation
+    from .learners.meta_translation import meta_translation as meta_translation
     from .learners.maml import maml as maml  # FOMAML, ANIL, BOIL, Meta-SGD, MAML++ by option
     from .learners.proto_maml import proto_maml as proto_maml
     from .learners.reptile import reptile as reptile
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     # an inference network
     from .learners.homoencoder import homoencoder as homoencoder
     from .learners.inference import inference as inference  # of Gaussians: exact, for each set, amortised
+    from .learners.metavae import metavae as metavae
     from .learners.neural_statistician import neural_statistician as neural_statistician
 
     # a stream
@@ -64,6 +66,7 @@ if TYPE_CHECKING:
 
     # How theta improves
     from .engine import fit as fit, meta_gradient as meta_gradient
+    from .outer.episodic_memory import episodic_memory as episodic_memory
     from .outer.follow_leader import follow_leader as follow_leader
     from .outer.search import search as search
 

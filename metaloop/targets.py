@@ -259,7 +259,10 @@ class Bits(Numbers):
 
 CLASSES, NUMBERS, DENSITIES, BITS = Classes(), Numbers(), Densities(), Bits()
 TARGETS: tuple[Target, ...] = (CLASSES, NUMBERS, DENSITIES, BITS)
-IN_PER_CENT = {"alone": "accuracy, ties wrong (%)", "verified": "pairs told right (%)"}  # further metrics, of classes
+IN_PER_CENT = {  # further metrics, of classes and of bits
+    "alone": "accuracy, ties wrong (%)", "verified": "pairs told right (%)", "exact": "sequences all right (%)",
+    "probe": "accuracy of a probe (%)",
+}  # fmt: skip
 
 
 def target_of(y: Tensor, pool: Any = None) -> Target:
@@ -309,6 +312,11 @@ def information_nats(scores: Tensor, y: Tensor) -> Float[Tensor, " tasks"]:
     """
     cost = F.cross_entropy(scores.flatten(0, 1), y.flatten(), reduction="none").view(y.shape)
     return (y.amax(1) + 1).to(cost).log() - cost.mean(1)
+
+
+def exact(predicted: Tensor, y: Tensor) -> Float[Tensor, " tasks"]:
+    """Whether all of a task's bits y [tasks, n, bits] are the more probable ones; 0 or 1."""
+    return ((predicted > 0.5) == (y > 0.5)).flatten(1).all(1).float()
 
 
 def excess_nats(predicted: Tensor, y: Tensor) -> Float[Tensor, " tasks"]:

@@ -25,8 +25,10 @@ from metaloop.recipes.data import Protocol
 from metaloop.recipes.plan import Plan, Row, label, recipe
 from metaloop.report.results import in_units
 from metaloop.targets import BITS, CLASSES, DENSITIES, NUMBERS, Target
+from metaloop.tasks.levels import Levels
 from metaloop.tasks.pool import AnyShots, Episodes, FlatPool, Outline, Over, Pool, Splits
 from metaloop.tasks.problems import ProblemPool
+from metaloop.tasks.rotated import Rotated
 from metaloop.tasks.sequences import Presentations
 from metaloop.tasks.streams import ClassStream
 
@@ -311,6 +313,8 @@ WRAPPERS = {  # each, and what it changes of what the pool below says
     ClassStream: (ClassStream, {"name": "coded_stream", "labels": "task"}),
     ProblemPool: (lambda pool: ProblemPool(pool, start, 0.1), {}),
     Presentations: (Presentations, {}),
+    Levels: (lambda pool: Levels(pool, (1, 2)), {"name": "levels"}),
+    Rotated: (lambda pool: Rotated(pool, (0, 90)), {"name": "rotated_coded", "labels": "pool", "tasks": None}),
 }
 SAID = (
     "name", "split", "target", "labels", "tasks", "shape", "classes", "names", "device", "skipped", "kind", "pictures",

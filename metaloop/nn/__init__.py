@@ -22,6 +22,8 @@ from .classes import class_sum as class_sum
 from .classes import cross_entropy as cross_entropy
 from .classes import labels as labels
 from .classes import membership as membership
+from .decode import beam as beam
+from .decode import greedy as greedy
 from .descent import Descent as Descent
 from .descent import adam as adam
 from .descent import addsign as addsign
@@ -29,6 +31,7 @@ from .descent import powersign as powersign
 from .descent import rmsprop as rmsprop
 from .descent import sgd as sgd
 from .descent import sign_decay as sign_decay
+from .descent import signs as signs
 from .distributions import Bernoulli as Bernoulli
 from .distributions import CausalBernoulli as CausalBernoulli
 from .distributions import Density as Density
@@ -66,10 +69,13 @@ from .sequence import LSTM as LSTM
 from .sequence import KeyValue as KeyValue
 from .sequence import Recurrent as Recurrent
 from .sequence import attend as attend
+from .transformer import Transformer as Transformer
+from .transformer import Universal as Universal
 from .unit import cosines as cosines
 from .unit import unit as unit
 from .unroll import descend as descend
 from .unroll import unroll as unroll
+from .wider import wider as wider
 
 # Who is public stands above, in a line of its own, and nowhere else; `as` itself, which says so.
 __all__ = sorted(  # pyright: ignore[reportUnsupportedDunderAll]

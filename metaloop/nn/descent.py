@@ -53,6 +53,12 @@ def sgd(*, momentum: float = 0.0, nesterov: bool = False) -> Descent:
     return Descent(init, update)
 
 
+def signs() -> Descent:
+    """phi' = phi - lr sign(g), which is the first step of an Adam that begins anew, up to its eps. Its size is the same
+    whatever the gradient's, and it has no derivative but in phi and lr."""
+    return Descent(lambda phi: {}, lambda lr, g, phi, m: ({n: phi[n] - _rate(lr, n) * g[n].sign() for n in phi}, m))
+
+
 def adam(*, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8, weight_decay: float = 0.0) -> Descent:
     """Adam (Kingma & Ba 2015, arXiv:1412.6980), with decoupled weight decay AdamW (Loshchilov & Hutter 2019,
     arXiv:1711.05101); Reptile's inner loop uses beta1 = 0.

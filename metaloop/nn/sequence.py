@@ -80,7 +80,7 @@ def attend(
     q: Float[Tensor, "... n d"],
     k: Float[Tensor, "... m d_k"],
     v: Float[Tensor, "... m e"],
-    mask: Bool[Tensor, "n m"] | None = None,
+    mask: Bool[Tensor, "*#masks m"] | None = None,
     *,
     score: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> Float[Tensor, "... n e"]:

@@ -1,6 +1,7 @@
 """How theta improves, where that is not meta-gradient descent on tasks dealt at random."""
 
 from .controller import Controller, Policy, reinforce, search_by
+from .episodic_memory import episodic_memory, forgetting, project
 from .follow_leader import follow_leader
 from .search import Found, Trial, search
 from .search_law import chance_of_top, draws_for_top, expected_best, expected_rank
@@ -9,6 +10,6 @@ from .search_table import Table, evaluate_table, read_table
 
 __all__ = [
     "Choice", "Controller", "Found", "Policy", "Range", "Table", "Trial", "chance_of_top", "draws_for_top",
-    "evaluate_table", "expected_best", "expected_rank", "follow_leader", "read_table", "reinforce",
-    "search", "search_by",
+    "episodic_memory", "evaluate_table", "expected_best", "expected_rank", "follow_leader", "forgetting", "project",
+    "read_table", "reinforce", "search", "search_by",
 ]  # fmt: skip

@@ -68,6 +68,7 @@ omniglot_stream = Protocol("omniglot_stream", OMNIGLOT, 964)
 glyphs = Protocol("glyphs", OMNIGLOT, 1669)
 mini_imagenet = Protocol("mini_imagenet", PHOTOGRAPH, 64)
 rainbow_mnist = Protocol("rainbow_mnist", (3, 28, 28), 10)
+rotated_mnist = Protocol("rotated_mnist", OMNIGLOT, 10)
 
 # Functions, points, densities.
 sinusoid = functions("sinusoid", 1, amplitude=(0.1, 5.0), phase=(0.0, pi), frequency=(0.8, 1.2))
@@ -81,6 +82,10 @@ tables_prior = Protocol("tables_prior", (10,))
 
 # Sequences of bits, with their marks.
 copy, associative_recall = functions("copy", 9), functions("associative_recall", 8)
+copy_levels, recall_levels = functions("copy_levels", 7), functions("recall_levels", 8)
+
+# Sentences with their translations, in pieces: of the source and of the target.
+captions = functions("multi30k", 88)
 
 # The names of these pools: what `--data` takes, with the pools' own options.
 POOLS = tuple(dict.fromkeys(known.name for known in list(vars().values()) if isinstance(known, Protocol)))

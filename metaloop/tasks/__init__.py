@@ -8,6 +8,7 @@ from .glyphs import glyphs as glyphs  # rendered characters, embedded
 from .images import folder as folder  # your own
 from .images import mini_imagenet as mini_imagenet
 from .mnist import mnist as mnist  # handwritten digits, downloaded
+from .rotated import rotated_mnist as rotated_mnist
 from .omniglot import lake_runs as lake_runs  # Lake's 20 fixed tasks
 from .omniglot import omniglot as omniglot  # handwritten characters, downloaded
 
@@ -42,10 +43,16 @@ from .distributions import distributions as distributions
 from .distributions import planar as planar
 
 # one after another
+from .levels import copy_levels as copy_levels
+from .levels import recall_levels as recall_levels
 from .rainbow_mnist import rainbow_mnist as rainbow_mnist
 from .streams import class_stream as class_stream
 from .streams import omniglot_stream as omniglot_stream
 from .streams import sine_stream as sine_stream
+
+# sentences and their translations
+from .translation import Vocabulary as Vocabulary
+from .translation import multi30k as multi30k
 
 # to be read in order
 from .sequences import associative_recall as associative_recall

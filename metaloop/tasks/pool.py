@@ -165,6 +165,9 @@ class Over(Pool):
     def digests(self) -> list[str] | None:
         return self.pool.digests()
 
+    def uses(self, run: str | Path) -> list[str]:
+        return self.pool.uses(run)
+
     def to(self, device) -> Self:
         return self.over(self.pool.to(device))
 
