@@ -232,6 +232,7 @@ def test_a_class_without_examples_is_never_chosen_and_changes_nothing(task):
     assert_close(info["kl_c"], sum(kl_divergence(q, prior) for q in there) / 2)
 
 
+@pytest.mark.slow
 def test_after_a_little_training_a_density_has_the_mean_and_the_variance_of_its_points():
     pool, h = distributions(), 64
     sizes = ((1, h, h), (h + 1, h, 6), (h + 3, h, 4), (3, h, 4), (5, h, 2))
