@@ -157,16 +157,16 @@ def table(minutes: float) -> None:
 
 
 def evaluated() -> dict[str, dict[str, np.ndarray]]:
-    """Of each rule that all seeds have: validation and test accuracies, nan where it diverged at every rate."""
+    """Validation and test accuracies of each rule, of the seeds that are done for all of them, of the first if none
+    is; nan where it diverged at every rate."""
     names, found = order(), {}
     for each in json.loads(TABLE.read_text())["batches"]:
         for kind, scores in each["scores"].items():
             for i, score in enumerate(scores):
                 of = found.setdefault(names[each["first"] + i], {}).setdefault(kind, [])
                 of.append(np.nan if score is None else score)
-    return {
-        name: {kind: np.array(s) for kind, s in of.items()} for name, of in found.items() if len(of["test"]) == SEEDS
-    }
+    seeds = min(len(of["test"]) for of in found.values()) if len(found) == len(names) else 1
+    return {name: {kind: np.array(scores[:seeds]) for kind, scores in of.items()} for name, of in found.items()}
 
 
 def best(many: int) -> list[str]:
@@ -198,16 +198,18 @@ def show() -> str:
     found = evaluated()
     means = {name: np.nan_to_num(of["test"].mean(), nan=-1.0) for name, of in found.items()}
     rest = np.array([mean for name, mean in means.items() if name not in NAMED])
+    seeds = len(found["adam"]["test"])
     whole = np.array([of["test"] for of in found.values() if not np.isnan(of["test"]).any()])
+    noise = f"A rule's standard deviation over seeds is {100 * np.sqrt(whole.var(1, ddof=1).mean()):.2f}. "
     lines = ["| rule | test accuracy, % | better of the others, % |", "| --- | --- | --- |"]
     for name, called in NAMED.items():
         lines.append(f"| {called} (`{name}`) | {100 * means[name]:.2f} | {100 * (rest > means[name]).mean():.1f} |")
     diverged = sum(bool(np.isnan(of["test"]).any()) for of in found.values())
     lines += [
         "",
-        f"{len(rest)} of {len(order()) - len(NAMED)} rules without a name were evaluated with {SEEDS} seeds; "
-        f"{diverged} diverged at every rate with some seed, and count as worse than any. A rule's standard deviation "
-        f"over seeds is {100 * np.sqrt(whole.var(1, ddof=1).mean()):.2f}. The ten best by validation: "
+        f"{len(rest)} of {len(order()) - len(NAMED)} rules without a name were evaluated with {seeds} of {SEEDS} seeds; "
+        f"{diverged} diverged at every rate with some seed, and count as worse than any. {noise if seeds > 1 else ''}"
+        "The ten best by validation: "
         + ", ".join(f"`{name}` {100 * means[name]:.2f}" for name in best(10)) + ".",
     ]  # fmt: skip
     if HELD_OUT.exists():
