@@ -200,15 +200,17 @@ def show() -> str:
     rest = np.array([mean for name, mean in means.items() if name not in NAMED])
     seeds = len(found["adam"]["test"])
     whole = np.array([of["test"] for of in found.values() if not np.isnan(of["test"]).any()])
-    noise = f"A rule's standard deviation over seeds is {100 * np.sqrt(whole.var(1, ddof=1).mean()):.2f}. "
+    noise = 100 * np.sqrt(whole.var(1, ddof=1).mean()) if seeds > 1 else 0.0
+    apart = f"A rule's standard deviation over seeds is {noise:.2f}. " if seeds > 1 else ""
+    beside = len(order()) - len(NAMED)
     lines = ["| rule | test accuracy, % | better of the others, % |", "| --- | --- | --- |"]
     for name, called in NAMED.items():
         lines.append(f"| {called} (`{name}`) | {100 * means[name]:.2f} | {100 * (rest > means[name]).mean():.1f} |")
     diverged = sum(bool(np.isnan(of["test"]).any()) for of in found.values())
     lines += [
         "",
-        f"{len(rest)} of {len(order()) - len(NAMED)} rules without a name were evaluated with {seeds} of {SEEDS} seeds; "
-        f"{diverged} diverged at every rate with some seed, and count as worse than any. {noise if seeds > 1 else ''}"
+        f"{len(rest)} of {beside} rules without a name were evaluated with {seeds} of {SEEDS} seeds; "
+        f"{diverged} diverged at every rate with some seed, and count as worse than any. {apart}"
         "The ten best by validation: "
         + ", ".join(f"`{name}` {100 * means[name]:.2f}" for name in best(10)) + ".",
     ]  # fmt: skip
