@@ -25,6 +25,7 @@ from .classes import membership as membership
 from .descent import Descent as Descent
 from .descent import adam as adam
 from .descent import addsign as addsign
+from .descent import clipped as clipped
 from .descent import powersign as powersign
 from .descent import rmsprop as rmsprop
 from .descent import sgd as sgd
@@ -60,10 +61,18 @@ from .quantize import Codebook as Codebook
 from .quantize import CodeDensity as CodeDensity
 from .quantize import TwoLevels as TwoLevels
 from .relation import Relation as Relation
+from .residual import SplitAttention as SplitAttention
+from .residual import resnest as resnest
+from .residual import resnet18 as resnet18
 from .sequence import LSTM as LSTM
 from .sequence import KeyValue as KeyValue
 from .sequence import Recurrent as Recurrent
 from .sequence import attend as attend
+from .starts import drawn as drawn
+from .transformer import EncoderLayer as EncoderLayer
+from .transformer import TokenNorm as TokenNorm
+from .transformer import transformer as transformer
+from .transformer import vit as vit
 from .unit import cosines as cosines
 from .unit import unit as unit
 from .unroll import descend as descend
