@@ -101,7 +101,7 @@ def resnet12(
     check_features("resnet12", features, ("mean", "map"), out)
     channels, blocks = shape[0], []
     for width in widths:
-        blocks += [_Residual(channels, width, norm_policy), *noise("resnet12", dropout)]
+        blocks.append(_Residual(channels, width, norm_policy, noise("resnet12", dropout)))
         channels = width
     body = nn.Sequential(*blocks, *last(features))
     if features == "map":
@@ -109,15 +109,15 @@ def resnet12(
     return with_head(body, channels, out)
 
 
-def noise(name: str, dropout: float) -> list[nn.Module]:
-    """A dropout layer, or none where there is nothing to drop: a network without one draws no numbers."""
+def noise(name: str, dropout: float) -> nn.Module:
+    """A dropout layer, or what does nothing where there is nothing to drop: it draws no numbers."""
     if not 0 <= dropout < 1:
         raise ValueError(f"{name}: dropout is {dropout}, expected a share from 0 to below 1.")
-    return [nn.Dropout(dropout)] if dropout else []
+    return nn.Dropout(dropout) if dropout else nn.Identity()
 
 
 class _Residual(nn.Module):
-    def __init__(self, channels: int, width: int, policy: str):
+    def __init__(self, channels: int, width: int, policy: str, noise: nn.Module):
         super().__init__()
         layers: list[nn.Module] = []
         for i in range(3):
@@ -125,10 +125,11 @@ class _Residual(nn.Module):
             layers += [norm(width, policy)] + ([nn.LeakyReLU(0.1)] if i < 2 else [])
         self.path = nn.Sequential(*layers)
         self.skip = nn.Sequential(Conv2d(channels, width, 1, bias=False), norm(width, policy))
+        self.noise = noise
 
     def forward(self, x: Tensor) -> Tensor:
         y = nn.functional.leaky_relu(self.path(x) + self.skip(x), 0.1)
-        return nn.functional.max_pool2d(y, 2)
+        return self.noise(nn.functional.max_pool2d(y, 2))
 
 
 class Conv2d(nn.Conv2d):

@@ -102,8 +102,8 @@ def clipped(method: Descent | None = None, *, norm: float | None = None, value: 
         norm:   g min(1, norm / |g|),  |g| over all entries of g (Pascanu et al. 2013, arXiv:1211.5063)
         value:  each number drawn to the nearest in [-value, value]; first this where both are given
 
-    A meta-gradient goes through it: of a gradient that is shortened only the direction counts, and a number that is drawn
-    in is constant. It is finite at g = 0. Raises ValueError for neither, or one that is not above 0.
+    A meta-gradient goes through it: of a gradient that is shortened only the direction counts, and a number that is
+    drawn in is constant. It is finite at g = 0. Raises ValueError for neither, or one that is not above 0.
 
     >>> method = clipped(norm=1.0)
     >>> method.update(1.0, {"w": torch.tensor([3.0, 4.0])}, {"w": torch.zeros(2)}, {})[0]

@@ -93,7 +93,9 @@ class SplitAttention(nn.Module):
     def __init__(self, channels: int, width: int, *, radix: int = 2, norm_policy: str = "transductive"):
         super().__init__()
         if radix < 1 or channels % radix:
-            raise ValueError(f"SplitAttention: radix is {radix}, expected at least 1, and to divide {channels} channels.")
+            raise ValueError(
+                f"SplitAttention: radix is {radix}, expected at least 1, and to divide {channels} channels."
+            )
         self.radix, hidden = radix, max(channels * radix // 4, 32)
         self.conv = Conv2d(channels, width * radix, 3, padding=1, groups=radix, bias=False)
         self.norm = norm(width * radix, norm_policy)

@@ -38,8 +38,8 @@ def drawn(
     """init with other draws: those weights that `only` names, times scale, are drawn as `start` says.
 
     start: "glorot", "he", "lecun", "orthogonal", "small" or "zero" (the module's page). only: which, as a prefix of
-    their names or a test of the name. Of these, what is no weight of two axes or more (biases, scales of norms, places) is
-    left as it is; but "zero" takes every tensor named. What is fixed stays. It may be used upon itself:
+    their names or a test of the name. Of these, what is no weight of two axes or more (biases, scales of norms, places)
+    is left as it is; but "zero" takes every tensor named. What is fixed stays. It may be used upon itself:
 
     >>> import metaloop as ml
     >>> net, init = ml.functional(ml.nn.mlp((2, 8, 3)))

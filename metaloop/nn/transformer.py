@@ -30,7 +30,9 @@ def transformer(
     numbers, learned places added, `depth` layers (`EncoderLayer`), a norm.
 
     out: size of the linear head, or None for the features. features: the "mean" over positions, or the "class": what a
-    learned token ends as that is put before the sequence. norm_policy: as for `TokenNorm`; "layer" is the paper's.
+    learned token ends as that is put before the sequence. norm_policy: as for `TokenNorm`; "layer" is the paper's, and
+    the last norm's under "instance" too: over positions, the mean of what that normalises is the same for every input.
+    dropout: of the embedded sequence and of what each part of a layer adds, in meta-training.
     Raises ValueError on a shape that is none, heads that do not divide dim, unknown features, dropout not in [0, 1).
     """
     if len(shape) != 2 or min(shape) < 1:
@@ -81,7 +83,7 @@ class EncoderLayer(nn.Module):
         h'  = h + O attend(Q u(h), K u(h), V u(h))          in `heads` parts
         h'' = h' + mlp(u'(h')),    mlp = linear, GELU, linear, `expand` dim wide
 
-    [n, length, dim] -> [n, length, dim]. dropout: of what each of the two adds.
+    [n, length, dim] -> [n, length, dim]. dropout: of what each of the two adds, in meta-training.
     """
 
     def __init__(self, dim: int, heads: int, *, expand: int = 4, norm_policy: str = "layer", dropout: float = 0.0):
@@ -92,7 +94,7 @@ class EncoderLayer(nn.Module):
         self.norm, self.norm_after = TokenNorm(dim, norm_policy), TokenNorm(dim, norm_policy)
         self.qkv, self.out = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
         self.mlp = nn.Sequential(nn.Linear(dim, expand * dim), nn.GELU(), nn.Linear(expand * dim, dim))
-        self.noise = nn.Sequential(*noise("EncoderLayer", dropout))
+        self.noise = noise("EncoderLayer", dropout)
 
     def forward(self, h: Float[Tensor, "n length dim"]) -> Float[Tensor, "n length dim"]:
         parts = self.qkv(self.norm(h)).unflatten(-1, (3, self.heads, -1))  # [n, length, 3, heads, dim / heads]
@@ -121,8 +123,9 @@ class TokenNorm(nn.Module):
 class _Places(nn.Module):
     """A learned vector added for each place, after a token for the class is put before them if there is one."""
 
-    def __init__(self, length: int, dim: int, token: bool):
+    def __init__(self, length: int, dim: int, token: bool, noise: nn.Module):
         super().__init__()
+        self.noise = noise
         self.token = nn.Parameter(torch.empty(dim)) if token else None
         self.at = nn.Parameter(torch.empty(length + token, dim))
         self.reset_parameters()
@@ -134,7 +137,7 @@ class _Places(nn.Module):
     def forward(self, h: Float[Tensor, "n length dim"]) -> Float[Tensor, "n more dim"]:
         if self.token is not None:
             h = torch.cat([self.token.expand(len(h), 1, -1), h], 1)
-        return h + self.at
+        return self.noise(h + self.at)
 
 
 class _Patches(nn.Linear):
@@ -165,8 +168,11 @@ def _finished(
     features: str, dropout: float, out: int | None,
 ) -> Backbone:  # fmt: skip
     if depth < 1 or dim < 1 or heads < 1 or dim % heads:
-        raise ValueError(f"{name}: depth={depth}, dim={dim}, heads={heads}, expected at least 1, and heads to divide dim.")
+        raise ValueError(
+            f"{name}: depth={depth}, dim={dim}, heads={heads}, expected at least 1, and heads to divide dim."
+        )
     made = [EncoderLayer(dim, heads, expand=expand, norm_policy=policy, dropout=dropout) for _ in range(depth)]
-    places = _Places(length, dim, features == "class")
-    body = nn.Sequential(*first, places, *noise(name, dropout), *made, TokenNorm(dim, policy), _Read(features))
+    policy = "layer" if policy == "instance" else policy  # else the mean over positions would be the shift alone
+    places = _Places(length, dim, features == "class", noise(name, dropout))
+    body = nn.Sequential(*first, places, *made, TokenNorm(dim, policy), _Read(features))
     return with_head(body, dim, out)
