@@ -400,6 +400,6 @@ BUGS = [
         ("norm * squares.clamp_min", "norm * squares.detach().clamp_min"),
         "test_the_meta_gradient_goes_through_cut_steps"),
     Bug("patches lie column by column", "nn/transformer.py",
-        ("cut.permute(0, 2, 4, 1, 3, 5)", "cut.permute(0, 4, 2, 1, 3, 5)"),
+        (".permute(0, 2, 4, 1, 3, 5)", ".permute(0, 4, 2, 1, 3, 5)"),
         "test_patches_are_a_convolution_and_places_are_added_behind_the_token"),
 ]  # fmt: skip

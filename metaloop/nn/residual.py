@@ -107,8 +107,9 @@ class SplitAttention(nn.Module):
         )
 
     def forward(self, x: Float[Tensor, "n channels h w"]) -> Float[Tensor, "n width h w"]:
-        u = self.norm(self.conv(x)).relu().unflatten(1, (self.radix, -1))  # [n, R, width, h, w]
-        a = self.gate(u.sum(1).mean((2, 3))).unflatten(1, (self.radix, -1))
+        u = self.norm(self.conv(x)).relu()
+        u = u.reshape(len(x), self.radix, -1, *u.shape[2:])  # [n, R, width, h, w]
+        a = self.gate(u.sum(1).mean((2, 3))).reshape(len(x), self.radix, -1)
         a = a.softmax(1) if self.radix > 1 else a.sigmoid()
         return (a[..., None, None] * u).sum(1)
 

@@ -3,6 +3,7 @@
 Each is a `Backbone`. Attention is written out (`attend`): torch's fused one has no second derivative for four axes.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -39,8 +40,8 @@ def transformer(
         raise ValueError(f"transformer: inputs have shape {tuple(shape)}, expected sequences (length, channels).")
     length, channels = shape
     check_features("transformer", features, ("mean", "class"), out)
-    layers = [nn.Linear(channels, dim)]
-    return _finished("transformer", layers, length, dim, depth, heads, expand, norm_policy, features, dropout, out)
+    enter = nn.Linear(channels, dim)
+    return _finished("transformer", enter, [length], dim, depth, heads, expand, norm_policy, features, dropout, out)
 
 
 def vit(
@@ -70,11 +71,8 @@ def vit(
     if patch < 1 or any(s % patch or s < 1 for s in size):
         raise ValueError(f"vit: patches of {patch}x{patch} do not tile inputs of {size[0]}x{size[1]}. Take a divisor.")
     check_features("vit", features, ("mean", "class", "map"), out)
-    grid, layers = [s // patch for s in size], [_Patches(channels, dim, patch)]
-    made = _finished("vit", layers, grid[0] * grid[1], dim, depth, heads, expand, norm_policy, features, dropout, out)
-    if features != "map":
-        return made
-    return Backbone(nn.Sequential(*made.body.children(), nn.Unflatten(2, grid)), dim, None, grid)
+    grid, cut = [s // patch for s in size], _Patches(channels, dim, patch)
+    return _finished("vit", cut, grid, dim, depth, heads, expand, norm_policy, features, dropout, out)
 
 
 class EncoderLayer(nn.Module):
@@ -97,7 +95,7 @@ class EncoderLayer(nn.Module):
         self.noise = noise("EncoderLayer", dropout)
 
     def forward(self, h: Float[Tensor, "n length dim"]) -> Float[Tensor, "n length dim"]:
-        parts = self.qkv(self.norm(h)).unflatten(-1, (3, self.heads, -1))  # [n, length, 3, heads, dim / heads]
+        parts = self.qkv(self.norm(h)).reshape(*h.shape[:2], 3, self.heads, -1)  # [n, length, 3, heads, dim / heads]
         found = attend(*parts.movedim(1, 3).unbind(1))  # [n, heads, length, dim / heads]
         h = h + self.noise(self.out(found.movedim(1, 2).flatten(2)))
         return h + self.noise(self.mlp(self.norm_after(h)))
@@ -148,23 +146,27 @@ class _Patches(nn.Linear):
         self.patch = patch
 
     def forward(self, x: Float[Tensor, "n channels height width"]) -> Float[Tensor, "n patches dim"]:
-        cut = x.unflatten(3, (-1, self.patch)).unflatten(2, (-1, self.patch))  # [n, channels, rows, p, columns, p]
-        return super().forward(cut.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2))
+        n, channels, height, width = x.shape
+        p, rows, columns = self.patch, height // self.patch, width // self.patch
+        cut = x.reshape(n, channels, rows, p, columns, p).permute(0, 2, 4, 1, 3, 5)
+        return super().forward(cut.reshape(n, rows * columns, -1))
 
 
 class _Read(nn.Module):
-    """The features of tokens: their mean, the first one, or all, the channels first."""
+    """The features of tokens: their mean, the first one, or the map that they are of."""
 
-    def __init__(self, features: str):
+    def __init__(self, features: str, grid: Sequence[int]):
         super().__init__()
-        self.features = features
+        self.features, self.grid = features, tuple(grid)
 
     def forward(self, h: Float[Tensor, "n length dim"]) -> Tensor:
-        return {"mean": lambda: h.mean(1), "class": lambda: h[:, 0], "map": lambda: h.mT}[self.features]()
+        if self.features == "map":
+            return h.mT.reshape(len(h), -1, *self.grid)
+        return h[:, 0] if self.features == "class" else h.mean(1)
 
 
 def _finished(
-    name: str, first: Sequence[nn.Module], length: int, dim: int, depth: int, heads: int, expand: int, policy: str,
+    name: str, enter: nn.Module, grid: Sequence[int], dim: int, depth: int, heads: int, expand: int, policy: str,
     features: str, dropout: float, out: int | None,
 ) -> Backbone:  # fmt: skip
     if depth < 1 or dim < 1 or heads < 1 or dim % heads:
@@ -173,6 +175,6 @@ def _finished(
         )
     made = [EncoderLayer(dim, heads, expand=expand, norm_policy=policy, dropout=dropout) for _ in range(depth)]
     policy = "layer" if policy == "instance" else policy  # else the mean over positions would be the shift alone
-    places = _Places(length, dim, features == "class", noise(name, dropout))
-    body = nn.Sequential(*first, places, *made, TokenNorm(dim, policy), _Read(features))
-    return with_head(body, dim, out)
+    places = _Places(math.prod(grid), dim, features == "class", noise(name, dropout))
+    body = nn.Sequential(enter, places, *made, TokenNorm(dim, policy), _Read(features, grid))
+    return Backbone(body, dim, None, grid) if features == "map" else with_head(body, dim, out)
