@@ -76,10 +76,11 @@ RECIPES = [
         downsample="max", queries=15, quick={"steps": 300}, smoke={"steps": 2, "tasks": 1, "queries": 1},
     ),
     recipe(
-        "anil-mini-imagenet-resnet12-5w1s", ANIL, "ANIL with ResNet-12, 5-way 1-shot, mini-ImageNet", data.mini_imagenet,
-        maml_plan, ways=5, shots=1, steps=60_000, tasks=4, inner_lr=0.1, inner_steps=5, test_steps=10, adapts="head",
-        network="resnet12", queries=15, quick={"steps": 300, "tasks": 2, "queries": 5, "network": "resnet12-quarter"},
-        smoke={"steps": 1, "tasks": 1, "queries": 1, "network": "resnet12-quarter"},
+        "anil-mini-imagenet-resnet12-5w1s", ANIL, "ANIL with ResNet-12, 5-way 1-shot, mini-ImageNet",
+        data.mini_imagenet, maml_plan, ways=5, shots=1, steps=60_000, tasks=4, inner_lr=0.1, inner_steps=5,
+        test_steps=10, adapts="head", network="resnet12", queries=15,
+        quick={"steps": 300, "tasks": 2, "queries": 5, "network": "resnet12-quarter"},
+        smoke={"steps": 1, "tasks": 1, "queries": 1, "network": "resnet12-tiny"},
     ),
     # BOIL on MAML's protocol, so that the two can be compared: no figure of its paper stands beside it.
     *(

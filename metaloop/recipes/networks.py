@@ -9,11 +9,12 @@ import metaloop as ml
 if TYPE_CHECKING:
     from ..nn import Backbone
 
-Name = Literal["conv4", "resnet12", "resnet12-quarter", "resnet18", "resnest14", "vit", "vit-small"]
+Name = Literal["conv4", "resnet12", "resnet12-quarter", "resnet12-tiny", "resnet18", "resnest14", "vit", "vit-small"]
 
 RESIDUAL: dict[str, tuple[str, dict[str, Any]]] = {
     "resnet12": ("resnet12", {}),
     "resnet12-quarter": ("resnet12", {"widths": (16, 40, 80, 160)}),  # a sixteenth of the arithmetic
+    "resnet12-tiny": ("resnet12", {"widths": (4, 8, 8, 8)}),
     "resnet18": ("resnet18", {}),
     "resnest14": ("resnest", {}),
 }
@@ -23,7 +24,9 @@ ATTENDING: dict[str, dict[str, Any]] = {
 }
 
 
-def network(name: str, shape: tuple[int, ...], *, norm_policy: str, out: int | None = None, **of_conv4: Any) -> Backbone:
+def network(
+    name: str, shape: tuple[int, ...], *, norm_policy: str, out: int | None = None, **of_conv4: Any
+) -> Backbone:  # fmt: skip
     """The network of that name for pictures of this shape. of_conv4: its further options, of no other's.
 
     A ViT has layer norms whatever norm_policy says. Raises ValueError on a name that is none.

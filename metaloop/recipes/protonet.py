@@ -62,7 +62,7 @@ RECIPES = [
         "protonet-mini-imagenet-resnet12-1shot", PAPER, "prototypical networks with ResNet-12, 1-shot, mini-ImageNet",
         data.mini_imagenet, protonet_plan, shots=1, test_ways=(5,), ways=30, steps=20_000, network="resnet12",
         quick={"ways": 10, "steps": 500, "network": "resnet12-quarter"},
-        smoke={"ways": 2, "steps": 1, "network": "resnet12-quarter"},
+        smoke={"ways": 2, "steps": 1, "network": "resnet12-tiny"},
     ),
     recipe(
         "protonet-mini-imagenet-vit-1shot", PAPER, "prototypical networks with a ViT, 1-shot, mini-ImageNet",
