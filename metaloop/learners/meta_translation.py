@@ -26,7 +26,7 @@ from ..core import Data, Learner, Params, Task, predictor, static
 from ..nn.decode import beam, greedy
 from ..nn.descent import Descent, signs
 from ..nn.functional import learned
-from ..nn.transformer import PAD, START, spelled
+from ..nn.translator import PAD, START, spelled
 from ..nn.unroll import unroll
 
 Net = Callable[..., Any]  # net(phi, s) -> memory; net(phi, prefix, memory) -> scores [n, T, words]

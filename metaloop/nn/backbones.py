@@ -45,7 +45,7 @@ def conv4(
         raise ValueError(f"conv4: downsample is {downsample!r}, expected 'max', 'stride' or 'twice'.")
     if len(shape) != 3:
         raise ValueError(f"conv4: inputs have shape {tuple(shape)}, expected images (channels, height, width).")
-    _check_features("conv4", features, ("flatten", "mean", "map"), out)
+    check_features("conv4", features, ("flatten", "mean", "map"), out)
     channels, *size = shape
     blocks: list[nn.Module] = []
     for i in range(4):
@@ -67,10 +67,10 @@ def conv4(
     if min(size) < 1:
         least = 10 if downsample == "twice" else 16
         raise ValueError(f"conv4: inputs of {shape[1]}x{shape[2]} vanish. Use at least {least}x{least}.")
-    body = nn.Sequential(*blocks, *_last(features))
+    body = nn.Sequential(*blocks, *last(features))
     if features == "map":
         return Backbone(body, width, None, size)
-    return _with_head(body, width * size[0] * size[1] if features == "flatten" else width, out)
+    return with_head(body, width * size[0] * size[1] if features == "flatten" else width, out)
 
 
 def mlp(sizes: Sequence[int], *, norm_policy: str | None = None) -> Backbone:
@@ -82,7 +82,7 @@ def mlp(sizes: Sequence[int], *, norm_policy: str | None = None) -> Backbone:
         body += [nn.Linear(a, b)]
         body += [norm(b, norm_policy)] if norm_policy else []
         body += [nn.ReLU()]
-    return _with_head(nn.Sequential(nn.Flatten(), *body), sizes[-2], sizes[-1])
+    return with_head(nn.Sequential(nn.Flatten(), *body), sizes[-2], sizes[-1])
 
 
 def resnet12(
@@ -92,23 +92,32 @@ def resnet12(
     widths: Sequence[int] = (64, 160, 320, 640),
     norm_policy: str = "transductive",
     features: str = "mean",
+    dropout: float = 0.0,
 ) -> Backbone:
     """ResNet-12 (Lee et al. 2019, arXiv:1904.03758): four residual blocks of three 3x3 convolutions, each
     closed by 2x2 max-pooling, then the mean over positions. Their DropBlock is left out, and convolutions are
-    Xavier-initialised. features: the "mean", or the "map" [n, widths[-1], h, w], which has no head."""
-    _check_features("resnet12", features, ("mean", "map"), out)
+    Xavier-initialised. features: the "mean", or the "map" [n, widths[-1], h, w], which has no head. dropout: how much
+    of a block's output is dropped in meta-training."""
+    check_features("resnet12", features, ("mean", "map"), out)
     channels, blocks = shape[0], []
     for width in widths:
-        blocks.append(_Residual(channels, width, norm_policy))
+        blocks.append(_Residual(channels, width, norm_policy, noise("resnet12", dropout)))
         channels = width
-    body = nn.Sequential(*blocks, *_last(features))
+    body = nn.Sequential(*blocks, *last(features))
     if features == "map":
         return Backbone(body, channels, None, [s // 2 ** len(widths) for s in shape[1:]])
-    return _with_head(body, channels, out)
+    return with_head(body, channels, out)
+
+
+def noise(name: str, dropout: float) -> nn.Module:
+    """A dropout layer, or what does nothing where there is nothing to drop: it draws no numbers."""
+    if not 0 <= dropout < 1:
+        raise ValueError(f"{name}: dropout is {dropout}, expected a share from 0 to below 1.")
+    return nn.Dropout(dropout) if dropout else nn.Identity()
 
 
 class _Residual(nn.Module):
-    def __init__(self, channels: int, width: int, policy: str):
+    def __init__(self, channels: int, width: int, policy: str, noise: nn.Module):
         super().__init__()
         layers: list[nn.Module] = []
         for i in range(3):
@@ -116,10 +125,11 @@ class _Residual(nn.Module):
             layers += [norm(width, policy)] + ([nn.LeakyReLU(0.1)] if i < 2 else [])
         self.path = nn.Sequential(*layers)
         self.skip = nn.Sequential(Conv2d(channels, width, 1, bias=False), norm(width, policy))
+        self.noise = noise
 
     def forward(self, x: Tensor) -> Tensor:
         y = nn.functional.leaky_relu(self.path(x) + self.skip(x), 0.1)
-        return nn.functional.max_pool2d(y, 2)
+        return self.noise(nn.functional.max_pool2d(y, 2))
 
 
 class Conv2d(nn.Conv2d):
@@ -138,17 +148,22 @@ class Mean(nn.Module):
         return x.flatten(2).mean(-1)
 
 
-def _check_features(name: str, features: str, known: tuple[str, ...], out: int | None) -> None:
+def check_features(name: str, features: str, known: tuple[str, ...], out: int | None) -> None:
     if features not in known:
         raise ValueError(f"{name}: features is {features!r}, expected {' or '.join(map(repr, known))}.")
     if features == "map" and out is not None:
         raise ValueError(f"{name}: out is {out} with features='map', expected None. A map has no linear head.")
 
 
-def _last(features: str) -> list[nn.Module]:
+def check_sizes(name: str, *, widths: Sequence[int], blocks: Sequence[int]) -> None:
+    if len(widths) != len(blocks) or not widths:
+        raise ValueError(f"{name}: {len(widths)} widths for {len(blocks)} stages of blocks. Give one for each.")
+
+
+def last(features: str) -> list[nn.Module]:
     """What makes features of a map."""
     return {"flatten": [nn.Flatten()], "mean": [Mean()], "map": []}[features]
 
 
-def _with_head(body: nn.Sequential, dim: int, out: int | None) -> Backbone:
+def with_head(body: nn.Sequential, dim: int, out: int | None) -> Backbone:
     return Backbone(body, dim, None if out is None else nn.Linear(dim, out))

@@ -8,7 +8,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from ..torch_private import pytree
-from .transformer import END, PAD, START
+from .translator import END, PAD, START
 
 Next = Callable[[Tensor, Any], Tensor]  # (prefixes [n, t], memory) -> scores [n, t, words]
 

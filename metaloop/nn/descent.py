@@ -102,6 +102,35 @@ def rmsprop(*, alpha: float = 0.99, eps: float = 1e-8, momentum: float = 0.0) ->
     return Descent(init, update)
 
 
+def clipped(method: Descent | None = None, *, norm: float | None = None, value: float | None = None) -> Descent:
+    """A method that is given no gradient longer than it should be; `sgd()` unless another is given.
+
+        norm:   g min(1, norm / |g|),  |g| over all entries of g (Pascanu et al. 2013, arXiv:1211.5063)
+        value:  each number drawn to the nearest in [-value, value]; first this where both are given
+
+    A meta-gradient goes through it: of a gradient that is shortened only the direction counts, and a number that is
+    drawn in is constant. It is finite at g = 0. Raises ValueError for neither, or one that is not above 0.
+
+    >>> method = clipped(norm=1.0)
+    >>> method.update(1.0, {"w": torch.tensor([3.0, 4.0])}, {"w": torch.zeros(2)}, {})[0]
+    {'w': tensor([-0.6000, -0.8000])}
+    """
+    if (norm is None and value is None) or not all(0 < t < math.inf for t in (norm, value) if t is not None):
+        raise ValueError(f"clipped: norm={norm}, value={value}, expected a number above 0 for at least one.")
+    init, update = method or sgd()
+
+    def cut(lr, g, phi, state):
+        if value is not None:
+            g = {n: g_n.clamp(-value, value) for n, g_n in g.items()}
+        if norm is not None:
+            squares = torch.stack([g[n].square().sum() for n in phi]).sum()
+            factor = norm * squares.clamp_min(norm**2).rsqrt()
+            g = {n: factor * g_n for n, g_n in g.items()}
+        return update(lr, g, phi, state)
+
+    return Descent(init, cut)
+
+
 Decay = Callable[[Tensor], Tensor]
 
 

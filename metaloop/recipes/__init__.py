@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 __all__ = ["RECIPES", "Figure", "Outline", "Plan", "Recipe", "Row", "Setting", "find", "settings"]
 
-HELPERS = {"data", "keywords", "optim", "plan", "stored"}  # what recipes share; every other module is a system's
+# What recipes share; every other module is a system's.
+HELPERS = {"data", "keywords", "networks", "optim", "plan", "stored"}
 SYSTEMS = sorted(module.name for module in iter_modules(__path__) if module.name not in HELPERS)
 
 RECIPES: dict[str, Recipe] = {

@@ -2,32 +2,35 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import metaloop as ml
 
-from . import data
+from . import data, networks
 from .plan import Plan, Row, label, recipe
 
 if TYPE_CHECKING:
     from ..tasks.pool import Pool
 
-PAPER, METASGD, BOIL = "Finn et al. 2017", "Li et al. 2017", "Oh et al. 2021"
+PAPER, METASGD, BOIL, ANIL = "Finn et al. 2017", "Li et al. 2017", "Oh et al. 2021", "Raghu et al. 2020"
 
 
 def maml_plan(
     pool: Pool, *, ways: int, shots: int, first_order: bool = False, steps: int, tasks: int, inner_lr: float = 2.0,
     inner_steps: int = 1, test_steps: int = 3, width: int = 64, downsample: str = "stride", queries: int | None = None,
-    adapts: str = "",
+    adapts: str = "", network: networks.Name = "conv4", clip: float | None = None,
 ) -> Plan:  # fmt: skip
     """MAML as published on Omniglot: as many queries as shots, transductive batch norm, Adam 1e-3.
     inner_lr is for the mean cross-entropy (the authors' 0.4 on a sum over 5 classes is 2.0). adapts: the parameters
-    that move, by the beginning of their names: "body" is BOIL."""
-    features = "mean" if downsample == "stride" else "flatten"
+    that move, by the beginning of their names: "body" is BOIL, "head" is ANIL. clip: the longest inner gradient.
+    width and downsample are conv4's."""
+    of_conv4 = {"width": width, "downsample": downsample, "features": "mean" if downsample == "stride" else "flatten"}
     net, init = ml.functional(
-        ml.nn.conv4(pool.shape, out=ways, width=width, downsample=downsample, features=features)
+        networks.network(network, pool.shape, out=ways, norm_policy="transductive", **of_conv4)
     )
-    settings = {"inner_lr": inner_lr, "first_order": first_order, "adapts": adapts}
+    settings: dict[str, Any] = {"inner_lr": inner_lr, "first_order": first_order, "adapts": adapts}
+    if clip is not None:
+        settings["optimizer"] = ml.nn.clipped(norm=clip)
 
     def at_test(ways: int = ways, inner_steps: int = test_steps):
         return ml.maml(net, init, inner_steps=inner_steps, **settings)
@@ -71,6 +74,13 @@ RECIPES = [
         "maml-mini-imagenet-5w1s", PAPER, "MAML, 5-way 1-shot, mini-ImageNet", data.mini_imagenet, maml_plan,
         ways=5, shots=1, steps=60_000, tasks=4, inner_lr=0.05, inner_steps=5, test_steps=10, width=32,
         downsample="max", queries=15, quick={"steps": 300}, smoke={"steps": 2, "tasks": 1, "queries": 1},
+    ),
+    recipe(
+        "anil-mini-imagenet-resnet12-5w1s", ANIL, "ANIL with ResNet-12, 5-way 1-shot, mini-ImageNet",
+        data.mini_imagenet, maml_plan, ways=5, shots=1, steps=60_000, tasks=4, inner_lr=0.1, inner_steps=5,
+        test_steps=10, adapts="head", network="resnet12", queries=15,
+        quick={"steps": 300, "tasks": 2, "queries": 5, "network": "resnet12-quarter"},
+        smoke={"steps": 1, "tasks": 1, "queries": 1, "network": "resnet12-tiny"},
     ),
     # BOIL on MAML's protocol, so that the two can be compared: no figure of its paper stands beside it.
     *(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import metaloop as ml
 
-from . import data, optim
+from . import data, networks, optim
 from .plan import Plan, Row, label, recipe
 
 if TYPE_CHECKING:
@@ -16,11 +16,14 @@ if TYPE_CHECKING:
 PAPER = "Snell et al. 2017"
 
 
-def protonet_plan(pool: Pool, *, shots: int, steps: int, ways: int = 60, test_ways: Sequence[int] = (5, 20)) -> Plan:
+def protonet_plan(
+    pool: Pool, *, shots: int, steps: int, ways: int = 60, test_ways: Sequence[int] = (5, 20),
+    network: networks.Name = "conv4",
+) -> Plan:  # fmt: skip
     """ProtoNet as published: many-way training episodes, matched shots, 5 queries in training and 15 at test,
     Adam 1e-3 halved every tenth of the run, population statistics at test (inductive)."""
     ways = min(ways, pool.train.classes or ways)
-    net, init = ml.functional(ml.nn.conv4(pool.shape, norm_policy="running"))
+    net, init = ml.functional(networks.network(network, pool.shape, norm_policy="running"))
     learner = ml.protonet(net, init, ways=ways)
 
     def at_test(ways: int = 5):
@@ -53,5 +56,18 @@ RECIPES = [
         "protonet-mini-imagenet-1shot", PAPER, "prototypical networks, 1-shot, mini-ImageNet", data.mini_imagenet,
         protonet_plan, shots=1, test_ways=(5,), ways=30, steps=20_000,
         quick={"ways": 10, "steps": 500}, smoke={"ways": 5, "steps": 2},
+    ),
+    # The same protocol with larger networks. Quick budgets take smaller ones of their kind.
+    recipe(
+        "protonet-mini-imagenet-resnet12-1shot", PAPER, "prototypical networks with ResNet-12, 1-shot, mini-ImageNet",
+        data.mini_imagenet, protonet_plan, shots=1, test_ways=(5,), ways=30, steps=20_000, network="resnet12",
+        quick={"ways": 10, "steps": 500, "network": "resnet12-quarter"},
+        smoke={"ways": 2, "steps": 1, "network": "resnet12-tiny"},
+    ),
+    recipe(
+        "protonet-mini-imagenet-vit-1shot", PAPER, "prototypical networks with a ViT, 1-shot, mini-ImageNet",
+        data.mini_imagenet, protonet_plan, shots=1, test_ways=(5,), ways=30, steps=40_000, network="vit",
+        quick={"ways": 10, "steps": 4000, "network": "vit-small"},
+        smoke={"ways": 2, "steps": 1, "network": "vit-small"},
     ),
 ]  # fmt: skip

@@ -16,7 +16,7 @@ from ..torch_private import pytree
 from .files import data_folders
 from .pool import Pool, Splits
 
-PAD, START, END, UNKNOWN = range(4)  # as `nn.transformer` has them
+PAD, START, END, UNKNOWN = range(4)  # as `nn.translator` has them
 EXTRA = "translation needs sentencepiece, which is not installed: pip install 'metaloop[translation]'."
 
 

@@ -11,7 +11,7 @@ from zoo import one
 
 from metaloop import Data, Task, functional, meta_gradient, meta_translation
 from metaloop.nn import Transformer, adam, beam, greedy, sgd, signs
-from metaloop.nn.transformer import END, PAD, START, spelled
+from metaloop.nn.translator import END, PAD, START, spelled
 from metaloop.testing import Case
 
 WORDS, S, T, DIM, HEADS = 9, 3, 4, 4, 2
@@ -282,7 +282,7 @@ CASES = {  # of the embedding alone, for the compiler's sake
 }
 
 BUGS = [
-    Bug("the target looks ahead", "nn/transformer.py", ("device=x.device).tril()", "device=x.device)"),
+    Bug("the target looks ahead", "nn/translator.py", ("device=x.device).tril()", "device=x.device)"),
         "test_one_step_its_loss_and_its_gradient[plain]"),
     Bug("universal words move with a language", "learners/meta_translation.py", (" and n != SHARED}", "}"),
         "test_what_moves[all-still0]"),
