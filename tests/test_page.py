@@ -159,6 +159,34 @@ def test_the_predictor_is_a_file_that_predict_takes(page, tmp_path):
     assert f(x).argmax().item() == 1
 
 
+def test_meta_training_betters_the_answers_to_one_support_set(page, monkeypatch):
+    """From random weights; one at a time, a few steps a request, and whoever ends it leaves room for another."""
+    from metaloop.page import training
+
+    monkeypatch.setattr(training, "STEPS", 40)
+    monkeypatch.setattr(training, "EACH", 20)
+    dealt = page.get("/api/task/0?ways=5&shots=1&queries=5&seed=3").json()
+    task = {name: dealt[name] for name in ("classes", "queries")}
+    first = page.post("/api/training").json()["number"]
+    refused = page.post("/api/training")
+    assert (refused.status_code, "another training" in sentence(refused)) == (409, True)
+    told = [page.post(f"/api/training/{first}", json=task).json() for _ in range(4)]
+    assert [one["step"] for one in told] == [0, 20, 40, 40]
+    right = [np.mean([p[k] for p, k in zip(one["p"], dealt["labels"], strict=True)]) for one in told]
+    assert right[2] > right[0] + 0.1
+    assert told[3]["p"] == told[2]["p"]  # it has ended, and answers still
+    assert told[2]["loss"] < told[1]["loss"] < np.log(10)
+    second = page.post("/api/training").json()["number"]
+    for number, body, status in ((first, TASK, 409), (second, {"classes": []}, 422)):
+        reply = page.post(f"/api/training/{number}", json=body)
+        assert (reply.status_code, bool(sentence(reply))) == (status, True)
+    assert page.delete(f"/api/training/{second}").status_code == 200
+    assert page.delete(f"/api/training/{second}").status_code == 409
+    third = page.post("/api/training").json()["number"]
+    monkeypatch.setattr(training, "SILENT", -1.0)  # its window was closed
+    assert page.post("/api/training").json()["number"] == third + 1
+
+
 def test_what_may_be_asked_is_told_whole(page):
     told = page.get("/openapi.json").json()
     text = json.dumps(told)
@@ -353,11 +381,12 @@ bodies = st.one_of(st.binary(max_size=50), json_values.map(lambda v: json.dumps(
 
 @settings(max_examples=BODIES, deadline=None, derandomize="FUZZ" not in os.environ, database=None,
           suppress_health_check=[*HealthCheck])  # fmt: skip
-@given(path=st.sampled_from(["/api/adapt", "/api/adapt", "/api/predictor/0", "/api/predictor/7"]), body=bodies)
+@given(path=st.sampled_from(["/api/adapt", "/api/adapt", "/api/predictor/0", "/api/predictor/7", "/api/training/0"]),
+       body=bodies)
 @example(path="/api/adapt", body=json.dumps(TASK).encode())
 def test_no_body_brings_it_down(page, path, body):
     reply = page.post(path, content=body, headers={"content-type": "application/json"})
-    assert reply.status_code in (200, 404, 413, 422)
+    assert reply.status_code in (200, 404, 409, 413, 422)
     if reply.status_code != 200:
         sentence(reply)
 

@@ -210,6 +210,18 @@ def used(page, tmp_path):
     still(page)
     until(page, "document.querySelectorAll('#learner-0 .bars li').length === 2")
     still(page)
+    # meta-training: stopped, and begun anew to its end
+    trained = lambda: page.inner_text("#trained")
+    page.click("#train")
+    until(page, "document.querySelector('#trained .line')")
+    page.click("#halt")
+    until(page, "document.querySelector('#trained')?.innerText.includes('stopped')")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("metaloop.page.training.STEPS", 10)
+        page.click("#train")
+        until(page, "document.querySelector('#trained').innerText.includes('10 of 10 meta-steps, done')")
+    assert page.locator("#trained .bars li").count() == 2
+    assert "Say what a query truly is" in trained()
     # what is no picture is told, and spoils nothing
     with page.expect_file_chooser() as chooser:
         page.click("#open")

@@ -16,6 +16,7 @@ from starlette.requests import ClientDisconnect
 
 from . import asked
 from .shown import Fixed, Trained
+from .training import Taken, Turn
 
 AT_ONCE = 16  # requests whose bodies are held; more wait, unread, in the order in which they came
 PATIENCE = 20.0  # seconds for a body to come in
@@ -29,6 +30,7 @@ HEADERS = {
 }
 log = logging.getLogger("metaloop.page")
 Id = Annotated[int, Path(ge=0, le=10_000)]
+Number = Annotated[int, Path(ge=0, lt=2**31)]
 SCHEMA = asked.Asked.model_json_schema(ref_template="#/components/schemas/{model}")
 PARTS = SCHEMA.pop("$defs")  # which OpenAPI keeps in another place
 BODY = {"requestBody": {"required": True, "content": {"application/json": {"schema": SCHEMA}}}}
@@ -37,7 +39,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
         "type": "object", "properties": {"error": {"type": "string"}}, "required": ["error"]}}}}
     for code, what in (
         (403, "from another origin"), (404, "no such learner"), (408, "the body did not come in time"),
-        (413, "too large"), (415, "no JSON"), (422, "not a task"),
+        (409, "another one's turn"), (413, "too large"), (415, "no JSON"), (422, "not a task"),
     )
 }  # fmt: skip
 
@@ -45,7 +47,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 def app(learners: Sequence[Trained | Fixed], *, hosts: Sequence[str] = LOCAL) -> FastAPI:
     """The page of these learners. hosts: the names by which it may be reached, "*" for any."""
     worker = ThreadPoolExecutor(1, thread_name_prefix="adapts")  # torch has its own threads; memory stays bounded
-    places = asyncio.Semaphore(AT_ONCE)
+    places, turn = asyncio.Semaphore(AT_ONCE), Turn()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI):
@@ -110,6 +112,21 @@ def app(learners: Sequence[Trained | Fixed], *, hosts: Sequence[str] = LOCAL) ->
         named = {"content-disposition": 'attachment; filename="predictor.safetensors"'}
         return Response(data, media_type="application/octet-stream", headers=named)
 
+    @page.post("/api/training", responses=ERRORS)
+    async def begin() -> dict[str, Any]:
+        """A new meta-training of a small learner on glyphs, if no other goes on."""
+        return await compute(turn.begin)
+
+    @page.post("/api/training/{number}", openapi_extra=BODY, responses=ERRORS)
+    async def train(request: Request, number: Number) -> dict[str, Any]:
+        """A few more meta-steps of it, and its answers to a task's queries; the first time, those of random weights."""
+        return await on_task(request, lambda given, _: turn.of(number)(given))
+
+    @page.delete("/api/training/{number}", responses=ERRORS)
+    async def end(number: Number) -> dict[str, Any]:
+        """Stop it."""
+        return await compute(turn.end, number)
+
     @page.get("/api/task/{number}", responses=ERRORS)
     async def task(
         number: Id,
@@ -137,6 +154,10 @@ def app(learners: Sequence[Trained | Fixed], *, hosts: Sequence[str] = LOCAL) ->
     @page.exception_handler(asked.TooMuch)
     async def large(_: Request, error: ValueError):
         return _error(413, str(error))
+
+    @page.exception_handler(Taken)
+    async def taken(_: Request, error: ValueError):
+        return _error(409, str(error))
 
     @page.exception_handler(ValueError)
     async def wrong(_: Request, error: ValueError):

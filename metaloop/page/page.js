@@ -274,8 +274,8 @@ const filled = () => {
 // ---- asking the server: one request at a time, the newest task next
 let busy = false, waiting = false, asked = 0;
 
-async function send(path, body) {
-  const given = body === undefined ? {} : {method: "POST", headers: {"content-type": "application/json"}, body: JSON.stringify(body)};
+async function send(path, body, method = body === undefined ? "GET" : "POST") {
+  const given = body === undefined ? {method} : {method, headers: {"content-type": "application/json"}, body: JSON.stringify(body)};
   let reply;
   try { reply = await fetch(path, given); } catch { throw new Error("the server does not answer. Is it still running?"); }
   if (!reply.ok) throw new Error((await reply.json().catch(() => ({error: "the server cannot answer."}))).error);
@@ -448,6 +448,63 @@ function showAnswers(only) {
   $("answers").replaceChildren(...learners.map(card));
 }
 
+// ---- meta-training, a few steps at each request; whoever stops asking has stopped it
+let training = null;  // {number, seen: answers in their order, goes}
+
+function series(values, steps, of, most, label) {
+  const svg = draw("svg", {viewBox: "0 0 160 110", role: "img", "aria-label": label});
+  const x = step => 14 + 132 * step / of, y = v => 96 - 82 * Math.min(1, v / most);
+  svg.append(draw("line", {x1: 8, y1: 96, x2: 152, y2: 96, class: "axis"}));
+  svg.append(draw("polyline", {class: "line", points: values.map((v, i) => `${x(steps[i])},${y(v)}`).join(" ")}));
+  if (values.length) svg.append(draw("circle", {cx: x(steps.at(-1)), cy: y(values.at(-1)), r: 4, class: "here"}));
+  return make("figure", {}, svg, make("figcaption", {}, label));
+}
+
+function showTraining() {
+  const {seen, goes} = training, now = seen.at(-1), parts = [];
+  $("train").disabled = goes;
+  $("halt").disabled = !goes;
+  if (!now) return;
+  parts.push(make("p", {class: "steps"}, `${now.step} of ${now.of} meta-steps${goes ? "" : now.step < now.of ? ", stopped" : ", done"}.`));
+  const p = now.p[place()];
+  if (p) parts.push(bars(now.classes, p));
+  const means = seen.filter(one => one.right != null), losses = seen.filter(one => one.loss != null);
+  const plots = make("div", {class: "plots"});
+  if (losses.length) plots.append(series(losses.map(one => one.loss), losses.map(one => one.step), now.of, Math.max(...losses.map(one => one.loss)),
+    `Meta-training loss, on new tasks of ten glyphs each; now ${losses.at(-1).loss.toFixed(2)}.`));
+  if (means.length) plots.append(series(means.map(one => one.right), means.map(one => one.step), now.of, 1,
+    `Probability of the right class, mean over your labelled queries: ${percent(means[0].right)} at step ${means[0].step}, now ${percent(means.at(-1).right)}.`));
+  else plots.append(make("p", {class: "says"}, "Say what a query truly is, or deal a task, to see how the right class gains."));
+  parts.push(plots);
+  $("trained").replaceChildren(make("div", {class: "learner"}, ...parts));
+}
+
+async function advance(mine) {
+  const {classes, queries} = filled();
+  // answers and their labels, as the task was when it was asked
+  const kept = task.boxes.map((b, k) => k).filter(k => classes[k].pictures.length), labels = queries.map(q => kept.indexOf(q.label));
+  const told = await (await send(`/api/training/${mine.number}`, {classes, queries: queries.map(q => q.src)})).json();
+  const known = told.p.map((p, i) => labels[i] < 0 ? null : p[labels[i]]).filter(p => p != null);
+  mine.seen.push({...told, right: known.length ? known.reduce((a, b) => a + b, 0) / known.length : null});
+  if (told.step >= told.of) mine.goes = false;
+}
+
+$("train").onclick = async () => {
+  if (training?.goes) return;
+  problem("");
+  const mine = training = {number: null, seen: [], goes: true};
+  showTraining();
+  try {
+    mine.number = (await (await send("/api/training", {})).json()).number;
+    while (mine.goes) { await advance(mine); showTraining(); }
+  } catch (error) { problem(error.message); }
+  mine.goes = false;
+  const last = mine.seen.at(-1);
+  if (mine.number != null && !(last?.step >= last?.of)) await send(`/api/training/${mine.number}`, undefined, "DELETE").catch(() => {});
+  showTraining();
+};
+$("halt").onclick = () => { if (training) training.goes = false; $("halt").disabled = true; };
+
 // ---- buttons
 $("tools").addEventListener("submit", async event => {
   event.preventDefault();
@@ -538,6 +595,7 @@ try {
   const kinds = new Set(dealing.map(([one]) => one.data));
   $("whose").hidden = kinds.size < 2;
   $("deal").disabled = !dealing.length;
+  $("training").hidden = false;
 } catch (error) { problem(error.message); }
 show();
 adapt();
