@@ -159,6 +159,23 @@ def test_the_predictor_is_a_file_that_predict_takes(page, tmp_path):
     assert f(x).argmax().item() == 1
 
 
+def test_the_predictor_is_a_page_where_the_runtime_is_at_hand(page, files, tmp_path, monkeypatch):
+    """What is in it is of the adapted predictor; `test_export.py` runs such a page."""
+    from metaloop import exported
+
+    data = lambda run: pool_of(run, None)[1]
+    assert "onnxruntime-web" in sentence(page.post("/api/page/0", json=TASK))
+    for name in exported.WEB:
+        (tmp_path / name).write_bytes(b"web")
+    monkeypatch.setattr(exported, "onnx_bytes", lambda f, about: type(f).__name__.encode())
+    with TestClient(app([load(str(files / "proto"), data)], web=tmp_path), **HOME) as client:
+        assert client.get("/api/learners").json()["pages"]
+        html = client.post("/api/page/0", json=TASK).text
+    assert base64.b64encode(b"NearestPrototype").decode() in html
+    assert '["down", "across"]' in html
+    assert "function resized" in html
+
+
 def test_meta_training_betters_the_answers_to_one_support_set(page, monkeypatch):
     """From random weights; one at a time, a few steps a request, and whoever ends it leaves room for another."""
     from metaloop.page import training

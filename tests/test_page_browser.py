@@ -9,6 +9,7 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tiny import make_run
 
@@ -227,3 +228,55 @@ def used(page, tmp_path):
         page.click("#open")
     chooser.value.set_files({"name": "x.png", "mimeType": "image/png", "buffer": b"no picture"})
     until(page, "document.querySelector('#problem').innerText.includes('x.png')")
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs a Chromium: apt-get install chromium")
+@pytest.mark.skipif("ONNXRUNTIME_WEB" not in os.environ, reason="needs onnxruntime-web: ONNXRUNTIME_WEB, its folder")
+def test_without_a_server(tmp_path, monkeypatch, capsys):
+    """The page of one run, from a disk and offline: the browser's F(S)(Q) is the library's."""
+    pytest.importorskip("onnx", reason="needs metaloop[onnx]")
+    from metaloop.cli import main
+    from metaloop.cli.data import pool_of
+    from metaloop.page import asked
+    from metaloop.page.shown import Trained
+
+    monkeypatch.setitem(ml.engine.session.calibrate.__kwdefaults__, "tasks", 2)
+    make_run(tmp_path / "siamese", "siamese-glyphs", budget="smoke")
+    web = ["--onnxruntime-web", os.environ["ONNXRUNTIME_WEB"]]
+    assert main(["serve", str(tmp_path / "siamese"), "--static", str(tmp_path / "still"), *web]) == 0
+    assert "open it in a browser" in capsys.readouterr().out
+    with playwright.sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_context(offline=True).new_page()
+        wrong = []
+        page.on("pageerror", lambda e: wrong.append(str(e)))
+        page.on("console", lambda m: wrong.append(m.text) if m.type == "error" else None)
+        page.goto((tmp_path / "still" / "index.html").as_uri())
+        page.fill("#ways", "4")
+        page.click("#deal")
+        until(page, "document.querySelectorAll('#learner-0 .bars li').length === 4")
+        still(page)
+        assert (page.inner_text("#problem"), wrong) == ("", [])
+        assert "labelled queries" in page.inner_text("#learner-0")
+        assert page.is_hidden("#training")
+        assert not page.locator("text=Download predictor").count()
+        with page.expect_download() as saved:
+            page.click("#save")
+        saved.value.save_as(tmp_path / "task.json")
+        task = json.loads((tmp_path / "task.json").read_text())
+        told = page.evaluate("task => window.still('/api/adapt', task).then(r => r.json())", task)["answers"][0]
+        page.fill("#ways", "20")
+        page.fill("#shots", "30")
+        page.evaluate("document.querySelector('#shots').removeAttribute('max')")
+        page.click("#deal")
+        until(page, "document.querySelector('#problem').innerText.includes('pictures of each class')")
+        if SHOTS:
+            page.screenshot(path=Path(SHOTS) / "still.png", full_page=True)
+        browser.close()
+    body = asked.Asked(classes=task["classes"], queries=task["queries"])
+    want = Trained(str(tmp_path / "siamese"), lambda run: pool_of(run, None)[1]).answer(asked.pictures(body), body)
+    np.testing.assert_allclose(told["p"], want["p"], atol=1e-4)
+    for part in ("support", "queries"):
+        np.testing.assert_allclose(told["plane"][part], want["plane"][part], atol=2e-3)
+    assert main(["serve", str(tmp_path / "siamese"), "--static", str(tmp_path), *web]) == 2
+    assert "holds something else" in capsys.readouterr().err

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from importlib.resources import files
+from pathlib import Path as FilePath
 from typing import Annotated, Any
 
 from fastapi import FastAPI, HTTPException, Path, Query, Request, Response
@@ -44,8 +45,11 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def app(learners: Sequence[Trained | Fixed], *, hosts: Sequence[str] = LOCAL) -> FastAPI:
-    """The page of these learners. hosts: the names by which it may be reached, "*" for any."""
+def app(
+    learners: Sequence[Trained | Fixed], *, hosts: Sequence[str] = LOCAL, web: FilePath | None = None
+) -> FastAPI:
+    """The page of these learners. hosts: the names by which it may be reached, "*" for any. web: onnxruntime-web's
+    folder, where predictors are also to be had as pages."""
     worker = ThreadPoolExecutor(1, thread_name_prefix="adapts")  # torch has its own threads; memory stays bounded
     places, turn = asyncio.Semaphore(AT_ONCE), Turn()
 
@@ -97,7 +101,7 @@ def app(learners: Sequence[Trained | Fixed], *, hosts: Sequence[str] = LOCAL) ->
     async def about() -> dict[str, Any]:
         """What is loaded, and the limits."""
         limits = {"classes": asked.CLASSES, "examples": asked.EXAMPLES, "queries": asked.QUERIES, "bytes": asked.BODY}
-        return {"learners": [one.about() for one in learners], "limits": limits}
+        return {"learners": [one.about() for one in learners], "limits": limits, "pages": web is not None}
 
     @page.post("/api/adapt", openapi_extra=BODY, responses=ERRORS)
     async def adapt(request: Request) -> dict[str, Any]:
@@ -111,6 +115,16 @@ def app(learners: Sequence[Trained | Fixed], *, hosts: Sequence[str] = LOCAL) ->
         data = await on_task(request, lambda given, _: run.file(given))
         named = {"content-disposition": 'attachment; filename="predictor.safetensors"'}
         return Response(data, media_type="application/octet-stream", headers=named)
+
+    @page.post("/api/page/{number}", openapi_extra=BODY, responses=ERRORS)
+    async def own_page(request: Request, number: Id) -> Response:
+        """One learner's adapted predictor as a page that runs in a browser, without a server or a network."""
+        run = one(number)
+        if web is None:
+            raise HTTPException(404, "pages need onnxruntime-web, which `metaloop serve` was not given.")
+        data = await on_task(request, lambda given, _: run.file(given, web))
+        return Response(data, media_type="application/octet-stream",
+                        headers={"content-disposition": 'attachment; filename="predictor.html"'})  # fmt: skip
 
     @page.post("/api/training", responses=ERRORS)
     async def begin() -> dict[str, Any]:

@@ -7,6 +7,7 @@ const $ = id => document.getElementById(id);
 let task = fresh();
 let past = [];          // for undo
 let learners = [], limits = {classes: 20, examples: 50, queries: 100};
+let pages = false;      // whether a predictor is to be had as a page of its own
 let answers = [];       // the newest, one for each learner
 let chosen = {};        // learner -> which of its inner steps is shown
 
@@ -276,6 +277,7 @@ let busy = false, waiting = false, asked = 0;
 
 async function send(path, body, method = body === undefined ? "GET" : "POST") {
   const given = body === undefined ? {method} : {method, headers: {"content-type": "application/json"}, body: JSON.stringify(body)};
+  if (window.still) return window.still(path, body);  // a page without a server
   let reply;
   try { reply = await fetch(path, given); } catch { throw new Error("the server does not answer. Is it still running?"); }
   if (!reply.ok) throw new Error((await reply.json().catch(() => ({error: "the server cannot answer."}))).error);
@@ -431,12 +433,16 @@ function card(one, i) {
     }
     if (answer.plane) parts.push(make("div", {class: "plots"}, space(answer.plane, answer.classes)));
     parts.push(make("p", {class: "says"}, one.adapts ? `Adapted in ${answer.ms} ms.` : `Answered in ${answer.ms} ms.`));
-    if (one.adapts) parts.push(make("button", {type: "button", onclick: async () => {
+    const saved = (path, ending) => async () => {
       try {
         const {classes} = filled();
-        download(`${one.name}.safetensors`, await (await send(`/api/predictor/${i}`, {classes})).blob());
+        download(`${one.name}.${ending}`, await (await send(`/api/${path}/${i}`, {classes})).blob());
       } catch (error) { problem(error.message); }
-    }}, "Download predictor"));
+    };
+    if (one.adapts && !one.still) parts.push(make("div", {class: "row"},
+      make("button", {type: "button", onclick: saved("predictor", "safetensors")}, "Download predictor"),
+      pages ? make("button", {type: "button", onclick: saved("page", "html"),
+        title: "A page of its own, which tells your classes apart in any browser, without this server"}, "Download as a page") : null));
   }
   const about = one.recipe ? `${one.recipe}, ${one.trained} meta-step${one.trained === 1 ? "" : "s"}. ` : "";
   return make("article", {class: "learner", id: `learner-${i}`, "aria-labelledby": `name-${i}`},
@@ -589,13 +595,13 @@ document.addEventListener("keydown", event => {
 
 // ---- begin
 try {
-  ({learners, limits} = await (await send("/api/learners")).json());
+  ({learners, limits, pages} = await (await send("/api/learners")).json());
   const dealing = learners.map((one, i) => [one, i]).filter(([one]) => one.adapts);
   $("from").replaceChildren(...dealing.map(([one, i]) => make("option", {value: i}, one.data)));
   const kinds = new Set(dealing.map(([one]) => one.data));
   $("whose").hidden = kinds.size < 2;
   $("deal").disabled = !dealing.length;
-  $("training").hidden = false;
+  $("training").hidden = Boolean(window.still);
 } catch (error) { problem(error.message); }
 show();
 adapt();

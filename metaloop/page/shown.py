@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from .. import exported
 from ..core import Data
 from ..engine.predictor import adapt, probabilities
 from ..engine.run import Run
@@ -95,13 +96,21 @@ class Trained:
     def plane(self, embed: Callable[[Tensor], Tensor], f: Any, x: Tensor, y: Tensor, q: Tensor) -> dict[str, Any]:
         """S, Q and prototypes in a plane that depends on the run alone, and so stays put."""
         with torch.no_grad(), at_meta_test():
-            if "axes" not in self.__dict__:
-                self.axes = axes(embed(self.reference))
-            mean, A, scale = self.axes
+            assert self.in_plane is not None
+            mean, A, scale = self.in_plane
             place = lambda z: (((z.flatten(1) - mean) @ A) / scale).double().round(decimals=3).tolist()
-            c = getattr(f, "c", None)
             found = {"support": place(embed(x)), "y": y.tolist(), "queries": place(embed(q)) if len(q) else []}
-            return {**found, "prototypes": place(c) if c is not None and c.flatten(1).shape[1] == len(mean) else []}
+            return {**found, "prototypes": [] if (c := prototypes(f, len(mean))) is None else place(c)}
+
+    @cached_property
+    def in_plane(self) -> tuple[Tensor, Tensor, Tensor] | None:
+        """`axes` of what the run's embedding makes of unseen examples; None if it has none."""
+        x = self.reference
+        f = adapt(self.run.plan.at_test(ways=2), self.run.theta, x[:2], torch.tensor([0, 1]), ways=2)
+        if (embed := embedding(f)) is None:
+            return None
+        with torch.no_grad(), at_meta_test():
+            return axes(embed(x))
 
     @cached_property
     def pool(self) -> Pool:
@@ -132,13 +141,19 @@ class Trained:
         return {"support": [S.x[S.y == k].numpy() for k in range(ways)], "query": Q.x[mixed].numpy(),
                 "labels": Q.y[mixed].tolist()}  # fmt: skip
 
-    def file(self, given: Given) -> bytes:
-        """The adapted predictor as `metaloop adapt` writes it."""
+    def file(self, given: Given, web: Path | None = None) -> bytes:
+        """The adapted predictor as `metaloop adapt` writes it; or, with onnxruntime-web's folder, as a page of its own.
+
+        Raises ValueError if it cannot be in a page.
+        """
         images, y, names, _ = given
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "predictor.safetensors"
+            path, page = (Path(folder) / f"predictor.{kind}" for kind in ("safetensors", "html"))
             save_predictor(path, self.run, of_pictures(images, self.shape), torch.tensor(y), names)
-            return path.read_bytes()
+            if web is None:
+                return path.read_bytes()
+            exported.to_html(page, *any_predictor(str(path)), web)
+            return page.read_bytes()
 
 
 class Fixed:
@@ -197,6 +212,12 @@ def embedding(f: Any) -> Callable[[Tensor], Tensor] | None:
         return None
     part = theta["embed"] if isinstance(theta, dict) and isinstance(theta.get("embed"), dict) else theta
     return lambda x: embed(part, x).flatten(1)
+
+
+def prototypes(f: Any, dim: int) -> Tensor | None:
+    """A predictor's prototypes [classes, dim], if it has such."""
+    c = getattr(f, "c", None)
+    return c.flatten(1) if isinstance(c, Tensor) and c.ndim > 1 and c[0].numel() == dim else None
 
 
 def axes(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
