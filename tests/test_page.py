@@ -116,6 +116,39 @@ def test_all_learners_answer_as_the_library_does(page, files):
     assert mine["none"] == [False, False]
 
 
+@pytest.fixture(scope="module")
+def others(tmp_path_factory):
+    """Runs of other kinds: what they attend to, what they draw, how they descend."""
+    home, pool = tmp_path_factory.mktemp("others"), ml.tasks.glyphs()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(ml.engine.session.calibrate.__kwdefaults__, "tasks", 2)
+        for name, recipe in (("attends", "matching-fce-omniglot-1shot"), ("draws", "homoencoder-omniglot")):
+            make_run(home / name, recipe, pool, budget="smoke")
+        make_run(home / "rule", "lstm-optimizer-quadratic", budget="smoke")
+    return [load(str(home / name), lambda run: pool) for name in ("attends", "draws", "rule")]
+
+
+def test_what_is_attended_to_and_drawn_and_how_a_learned_rule_descends(others):
+    """The order in which S is taken does not show; both optimizers begin at one loss."""
+    three = [*TASK["classes"], {"name": "both", "pictures": [png(np.minimum(stripes(0), stripes(1)))] * 2}]
+    with TestClient(app(others), **HOME) as client:
+        attends, draws, rule = client.post("/api/adapt", json={**TASK, "classes": three}).json()["answers"]
+        assert [one["kind"] for one in client.get("/api/learners").json()["learners"]] == ["other", "other", "rule"]
+        assert "no learner 2 that adapts" in sentence(client.get("/api/task/2"))
+    weights = np.array(attends["attends"])
+    by_class = np.stack([weights[:, 0], weights[:, 1], weights[:, 2:].sum(1)], 1)
+    np.testing.assert_allclose(by_class, attends["p"], atol=5e-4)  # of matching networks, p is what is attended to
+    budget = asked.Budget()
+    drawn = [[np.asarray(budget.read(x, "")) for x in of_one] for of_one in draws["samples"]]
+    assert np.shape(drawn) == (3, 5, 28, 28)
+    assert 0 < np.mean(drawn) < 255
+    descent = rule["descent"]
+    assert len(descent["learned"]) == len(descent["adam"]) == 101
+    assert descent["learned"][0] == descent["adam"][0]
+    assert descent["adam"][-1] < 0.5 * descent["adam"][0]
+    assert np.shape(rule["p"]) == (2, 3)
+
+
 def test_the_plane_stays_put(page):
     """Another class moves no point of the others."""
     before = page.post("/api/adapt", json=TASK).json()["answers"][0]["plane"]

@@ -108,30 +108,57 @@ def test_in_a_browser(tmp_path):
     with served(learners) as address, playwright.sync_playwright() as p:
         browser = p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         for scheme, width in (("light", 1280), ("dark", 1280), ("light", 360)):
-            context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
-            page = context.new_page()
-            wrong, abroad = [], []
-            page.on("pageerror", lambda e, wrong=wrong: wrong.append(str(e)))
-            page.on("console", lambda m, wrong=wrong: wrong.append(m.text) if m.type == "error" else None)
-            page.on("request", lambda r, abroad=abroad: abroad.append(r.url) if not r.url.startswith(
-                (address, "data:", "blob:")) else None)  # fmt: skip
-            page.goto(address)
-            page.wait_for_selector("canvas")
-            if width == 1280 and scheme == "light":
-                used(page, tmp_path)
-            else:
-                draw(page, 0, DOWN)
-                draw(page, 1, ACROSS)
-                draw(page, 3, DOWN)
-            assert best(page) == "class 1"
-            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-            assert page.evaluate(LUMINANCE) == []
-            assert page.evaluate(NAMELESS) == []
-            if SHOTS:
-                page.screenshot(path=Path(SHOTS) / f"page-{scheme}-{width}.png", full_page=True)
-            assert (wrong, abroad) == ([], [])
-            context.close()
+            with looked_at(browser, address, scheme, width, f"page-{scheme}-{width}") as page:
+                if width == 1280 and scheme == "light":
+                    used(page, tmp_path)
+                else:
+                    draw(page, 0, DOWN)
+                    draw(page, 1, ACROSS)
+                    draw(page, 3, DOWN)
+                assert best(page) == "class 1"
+        with served(others(tmp_path)) as other, looked_at(browser, other, "dark", 360, "views") as page:
+            draw(page, 0, DOWN)
+            draw(page, 1, ACROSS)
+            draw(page, 3, ACROSS)
+            until(page, "document.querySelectorAll('#learner-0 .looks li').length === 2")
+            assert page.locator("#learner-0 .looks img").nth(1).get_attribute("alt") == "a picture of class 2"
+            assert page.locator("#learner-1 .few img").count() == 10
+            assert page.locator("#learner-2 polyline").count() == 2
+            assert "100 steps from the same start" in page.inner_text("#learner-2 figcaption")
         browser.close()
+
+
+@contextmanager
+def looked_at(browser, address, scheme, width, name):
+    """A page in which nothing goes wrong, nothing comes from elsewhere, all can be read and has a name."""
+    context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
+    page, wrong, abroad = context.new_page(), [], []
+    page.on("pageerror", lambda e: wrong.append(str(e)))
+    page.on("console", lambda m: wrong.append(m.text) if m.type == "error" else None)
+    page.on("request", lambda r: abroad.append(r.url) if not r.url.startswith((address, "data:", "blob:")) else None)
+    page.goto(address)
+    page.wait_for_selector("canvas")
+    yield page
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert page.evaluate(LUMINANCE) == []
+    assert page.evaluate(NAMELESS) == []
+    if SHOTS:
+        page.screenshot(path=Path(SHOTS) / f"{name}.png", full_page=True)
+    assert (wrong, abroad) == ([], [])
+    context.close()
+
+
+def others(home):
+    """Runs that show what they attend to, what they draw, how they descend."""
+    from metaloop.page.shown import load
+
+    pool, kinds = ml.tasks.glyphs(), {"attends": "matching-omniglot-1shot", "draws": "homoencoder-omniglot"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(ml.engine.session.calibrate.__kwdefaults__, "tasks", 2)
+        for name, recipe in kinds.items():
+            make_run(home / name, recipe, pool, budget="smoke")
+        make_run(home / "rule", "lstm-optimizer-quadratic", budget="smoke")
+    return [load(str(home / name), lambda run: pool) for name in (*kinds, "rule")]
 
 
 def used(page, tmp_path):

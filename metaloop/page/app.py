@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.requests import ClientDisconnect
 
 from . import asked
-from .shown import Fixed, Trained
+from .shown import Shown, Trained
 from .training import Taken, Turn
 
 AT_ONCE = 16  # requests whose bodies are held; more wait, unread, in the order in which they came
@@ -46,7 +46,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 
 
 def app(
-    learners: Sequence[Trained | Fixed], *, hosts: Sequence[str] = LOCAL, web: FilePath | None = None
+    learners: Sequence[Shown], *, hosts: Sequence[str] = LOCAL, web: FilePath | None = None
 ) -> FastAPI:
     """The page of these learners. hosts: the names by which it may be reached, "*" for any. web: onnxruntime-web's
     folder, where predictors are also to be had as pages."""
@@ -217,7 +217,7 @@ class _Guard:
         await self.app(scope, receive, with_headers)
 
 
-def _answer(one: Trained | Fixed, given: asked.Given, task: asked.Asked) -> dict[str, Any]:
+def _answer(one: Shown, given: asked.Given, task: asked.Asked) -> dict[str, Any]:
     """What one learner shows; an error of its own is its own."""
     try:
         return one.answer(given, task)

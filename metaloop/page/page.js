@@ -307,7 +307,8 @@ async function adapt() {
     answers = (await reply.json()).answers;
     // a class without a picture is not known to f: its answers are over the others
     const kept = task.boxes.map((b, k) => k).filter(k => classes[k].pictures.length);
-    answers.forEach(a => { a.boxes = kept; });
+    const pictures = classes.flatMap(c => c.pictures.map(src => ({src, name: c.name})));
+    answers.forEach(a => { a.boxes = kept; a.pictures = pictures; });
     problem("");
     showAnswers();
     $("status").textContent = summary(performance.now() - began);
@@ -341,12 +342,15 @@ const KINDS = {
   path: "It takes a few gradient steps on S from the weights that meta-training found.",
   plane: "It compares the query with S in a space that meta-training shaped; nothing is trained here.",
   file: "It was made before and keeps its own classes; it does not look at S.",
+  attends: "It reads S as a sequence, and the query as what comes next.",
+  samples: "It makes a density of each class's few pictures, from which new ones can be drawn.",
+  rule: "It is an optimizer that was learned: it trains a small network on S, from scratch.",
   other: "It reads S as a whole, and answers in one pass.",
 };
 
 function kind(i) {
-  if (learners[i].kind === "file") return "file";
-  return answers[i]?.path ? "path" : answers[i]?.plane ? "plane" : learners[i].kind === "gradient" ? "path" : "other";
+  if (["file", "rule"].includes(learners[i].kind)) return learners[i].kind;
+  return ["path", "plane", "attends", "samples"].find(name => answers[i]?.[name]) ?? (learners[i].kind === "gradient" ? "path" : "other");
 }
 
 function bars(names, p) {
@@ -361,7 +365,7 @@ function bars(names, p) {
 
 function right(i) {
   const answer = answers[i], now = shown(i);
-  if (!answer?.boxes || !learners[i].adapts) return null;
+  if (!answer?.boxes || learners[i].kind === "file") return null;
   let good = 0, all = 0;
   task.queries.filter(q => q.src != null).forEach((q, j) => {
     if (q.label == null || !now.p[j]) return;
@@ -406,6 +410,31 @@ function space(plane, names) {
   return make("figure", {}, svg, make("figcaption", {}, `${plane.prototypes.length ? "Rings with a number are the classes' prototypes" : "Numbers are examples of the classes"}, ? is the marked query, small rings the others. The plane is fixed, so things move only when you change them.`));
 }
 
+function attention(weights, pictures) {
+  const most = Math.max(...weights, 1e-9);
+  return make("figure", {}, make("ul", {class: "looks"}, ...pictures.map(({src, name}, j) => {
+    const fill = make("i");
+    fill.style.width = `${100 * weights[j] / most}%`;
+    return make("li", {}, make("img", {src, alt: `a picture of ${name}`}), make("span", {class: "bar", "aria-hidden": true}, fill), percent(weights[j]));
+  })), make("figcaption", {}, "What it attends to: the weight of each picture of S when it answers the marked query."));
+}
+
+function drawn(samples, names) {
+  return make("figure", {}, ...samples.map((pictures, k) => make("div", {class: "few", role: "group", "aria-label": `drawn from ${names[k]}`},
+    make("span", {class: "number"}, names[k]), ...pictures.map(src => make("img", {src, alt: ""})))),
+    make("figcaption", {}, "New pictures that it draws from the density it has made of each class's pictures; none of them is in S."));
+}
+
+function race({learned, adam, lr}) {
+  const told = `Loss on S: the learned rule (line) ends at ${learned.at(-1).toFixed(3)}, Adam (dashes) at ${adam.at(-1).toFixed(3)}, at ${lr}, the best of three rates; ${learned.length - 1} steps from the same start.`;
+  const svg = draw("svg", {viewBox: "0 0 160 110", role: "img", "aria-label": told});
+  const most = 1.5 * learned[0], x = i => 14 + 132 * i / (learned.length - 1), y = v => 96 - 82 * Math.min(1, v / most);
+  svg.append(draw("line", {x1: 8, y1: 96, x2: 152, y2: 96, class: "axis"}));
+  for (const [name, values] of [["line dashed", adam], ["line", learned]])
+    svg.append(draw("polyline", {class: name, points: values.map((v, i) => `${x(i)},${y(v)}`).join(" ")}));
+  return make("figure", {}, svg, make("figcaption", {}, told));
+}
+
 function card(one, i) {
   const answer = answers[i], now = shown(i), parts = [];
   const usualKind = kind(i);
@@ -432,6 +461,9 @@ function card(one, i) {
         make("div", {class: "plots"}, curve(answer.path, at), walk(answer.path, at)));
     }
     if (answer.plane) parts.push(make("div", {class: "plots"}, space(answer.plane, answer.classes)));
+    if (answer.attends?.[place()]) parts.push(attention(answer.attends[place()], answer.pictures));
+    if (answer.samples) parts.push(drawn(answer.samples, answer.classes));
+    if (answer.descent) parts.push(make("div", {class: "plots"}, race(answer.descent)));
     parts.push(make("p", {class: "says"}, one.adapts ? `Adapted in ${answer.ms} ms.` : `Answered in ${answer.ms} ms.`));
     const saved = (path, ending) => async () => {
       try {

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from .. import exported
 from ..core import Data
-from ..engine.predictor import adapt, probabilities
+from ..engine.predictor import adapt, probabilities, taken
 from ..engine.run import Run
-from ..engine.seeds import generator
+from ..engine.seeds import generator, noise
 from ..nn.functional import at_meta_test
 from ..own.pictures import KIND
 from ..recipes.stored import any_predictor, open_run, save_predictor
@@ -27,8 +27,10 @@ from ..targets import CLASSES
 from ..tasks.decode import fitted
 from ..tasks.pool import Outline, Pool
 from ..torch_private import pytree
-from .asked import Asked, Given
+from .asked import Asked, Given, png
 
+SAMPLES = 5  # of each class, where a learner can draw them
+DESCENT, RATES, UNITS, SIDE = 100, (1e-3, 1e-2, 1e-1), 20, 14  # steps; of Adam; of the small network, and its pictures
 REFERENCE = 20  # classes of unseen examples, which say in what plane embeddings are seen
 
 
@@ -49,8 +51,8 @@ def pictured(pool: Any, source: str) -> tuple[int, ...]:
 class Trained:
     """A run, which is adapted to whatever is drawn. data: () -> the pool whose test part it never saw."""
 
-    def __init__(self, folder: str, data: Callable[[Run], Pool]):
-        self.run = open_run(folder)
+    def __init__(self, folder: str, data: Callable[[Run], Pool], run: Run | None = None):
+        self.run = open_run(folder) if run is None else run
         self.name, self.shape = Path(folder).name or str(folder), pictured(self.run.plan.pool, folder)
         self._data = data
         takes = inspect.signature(self.run.plan.at_test).parameters
@@ -76,7 +78,19 @@ class Trained:
             shown["path"] = self.path(x, labels, q, ways)
         elif (embed := embedding(f)) is not None:
             shown["plane"] = self.plane(embed, f, x, labels, q)
+        with torch.no_grad(), at_meta_test():
+            if hasattr(f, "attends") and len(q):
+                shown["attends"] = f.attends(q)[:, taken(len(x)).argsort()].double().round(decimals=4).tolist()
+            if hasattr(f, "sample"):
+                shown["samples"] = self.samples(f, ways)
         return shown
+
+    def samples(self, f: Any, ways: int) -> list[list[str]]:
+        """Pictures that are drawn from each class's density."""
+        with noise(0, "page", 0):
+            x = f.sample(SAMPLES)[:, :ways].reshape(SAMPLES, ways, *self.shape)
+        pictures = (255 * x.clamp(0, 1)).round().to(torch.uint8).transpose(0, 1).numpy()
+        return [[*map(png, of_one)] for of_one in pictures]
 
     def path(self, x: Tensor, y: Tensor, q: Tensor, ways: int) -> list[dict[str, Any]]:
         """Of each number of inner steps: the loss on S, what is predicted, and where phi is, in the plane in which phi
@@ -196,6 +210,52 @@ class Fixed:
         return self.f.alone() if len(self.classes) == 1 else self.f.threshold(rate)
 
 
+class Rule:
+    """A run that learned an optimizer, which trains a small network on whatever is drawn, beside Adam."""
+
+    def __init__(self, folder: str, run: Run):
+        self.run, self.name = run, Path(folder).name or str(folder)
+
+    def about(self) -> dict[str, Any]:
+        told = {"name": self.name, "adapts": False, "kind": "rule", "steps": []}
+        return {**told, "recipe": self.run.info["recipe"], "trained": self.run.step}
+
+    def answer(self, given: Given, asked: Asked) -> dict[str, Any]:
+        """What the network says that the learned rule trained from scratch; the loss on S after each step of it, and of
+        Adam at the best of its rates."""
+        from ..optim import Learned
+
+        images, y, names, queries = given
+        x, q = of_pictures(images, (1, SIDE, SIDE)), of_pictures(queries, (1, SIDE, SIDE))
+        labels, began = torch.tensor(y), perf_counter()
+        learned, net = descended(lambda p: Learned(p, self.run), x, labels, len(names))
+        ms = _since(began)
+        adams = {lr: descended(lambda p, lr=lr: torch.optim.Adam(p, lr), x, labels, len(names))[0] for lr in RATES}
+        best = min(adams, key=lambda lr: adams[lr][-1])
+        return {"classes": names, "p": rows(net, q, len(names)), "ms": ms,
+                "descent": {"learned": learned, "adam": adams[best], "lr": best}}  # fmt: skip
+
+
+def descended(
+    optimizer: Callable[[Any], torch.optim.Optimizer], x: Tensor, y: Tensor, ways: int
+) -> tuple[list[float], Callable[[Tensor], Tensor]]:
+    """The mean cross-entropy on (x, y) before each of DESCENT steps and at their end; the network that they made."""
+    with noise(0, "page", 1):
+        net = torch.nn.Sequential(
+            torch.nn.Flatten(), torch.nn.Linear(SIDE**2, UNITS), torch.nn.Sigmoid(), torch.nn.Linear(UNITS, ways)
+        )
+    descent, losses = optimizer(net.parameters()), []
+    for _ in range(DESCENT):
+        descent.zero_grad()
+        loss = F.cross_entropy(net(x), y)
+        loss.backward()
+        descent.step()
+        losses.append(loss.item())
+    with torch.no_grad():
+        losses.append(F.cross_entropy(net(x), y).item())
+    return [round(min(loss, 99.0), 4) for loss in losses], net
+
+
 def _since(began: float) -> float:
     return round(1000 * (perf_counter() - began), 1)
 
@@ -242,12 +302,19 @@ def main_plane(phi: Tensor) -> list[list[float]]:
     return (at / at.abs().amax().clamp_min(1e-12)).round(decimals=3).tolist()
 
 
-def load(what: str, data: Callable[[Run], Pool]) -> Trained | Fixed:
+Shown = Trained | Fixed | Rule
+
+
+def load(what: str, data: Callable[[Run], Pool]) -> Shown:
     """A run's folder, or a predictor's file. Raises ValueError if it is neither, or was not made of pictures."""
-    return Trained(what, data) if Path(what).is_dir() else Fixed(what)
+    if not Path(what).is_dir():
+        return Fixed(what)
+    run = open_run(what)
+    optimizes = isinstance(run.theta, dict) and set(run.theta) == {"m", "scale"}
+    return Rule(what, run) if optimizes else Trained(what, data, run)
 
 
-def warm(one: Trained | Fixed) -> None:
+def warm(one: Shown) -> None:
     """Ask it once, of blank pictures, since a first answer takes longer than others. What fails will be told there."""
     blank = Image.new("L", (28, 28), 255)
     with suppress(ValueError):
