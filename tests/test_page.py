@@ -7,6 +7,7 @@ import os
 import threading
 import zlib
 from io import BytesIO
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -343,6 +344,7 @@ def test_no_other_path_leads_anywhere(page, path):
     reply = page.get(path)
     assert reply.status_code in (404, 405, 422)
     sentence(reply)
+    assert ("allow" in reply.headers) == (reply.status_code == 405)
 
 
 # ---- what it bears
@@ -429,15 +431,36 @@ bodies = st.one_of(st.binary(max_size=50), json_values.map(lambda v: json.dumps(
                    tasks.map(lambda v: json.dumps(v).encode()))  # fmt: skip
 
 
-@settings(max_examples=BODIES, deadline=None, derandomize="FUZZ" not in os.environ, database=None,
-          suppress_health_check=[*HealthCheck])  # fmt: skip
-@given(path=st.sampled_from(["/api/adapt", "/api/adapt", "/api/predictor/0", "/api/predictor/7", "/api/training/0"]),
-       body=bodies)
+PATHS = ["/api/adapt", "/api/adapt", "/api/predictor/0", "/api/predictor/7", "/api/page/0", "/api/training/1"]
+many = settings(max_examples=BODIES, deadline=None, derandomize="FUZZ" not in os.environ, database=None,
+                suppress_health_check=[*HealthCheck])  # fmt: skip
+
+
+@many
+@given(path=st.sampled_from(PATHS), body=bodies)
 @example(path="/api/adapt", body=json.dumps(TASK).encode())
 def test_no_body_brings_it_down(page, path, body):
     reply = page.post(path, content=body, headers={"content-type": "application/json"})
     assert reply.status_code in (200, 404, 409, 413, 422)
     if reply.status_code != 200:
+        sentence(reply)
+
+
+words = st.one_of(st.integers(-(10**12), 10**12).map(str), st.floats().map(str), st.text(max_size=5), st.just("3"))
+
+
+@many
+@given(
+    asks=st.dictionaries(st.sampled_from(["ways", "shots", "queries", "seed", "x"]), words, max_size=4),
+    number=st.sampled_from(["0", "1", "2", "9"]) | words,
+    kind=st.sampled_from(["get", "get", "delete", "post"]),
+)
+@example(asks={"ways": "20", "shots": "10", "queries": "5"}, number="0", kind="get")
+def test_no_question_brings_it_down(page, asks, number, kind):
+    path = {"get": "/api/task/", "delete": "/api/training/", "post": "/api/training/"}[kind] + quote(number, safe="")
+    reply = page.request(kind, path, params=asks, follow_redirects=False)
+    assert reply.status_code in (200, 307, 404, 405, 409, 415, 422)
+    if reply.status_code not in (200, 307):
         sentence(reply)
 
 

@@ -16,7 +16,8 @@ SHAPES = ("ring", "box", "slash")
 def picture(shape: str, dice: random.Random) -> Image.Image:
     image = Image.new("RGB", (64, 64), "white")
     x, y, size = dice.randint(4, 20), dice.randint(4, 20), dice.randint(28, 40)
-    colour, pen, where = tuple(dice.randint(0, 120) for _ in range(3)), ImageDraw.Draw(image), (x, y, x + size, y + size)
+    colour, where = tuple(dice.randint(0, 120) for _ in range(3)), (x, y, x + size, y + size)
+    pen = ImageDraw.Draw(image)
     if shape == "slash":
         pen.line(where, fill=colour, width=5)
     else:

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from importlib.resources import files
@@ -158,7 +158,8 @@ def app(
     async def refused(_: Request, error: StarletteHTTPException):
         plain = {404: "there is nothing here by that name.", 405: "that cannot be done here."}
         told = str(error.detail)
-        return _error(error.status_code, plain.get(error.status_code, told) if told.istitle() else told)
+        sentence = plain.get(error.status_code, told) if told.istitle() else told
+        return _error(error.status_code, sentence, error.headers)  # among them what is allowed, of a 405
 
     @page.exception_handler(RequestValidationError)
     async def odd(_: Request, error: RequestValidationError):
@@ -228,8 +229,8 @@ def _answer(one: Shown, given: asked.Given, task: asked.Asked) -> dict[str, Any]
         return {"error": "it failed on this task; the server has logged why."}
 
 
-def _error(status: int, sentence: str) -> JSONResponse:
-    return JSONResponse({"error": sentence}, status)
+def _error(status: int, sentence: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    return JSONResponse({"error": sentence}, status, headers)
 
 
 def _sent(name: str, kind: str) -> Response:
