@@ -150,6 +150,29 @@ def test_what_is_attended_to_and_drawn_and_how_a_learned_rule_descends(others):
     assert np.shape(rule["p"]) == (2, 3)
 
 
+def test_a_slot_counts_for_the_example_that_changed_it_most():
+    """A memory that writes x_t into slot t, nudges slot 0 each time, and reads the slots that q points at."""
+    from metaloop.learners.meta_rnn import Continued
+    from metaloop.page.shown import attended
+
+    def net(theta, inputs, state):
+        for u in inputs:
+            if state is None:
+                state = torch.zeros(u.shape[:-1]), None, (torch.zeros(*u.shape[:-1], 5, 1),)
+            t, M = state[0], state[2][0]
+            at = (torch.arange(5) == t[..., None]).float()
+            M = M + (at + 0.01 * (torch.arange(5) == 0))[..., None]
+            state = (t + 1, t, (M, u[..., None, :5], u))
+        return inputs[..., :3], state
+
+    S = ml.Data(torch.eye(5)[:3], torch.tensor([0, 2, 1]))
+    h = net(None, torch.cat([S.x, torch.zeros(3, 3)], 1), None)[1]
+    q = torch.tensor([[0.1, 0.2, 0.3, 0.4, 0.0], [0.0, 0.0, 0.0, 0.0, 1.0]])  # slot 3 is q's own, slot 4 is empty
+    weights, by_slots = attended(Continued({}, h, torch.eye(3)[1], net), S, q)
+    assert by_slots
+    torch.testing.assert_close(weights, torch.tensor([[0.1, 0.2, 0.3], [0.0, 0.0, 0.0]]))
+
+
 def test_the_plane_stays_put(page):
     """Another class moves no point of the others."""
     before = page.post("/api/adapt", json=TASK).json()["answers"][0]["plane"]

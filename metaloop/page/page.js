@@ -410,13 +410,14 @@ function space(plane, names) {
   return make("figure", {}, svg, make("figcaption", {}, `${plane.prototypes.length ? "Rings with a number are the classes' prototypes" : "Numbers are examples of the classes"}, ? is the marked query, small rings the others. The plane is fixed, so things move only when you change them.`));
 }
 
-function attention(weights, pictures) {
+function attention(weights, pictures, slots) {
   const most = Math.max(...weights, 1e-9);
   return make("figure", {}, make("ul", {class: "looks"}, ...pictures.map(({src, name}, j) => {
     const fill = make("i");
     fill.style.width = `${100 * weights[j] / most}%`;
     return make("li", {}, make("img", {src, alt: `a picture of ${name}`}), make("span", {class: "bar", "aria-hidden": true}, fill), percent(weights[j]));
-  })), make("figcaption", {}, "What it attends to: the weight of each picture of S when it answers the marked query."));
+  })), make("figcaption", {}, 
+    `What it attends to: the weight of each picture of S when it answers the marked query.${slots ? " It reads slots of a memory; a slot counts for the picture that changed it most." : ""}`));
 }
 
 function drawn(samples, names) {
@@ -461,7 +462,7 @@ function card(one, i) {
         make("div", {class: "plots"}, curve(answer.path, at), walk(answer.path, at)));
     }
     if (answer.plane) parts.push(make("div", {class: "plots"}, space(answer.plane, answer.classes)));
-    if (answer.attends?.[place()]) parts.push(attention(answer.attends[place()], answer.pictures));
+    if (answer.attends?.[place()]) parts.push(attention(answer.attends[place()], answer.pictures, answer.slots));
     if (answer.samples) parts.push(drawn(answer.samples, answer.classes));
     if (answer.descent) parts.push(make("div", {class: "plots"}, race(answer.descent)));
     parts.push(make("p", {class: "says"}, one.adapts ? `Adapted in ${answer.ms} ms.` : `Answered in ${answer.ms} ms.`));

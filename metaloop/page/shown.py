@@ -20,6 +20,7 @@ from ..core import Data
 from ..engine.predictor import adapt, probabilities, taken
 from ..engine.run import Run
 from ..engine.seeds import generator, noise
+from ..learners.meta_rnn import Continued
 from ..nn.functional import at_meta_test
 from ..own.pictures import KIND
 from ..recipes.stored import any_predictor, open_run, save_predictor
@@ -29,6 +30,7 @@ from ..tasks.pool import Outline, Pool
 from ..torch_private import pytree
 from .asked import Asked, Given, png
 
+WRITTEN = 1e-3  # a change of a slot that is none, measured by its norm
 SAMPLES = 5  # of each class, where a learner can draw them
 DESCENT, RATES, UNITS, SIDE = 100, (1e-3, 1e-2, 1e-1), 20, 14  # steps; of Adam; of the small network, and its pictures
 REFERENCE = 20  # classes of unseen examples, which say in what plane embeddings are seen
@@ -79,8 +81,10 @@ class Trained:
         elif (embed := embedding(f)) is not None:
             shown["plane"] = self.plane(embed, f, x, labels, q)
         with torch.no_grad(), at_meta_test():
-            if hasattr(f, "attends") and len(q):
-                shown["attends"] = f.attends(q)[:, taken(len(x)).argsort()].double().round(decimals=4).tolist()
+            order = taken(len(x))
+            if len(q) and (found := attended(f, Data(x[order], labels[order]), q)) is not None:
+                shown["attends"] = found[0][:, order.argsort()].double().round(decimals=4).tolist()
+                shown["slots"] = found[1]
             if hasattr(f, "sample"):
                 shown["samples"] = self.samples(f, ways)
         return shown
@@ -272,6 +276,31 @@ def embedding(f: Any) -> Callable[[Tensor], Tensor] | None:
         return None
     part = theta["embed"] if isinstance(theta, dict) and isinstance(theta.get("embed"), dict) else theta
     return lambda x: embed(part, x).flatten(1)
+
+
+def attended(f: Any, S: Data, q: Tensor) -> tuple[Tensor, bool] | None:
+    """The weight [n, m] of each example of S, in the order in which f took them, as f answers each q, and whether it is
+    counted by slots; None where f does not tell.
+
+    Of a network with a memory, a slot is counted to the input that changed it most: what lacks to 1 is on slots that
+    belong to q itself, or that nothing was written to.
+    """
+    if hasattr(f, "attends"):
+        return f.attends(q), False
+    if not isinstance(f, Continued) or not isinstance(f.h, tuple) or len(f.h) != 3 or len(f.h[2]) != 3:
+        return None
+    before, h, M, changes = torch.zeros_like(f.y), None, 0.0, []
+    for x, y in zip(S.x, S.y, strict=True):
+        _, h = f.net(f.theta, torch.cat([x.flatten(), before])[None], h)
+        changes.append((h[2][0] - M).norm(dim=-1))
+        before, M = F.one_hot(y, len(f.y)).to(f.y), h[2][0]
+    changed = torch.stack(changes)  # [m, slots]
+    n, most = len(q), changed.amax(0)
+    first = pytree.tree_map(lambda t: t.expand(n, *t.shape), f.h)
+    _, (_, _, (M, w, _)) = f.net(f.theta, torch.cat([q.flatten(1), f.y.expand(n, -1)], -1)[None], first)
+    w = w if w.ndim == 2 else w.mean(1)  # of all heads
+    w = torch.where(((M - f.h[2][0]).norm(dim=-1) <= most) & (most > WRITTEN), w, 0)
+    return w @ F.one_hot(changed.argmax(0), len(S.x)).to(w), True
 
 
 def prototypes(f: Any, dim: int) -> Tensor | None:
