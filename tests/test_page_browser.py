@@ -96,7 +96,7 @@ NAMELESS = """() => [...document.querySelectorAll("button, input:not([hidden]), 
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs a Chromium: apt-get install chromium")
-def test_in_a_browser(tmp_path):
+def test_in_a_browser(tmp_path, monkeypatch):
     from metaloop.cli.data import pool_of
     from metaloop.page.shown import load
 
@@ -116,6 +116,7 @@ def test_in_a_browser(tmp_path):
                     draw(page, 1, ACROSS)
                     draw(page, 3, DOWN)
                 assert best(page) == "class 1"
+        monkeypatch.setattr("metaloop.page.shown.DESCENT", 5)
         with served(others(tmp_path)) as other, looked_at(browser, other, "dark", 360, "views") as page:
             draw(page, 0, DOWN)
             draw(page, 1, ACROSS)
@@ -124,7 +125,7 @@ def test_in_a_browser(tmp_path):
             assert page.locator("#learner-0 .looks img").nth(1).get_attribute("alt") == "a picture of class 2"
             assert page.locator("#learner-1 .few img").count() == 10
             assert page.locator("#learner-2 polyline").count() == 2
-            assert "100 steps from the same start" in page.inner_text("#learner-2 figcaption")
+            assert "5 steps from the same start" in page.inner_text("#learner-2 figcaption")
         browser.close()
 
 
@@ -268,9 +269,11 @@ def test_without_a_server(tmp_path, monkeypatch, capsys):
     from metaloop.page.shown import Trained
 
     monkeypatch.setitem(ml.engine.session.calibrate.__kwdefaults__, "tasks", 2)
-    make_run(tmp_path / "siamese", "siamese-glyphs", budget="smoke")
+    lean = lambda shape, **how: ml.nn.mlp((784, 8, 3), **how)
+    monkeypatch.setattr(ml.nn, "conv4", lean)  # since a graph of four convolutions takes its time to write
+    make_run(tmp_path / "proto", "protonet-glyphs", budget="smoke")
     web = ["--onnxruntime-web", os.environ["ONNXRUNTIME_WEB"]]
-    assert main(["serve", str(tmp_path / "siamese"), "--static", str(tmp_path / "still"), *web]) == 0
+    assert main(["serve", str(tmp_path / "proto"), "--static", str(tmp_path / "still"), *web]) == 0
     assert "open it in a browser" in capsys.readouterr().out
     with playwright.sync_playwright() as p:
         browser = p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
@@ -301,9 +304,9 @@ def test_without_a_server(tmp_path, monkeypatch, capsys):
             page.screenshot(path=Path(SHOTS) / "still.png", full_page=True)
         browser.close()
     body = asked.Asked(classes=task["classes"], queries=task["queries"])
-    want = Trained(str(tmp_path / "siamese"), lambda run: pool_of(run, None)[1]).answer(asked.pictures(body), body)
+    want = Trained(str(tmp_path / "proto"), lambda run: pool_of(run, None)[1]).answer(asked.pictures(body), body)
     np.testing.assert_allclose(told["p"], want["p"], atol=1e-4)
-    for part in ("support", "queries"):
+    for part in ("support", "queries", "prototypes"):
         np.testing.assert_allclose(told["plane"][part], want["plane"][part], atol=2e-3)
-    assert main(["serve", str(tmp_path / "siamese"), "--static", str(tmp_path), *web]) == 2
+    assert main(["serve", str(tmp_path / "proto"), "--static", str(tmp_path), *web]) == 2
     assert "holds something else" in capsys.readouterr().err
