@@ -14,6 +14,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from mutations import Bug
 from PIL import Image
 from tiny import image_folder, make_run
 
@@ -500,3 +501,11 @@ def test_serve_refuses_what_it_cannot_show(files, tmp_path, capsys):
         assert says in capsys.readouterr().err
     assert main(["serve", str(files / "mine.safetensors"), "--port", "70000"]) == 2
     assert "--port 70000" in capsys.readouterr().err
+
+
+BUGS = [
+    Bug("a slot counts for the example that changed it least", "page/shown.py",
+        ("changed.argmax(0)", "changed.argmin(0)"), "test_a_slot_counts_for_the_example_that_changed_it_most"),
+    Bug("slots of the query's own count for S", "page/shown.py",
+        ("<= most) & (most > WRITTEN)", "< torch.inf)"), "test_a_slot_counts_for_the_example_that_changed_it_most"),
+]  # fmt: skip
