@@ -4,6 +4,8 @@
 # task: `init` draws theta, `adapt` is F, and the objective scores f on queries. The engine does many tasks at once.
 
 # %%
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -19,7 +21,7 @@ from metaloop.objectives import query_loss
 # %%
 @ml.predictor
 class Directions:
-    theta: dict[str, Tensor]
+    theta: dict[str, Any]
     c: Tensor
     net: ml.nn.Net = ml.static()
 
