@@ -1,6 +1,7 @@
 # make demo       meta-train on embedded data, evaluate, write a report        (under two minutes after installing)
 # make test       the whole test suite                                         (about ten minutes on two cores)
 # make fuzz       ten thousand command lines, damaged files and arrays, others each time (the suite tries a thousand)
+# make fuzz-page  ten thousand bodies and as many questions for the page's server, others each time
 # make learner    what is about one learner, as its laws and planted bugs: make learner NAME=protonet
 # make check      ruff, pyright, the wheel and the source distribution
 # make versions   the core on another Python and torch: make versions PYTHON=python3.13 TORCH=2.13.0
@@ -13,7 +14,7 @@ TORCH ?= 2.13.0
 OTHER := .venv-versions
 GPU_PYTHON ?= PYTHONPATH=. python3
 
-.PHONY: demo test fuzz learner check package versions bench gpu reproduce clean
+.PHONY: demo test fuzz fuzz-page learner check package versions bench gpu reproduce clean
 
 demo: .venv/installed
 	rm -rf runs/demo
@@ -26,6 +27,9 @@ test: .venv/installed-test
 
 fuzz: .venv/installed-test
 	FUZZ=10000 $(BIN)/python -m pytest -n 2 tests/test_fuzz.py
+
+fuzz-page: .venv/installed-test
+	FUZZ=10000 $(BIN)/python -m pytest -n 2 tests/test_page.py -k "no_body or no_question"
 
 learner: .venv/installed-test
 	$(BIN)/python -m pytest -n 2 --durations=5 --learner $(NAME)

@@ -32,6 +32,7 @@ from .own.predictor import Own
 from .torch_private import pytree
 
 EXTRA = "onnx, which writes the file, is not installed: pip install 'metaloop[onnx]'."
+PIXELS = Path(__file__).parent / "pixels.js"  # pictures as bytes [C, H, W], in a browser
 WEB = ("ort.wasm.min.js", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
 
 
@@ -46,16 +47,22 @@ class Graph(nn.Module):
             self.register_buffer(f"f{i}", leaf.detach())
 
     def forward(self, images: Tensor) -> Tensor:
-        x = images.float()
-        if self._grey:
-            border = torch.cat([x[:, 0, 0], x[:, 0, -1], x[:, 0, :, 0], x[:, 0, :, -1]], -1).mean(-1)
-            x = torch.where((border > 127)[:, None, None, None], 255 - x, x)
+        x = inked(images, grey=self._grey)
         f = pytree.tree_unflatten([getattr(self, f"f{i}") for i in range(self._n)], self._spec)
         own = getattr(f, "probabilities", None)
         if own is None:
-            return f(x / 255)[:, : self._ways].softmax(-1)
-        p = own(x / 255)[:, : self._ways]
+            return f(x)[:, : self._ways].softmax(-1)
+        p = own(x)[:, : self._ways]
         return p / p.sum(-1, keepdim=True)
+
+
+def inked(images: Tensor, *, grey: bool) -> Tensor:
+    """Bytes [n, C, H, W] as numbers from 0 to 1; grey pictures light on dark, as `metaloop adapt` has them."""
+    x = images.float()
+    if grey:
+        border = torch.cat([x[:, 0, 0], x[:, 0, -1], x[:, 0, :, 0], x[:, 0, :, -1]], -1).mean(-1)
+        x = torch.where((border > 127)[:, None, None, None], 255 - x, x)
+    return x / 255
 
 
 class Pictures(nn.Module):
@@ -116,12 +123,17 @@ def _noise(*shape: int) -> Tensor:
 def program(f: Callable, about: dict[str, Any]) -> torch.export.ExportedProgram:
     """The graph by `torch.export`, for any number of pictures. Raises ValueError, in a line, where torch cannot."""
     made, images, free = graph(f, about)
+    return traced(made, {"images": images}, {"images": free}, type(f).__name__)
+
+
+def traced(made: nn.Module, given: dict[str, Tensor], free: dict[str, Any], what: str) -> torch.export.ExportedProgram:
+    """A module's graph, of arguments such as those given, whose free axes may be of any length. Raises ValueError."""
     try:
         with torch.no_grad(), at_meta_test():
-            return torch.export.export(made, (images,), dynamic_shapes={"images": free})
+            return torch.export.export(made, tuple(given.values()), dynamic_shapes=free)
     except Exception as error:  # what a graph cannot hold has no common base
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise ValueError(f"export: torch cannot make a graph of {type(f).__name__} ({reason}).") from None
+        raise ValueError(f"export: torch cannot make a graph of {what} ({reason}).") from None
 
 
 def to_torch(path: str | Path, f: Callable, about: dict[str, Any]) -> None:
@@ -140,25 +152,36 @@ def to_torch(path: str | Path, f: Callable, about: dict[str, Any]) -> None:
 
 def onnx_bytes(f: Callable, about: dict[str, Any]) -> bytes:
     """The graph in ONNX; its metadata name the classes. Raises ValueError where the extra is absent, too."""
+    check_onnx()
+    names = {"inputs": ["images"], "outputs": ["probabilities"]}
+    return in_onnx(program(f, about), type(f).__name__, **names, classes=about["classes"])
+
+
+def check_onnx() -> None:
+    """Raises ValueError where the extra is absent."""
     if find_spec("onnx") is None or find_spec("onnxscript") is None:
         raise ValueError(f"export: {EXTRA}")
-    made = program(f, about)
+
+
+def in_onnx(
+    made: torch.export.ExportedProgram, what: str, *, inputs: list[str], outputs: list[str], **metadata: Any
+) -> bytes:
+    """A graph in ONNX. Raises ValueError, in a line, where torch cannot write it."""
     quiet = logging.getLogger("torch.onnx")
     before, quiet.level = quiet.level, logging.ERROR
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of torch to itself
-            written = torch.onnx.export(
-                made, dynamo=True, input_names=["images"], output_names=["probabilities"], verbose=False
-            )
+            written = torch.onnx.export(made, dynamo=True, input_names=inputs, output_names=outputs, verbose=False)
     except Exception as error:
         reason = str(error).strip().partition("\n")[0]
-        raise ValueError(f"export: {type(f).__name__} cannot be written in ONNX ({reason}).") from None
+        raise ValueError(f"export: {what} cannot be written in ONNX ({reason}).") from None
     finally:
         quiet.level = before
     assert written is not None
     model = written.model_proto
-    model.metadata_props.add(key="classes", value=json.dumps(about["classes"]))
+    for key, value in metadata.items():
+        model.metadata_props.add(key=key, value=json.dumps(value))
     return model.SerializeToString()
 
 
@@ -166,7 +189,7 @@ def to_onnx(path: str | Path, f: Callable, about: dict[str, Any]) -> None:
     write_bytes(Path(path), onnx_bytes(f, about))
 
 
-def runtime(given: str | None) -> Path:
+def runtime(given: str | None, call: str = "export: --html") -> Path:
     """The folder of onnxruntime-web's files: given, or node_modules/onnxruntime-web/dist here or above.
 
     Raises ValueError, saying how to get them, if they are not there.
@@ -177,7 +200,7 @@ def runtime(given: str | None) -> Path:
             if all((folder / name).is_file() for name in WEB):
                 return folder
     raise ValueError(
-        f"export: --html needs onnxruntime-web{f', which is not in {given}' if given else ''}: npm install "
+        f"{call} needs onnxruntime-web{f', which is not in {given}' if given else ''}: npm install "
         "onnxruntime-web, here, or name its folder: --onnxruntime-web FOLDER."
     )
 
@@ -188,7 +211,8 @@ def to_html(path: str | Path, f: Callable, about: dict[str, Any], web: Path) -> 
     text = lambda data: base64.b64encode(data).decode()
     script, glue, wasm = ((web / name).read_bytes() for name in WEB)
     page = Template((Path(__file__).parent / "exported.html").read_text(encoding="utf-8")).substitute(
-        classes=json.dumps(about["classes"]).replace("<", "\\u003c"), shape=json.dumps(list(about["pool"]["shape"])),
-        model=text(onnx_bytes(f, about)), script=text(script), glue=text(glue), wasm=text(wasm),
+        pixels=PIXELS.read_text(encoding="utf-8"), classes=json.dumps(about["classes"]).replace("<", "\\u003c"),
+        shape=json.dumps(list(about["pool"]["shape"])), model=text(onnx_bytes(f, about)),
+        script=text(script), glue=text(glue), wasm=text(wasm),
     )  # fmt: skip
     write_bytes(Path(path), page.encode())

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-EXAMPLES = sorted((Path(__file__).resolve().parent.parent / "examples").glob("*.py"))
+ROOT = Path(__file__).resolve().parent.parent / "examples"
+EXAMPLES = [*sorted(ROOT.glob("*.py")), *sorted(ROOT.glob("notebooks/*.py"))]
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def numbers(text: str) -> list[float]:
     return [float(n) for n in re.findall(r"-?\d+\.?\d*(?= ±)", text)]
 
 
-@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: str(path.relative_to(ROOT).with_suffix("")))
 def test_runs_and_learns(path, say):
     """The first score it prints is from random weights, the last from learned ones; pictures are told apart."""
     text = say(path)
@@ -37,6 +38,18 @@ def test_runs_and_learns(path, say):
     else:
         first, *_, last = numbers(text)
         assert (last < 0.5 * first) if "error" in text else (last > first + 4), text
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("notebooks/*.py")), ids=lambda path: path.stem)
+def test_a_notebook_is_cells(path):
+    """Of text and of code, in turns, and it begins with what it is about."""
+    cells = re.split(r"^# %%", path.read_text(), flags=re.M)
+    kinds = [cell.startswith(" [markdown]") for cell in cells[1:]]
+    assert cells[0] == ""
+    assert len(kinds) >= 5
+    assert kinds[0]
+    for cell in (cell for cell, text in zip(cells[1:], kinds, strict=True) if text):
+        assert all(line.startswith("# ") for line in cell.strip().splitlines()[1:]), cell
 
 
 def test_pictures_of_ones_own(say, tmp_path, monkeypatch):

@@ -7,12 +7,14 @@ import os
 import threading
 import zlib
 from io import BytesIO
+from urllib.parse import quote
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from mutations import Bug
 from PIL import Image
 from tiny import image_folder, make_run
 
@@ -116,6 +118,62 @@ def test_all_learners_answer_as_the_library_does(page, files):
     assert mine["none"] == [False, False]
 
 
+@pytest.fixture(scope="module")
+def others(tmp_path_factory):
+    """Runs of other kinds: what they attend to, what they draw, how they descend."""
+    home, pool = tmp_path_factory.mktemp("others"), ml.tasks.glyphs()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(ml.engine.session.calibrate.__kwdefaults__, "tasks", 2)
+        for name, recipe in (("attends", "matching-fce-omniglot-1shot"), ("draws", "homoencoder-omniglot")):
+            make_run(home / name, recipe, pool, budget="smoke")
+        make_run(home / "rule", "lstm-optimizer-quadratic", budget="smoke")
+    return [load(str(home / name), lambda run: pool) for name in ("attends", "draws", "rule")]
+
+
+def test_what_is_attended_to_and_drawn_and_how_a_learned_rule_descends(others):
+    """The order in which S is taken does not show; both optimizers begin at one loss."""
+    three = [*TASK["classes"], {"name": "both", "pictures": [png(np.minimum(stripes(0), stripes(1)))] * 2}]
+    with TestClient(app(others), **HOME) as client:
+        attends, draws, rule = client.post("/api/adapt", json={**TASK, "classes": three}).json()["answers"]
+        assert [one["kind"] for one in client.get("/api/learners").json()["learners"]] == ["other", "other", "rule"]
+        assert "no learner 2 that adapts" in sentence(client.get("/api/task/2"))
+    weights = np.array(attends["attends"])
+    by_class = np.stack([weights[:, 0], weights[:, 1], weights[:, 2:].sum(1)], 1)
+    np.testing.assert_allclose(by_class, attends["p"], atol=5e-4)  # of matching networks, p is what is attended to
+    budget = asked.Budget()
+    drawn = [[np.asarray(budget.read(x, "")) for x in of_one] for of_one in draws["samples"]]
+    assert np.shape(drawn) == (3, 5, 28, 28)
+    assert 0 < np.mean(drawn) < 255
+    descent = rule["descent"]
+    assert len(descent["learned"]) == len(descent["adam"]) == 101
+    assert descent["learned"][0] == descent["adam"][0]
+    assert descent["adam"][-1] < 0.5 * descent["adam"][0]
+    assert np.shape(rule["p"]) == (2, 3)
+
+
+def test_a_slot_counts_for_the_example_that_changed_it_most():
+    """A memory that writes x_t into slot t, nudges slot 0 each time, and reads the slots that q points at."""
+    from metaloop.learners.meta_rnn import Continued
+    from metaloop.page.shown import attended
+
+    def net(theta, inputs, state):
+        for u in inputs:
+            if state is None:
+                state = torch.zeros(u.shape[:-1]), None, (torch.zeros(*u.shape[:-1], 5, 1),)
+            t, M = state[0], state[2][0]
+            at = (torch.arange(5) == t[..., None]).float()
+            M = M + (at + 0.01 * (torch.arange(5) == 0))[..., None]
+            state = (t + 1, t, (M, u[..., None, :5], u))
+        return inputs[..., :3], state
+
+    S = ml.Data(torch.eye(5)[:3], torch.tensor([0, 2, 1]))
+    h = net(None, torch.cat([S.x, torch.zeros(3, 3)], 1), None)[1]
+    q = torch.tensor([[0.1, 0.2, 0.3, 0.4, 0.0], [0.0, 0.0, 0.0, 0.0, 1.0]])  # slot 3 is q's own, slot 4 is empty
+    weights, by_slots = attended(Continued({}, h, torch.eye(3)[1], net), S, q)
+    assert by_slots
+    torch.testing.assert_close(weights, torch.tensor([[0.1, 0.2, 0.3], [0.0, 0.0, 0.0]]))
+
+
 def test_the_plane_stays_put(page):
     """Another class moves no point of the others."""
     before = page.post("/api/adapt", json=TASK).json()["answers"][0]["plane"]
@@ -157,6 +215,51 @@ def test_the_predictor_is_a_file_that_predict_takes(page, tmp_path):
     assert about["classes"] == ["down", "across"]
     x = 1 - torch.from_numpy(stripes(1)).float()[None, None] / 255
     assert f(x).argmax().item() == 1
+
+
+def test_the_predictor_is_a_page_where_the_runtime_is_at_hand(page, files, tmp_path, monkeypatch):
+    """What is in it is of the adapted predictor; `test_export.py` runs such a page."""
+    from metaloop import exported
+
+    data = lambda run: pool_of(run, None)[1]
+    assert "onnxruntime-web" in sentence(page.post("/api/page/0", json=TASK))
+    for name in exported.WEB:
+        (tmp_path / name).write_bytes(b"web")
+    monkeypatch.setattr(exported, "onnx_bytes", lambda f, about: type(f).__name__.encode())
+    with TestClient(app([load(str(files / "proto"), data)], web=tmp_path), **HOME) as client:
+        assert client.get("/api/learners").json()["pages"]
+        html = client.post("/api/page/0", json=TASK).text
+    assert base64.b64encode(b"NearestPrototype").decode() in html
+    assert '["down", "across"]' in html
+    assert "function resized" in html
+
+
+def test_meta_training_betters_the_answers_to_one_support_set(page, monkeypatch):
+    """From random weights; one at a time, a few steps a request, and whoever ends it leaves room for another."""
+    from metaloop.page import training
+
+    monkeypatch.setattr(training, "STEPS", 40)
+    monkeypatch.setattr(training, "EACH", 20)
+    dealt = page.get("/api/task/0?ways=5&shots=1&queries=5&seed=3").json()
+    task = {name: dealt[name] for name in ("classes", "queries")}
+    first = page.post("/api/training").json()["number"]
+    refused = page.post("/api/training")
+    assert (refused.status_code, "another training" in sentence(refused)) == (409, True)
+    told = [page.post(f"/api/training/{first}", json=task).json() for _ in range(4)]
+    assert [one["step"] for one in told] == [0, 20, 40, 40]
+    right = [np.mean([p[k] for p, k in zip(one["p"], dealt["labels"], strict=True)]) for one in told]
+    assert right[2] > right[0] + 0.1
+    assert told[3]["p"] == told[2]["p"]  # it has ended, and answers still
+    assert told[2]["loss"] < told[1]["loss"] < np.log(10)
+    second = page.post("/api/training").json()["number"]
+    for number, body, status in ((first, TASK, 409), (second, {"classes": []}, 422)):
+        reply = page.post(f"/api/training/{number}", json=body)
+        assert (reply.status_code, bool(sentence(reply))) == (status, True)
+    assert page.delete(f"/api/training/{second}").status_code == 200
+    assert page.delete(f"/api/training/{second}").status_code == 409
+    third = page.post("/api/training").json()["number"]
+    monkeypatch.setattr(training, "SILENT", -1.0)  # its window was closed
+    assert page.post("/api/training").json()["number"] == third + 1
 
 
 def test_what_may_be_asked_is_told_whole(page):
@@ -265,6 +368,7 @@ def test_no_other_path_leads_anywhere(page, path):
     reply = page.get(path)
     assert reply.status_code in (404, 405, 422)
     sentence(reply)
+    assert ("allow" in reply.headers) == (reply.status_code == 405)
 
 
 # ---- what it bears
@@ -351,14 +455,36 @@ bodies = st.one_of(st.binary(max_size=50), json_values.map(lambda v: json.dumps(
                    tasks.map(lambda v: json.dumps(v).encode()))  # fmt: skip
 
 
-@settings(max_examples=BODIES, deadline=None, derandomize="FUZZ" not in os.environ, database=None,
-          suppress_health_check=[*HealthCheck])  # fmt: skip
-@given(path=st.sampled_from(["/api/adapt", "/api/adapt", "/api/predictor/0", "/api/predictor/7"]), body=bodies)
+PATHS = ["/api/adapt", "/api/adapt", "/api/predictor/0", "/api/predictor/7", "/api/page/0", "/api/training/1"]
+many = settings(max_examples=BODIES, deadline=None, derandomize="FUZZ" not in os.environ, database=None,
+                suppress_health_check=[*HealthCheck])  # fmt: skip
+
+
+@many
+@given(path=st.sampled_from(PATHS), body=bodies)
 @example(path="/api/adapt", body=json.dumps(TASK).encode())
 def test_no_body_brings_it_down(page, path, body):
     reply = page.post(path, content=body, headers={"content-type": "application/json"})
-    assert reply.status_code in (200, 404, 413, 422)
+    assert reply.status_code in (200, 404, 409, 413, 422)
     if reply.status_code != 200:
+        sentence(reply)
+
+
+words = st.one_of(st.integers(-(10**12), 10**12).map(str), st.floats().map(str), st.text(max_size=5), st.just("3"))
+
+
+@many
+@given(
+    asks=st.dictionaries(st.sampled_from(["ways", "shots", "queries", "seed", "x"]), words, max_size=4),
+    number=st.sampled_from(["0", "1", "2", "9"]) | words,
+    kind=st.sampled_from(["get", "get", "delete", "post"]),
+)
+@example(asks={"ways": "20", "shots": "10", "queries": "5"}, number="0", kind="get")
+def test_no_question_brings_it_down(page, asks, number, kind):
+    path = {"get": "/api/task/", "delete": "/api/training/", "post": "/api/training/"}[kind] + quote(number, safe="")
+    reply = page.request(kind, path, params=asks, follow_redirects=False)
+    assert reply.status_code in (200, 307, 404, 405, 409, 415, 422)
+    if reply.status_code not in (200, 307):
         sentence(reply)
 
 
@@ -375,3 +501,11 @@ def test_serve_refuses_what_it_cannot_show(files, tmp_path, capsys):
         assert says in capsys.readouterr().err
     assert main(["serve", str(files / "mine.safetensors"), "--port", "70000"]) == 2
     assert "--port 70000" in capsys.readouterr().err
+
+
+BUGS = [
+    Bug("a slot counts for the example that changed it least", "page/shown.py",
+        ("changed.argmax(0)", "changed.argmin(0)"), "test_a_slot_counts_for_the_example_that_changed_it_most"),
+    Bug("slots of the query's own count for S", "page/shown.py",
+        ("<= most) & (most > WRITTEN)", "< torch.inf)"), "test_a_slot_counts_for_the_example_that_changed_it_most"),
+]  # fmt: skip

@@ -9,6 +9,7 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tiny import make_run
 
@@ -95,7 +96,7 @@ NAMELESS = """() => [...document.querySelectorAll("button, input:not([hidden]), 
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs a Chromium: apt-get install chromium")
-def test_in_a_browser(tmp_path):
+def test_in_a_browser(tmp_path, monkeypatch):
     from metaloop.cli.data import pool_of
     from metaloop.page.shown import load
 
@@ -107,30 +108,58 @@ def test_in_a_browser(tmp_path):
     with served(learners) as address, playwright.sync_playwright() as p:
         browser = p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         for scheme, width in (("light", 1280), ("dark", 1280), ("light", 360)):
-            context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
-            page = context.new_page()
-            wrong, abroad = [], []
-            page.on("pageerror", lambda e, wrong=wrong: wrong.append(str(e)))
-            page.on("console", lambda m, wrong=wrong: wrong.append(m.text) if m.type == "error" else None)
-            page.on("request", lambda r, abroad=abroad: abroad.append(r.url) if not r.url.startswith(
-                (address, "data:", "blob:")) else None)  # fmt: skip
-            page.goto(address)
-            page.wait_for_selector("canvas")
-            if width == 1280 and scheme == "light":
-                used(page, tmp_path)
-            else:
-                draw(page, 0, DOWN)
-                draw(page, 1, ACROSS)
-                draw(page, 3, DOWN)
-            assert best(page) == "class 1"
-            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-            assert page.evaluate(LUMINANCE) == []
-            assert page.evaluate(NAMELESS) == []
-            if SHOTS:
-                page.screenshot(path=Path(SHOTS) / f"page-{scheme}-{width}.png", full_page=True)
-            assert (wrong, abroad) == ([], [])
-            context.close()
+            with looked_at(browser, address, scheme, width, f"page-{scheme}-{width}") as page:
+                if width == 1280 and scheme == "light":
+                    used(page, tmp_path)
+                else:
+                    draw(page, 0, DOWN)
+                    draw(page, 1, ACROSS)
+                    draw(page, 3, DOWN)
+                assert best(page) == "class 1"
+        monkeypatch.setattr("metaloop.page.shown.DESCENT", 5)
+        with served(others(tmp_path)) as other, looked_at(browser, other, "dark", 360, "views") as page:
+            draw(page, 0, DOWN)
+            draw(page, 1, ACROSS)
+            draw(page, 3, ACROSS)
+            until(page, "document.querySelectorAll('#learner-0 .looks li').length === 2")
+            assert page.locator("#learner-0 .looks img").nth(1).get_attribute("alt") == "a picture of class 2"
+            assert page.locator("#learner-1 .few img").count() == 10
+            assert page.locator("#learner-2 polyline").count() == 2
+            assert "5 steps from the same start" in page.inner_text("#learner-2 figcaption")
         browser.close()
+
+
+@contextmanager
+def looked_at(browser, address, scheme, width, name):
+    """A page in which nothing goes wrong, nothing comes from elsewhere, all can be read and has a name."""
+    context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
+    page, wrong, abroad = context.new_page(), [], []
+    page.on("pageerror", lambda e: wrong.append(str(e)))
+    page.on("console", lambda m: wrong.append(m.text) if m.type == "error" else None)
+    page.on("request", lambda r: abroad.append(r.url) if not r.url.startswith((address, "data:", "blob:")) else None)
+    page.goto(address)
+    page.wait_for_selector("canvas")
+    yield page
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert page.evaluate(LUMINANCE) == []
+    assert page.evaluate(NAMELESS) == []
+    if SHOTS:
+        page.screenshot(path=Path(SHOTS) / f"{name}.png", full_page=True)
+    assert (wrong, abroad) == ([], [])
+    context.close()
+
+
+def others(home):
+    """Runs that show what they attend to, what they draw, how they descend."""
+    from metaloop.page.shown import load
+
+    pool, kinds = ml.tasks.glyphs(), {"attends": "matching-omniglot-1shot", "draws": "homoencoder-omniglot"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(ml.engine.session.calibrate.__kwdefaults__, "tasks", 2)
+        for name, recipe in kinds.items():
+            make_run(home / name, recipe, pool, budget="smoke")
+        make_run(home / "rule", "lstm-optimizer-quadratic", budget="smoke")
+    return [load(str(home / name), lambda run: pool) for name in (*kinds, "rule")]
 
 
 def used(page, tmp_path):
@@ -210,8 +239,74 @@ def used(page, tmp_path):
     still(page)
     until(page, "document.querySelectorAll('#learner-0 .bars li').length === 2")
     still(page)
+    # meta-training: stopped, and begun anew to its end
+    trained = lambda: page.inner_text("#trained")
+    page.click("#train")
+    until(page, "document.querySelector('#trained .line')")
+    page.click("#halt")
+    until(page, "document.querySelector('#trained')?.innerText.includes('stopped')")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("metaloop.page.training.STEPS", 10)
+        page.click("#train")
+        until(page, "document.querySelector('#trained').innerText.includes('10 of 10 meta-steps, done')")
+    assert page.locator("#trained .bars li").count() == 2
+    assert "Say what a query truly is" in trained()
     # what is no picture is told, and spoils nothing
     with page.expect_file_chooser() as chooser:
         page.click("#open")
     chooser.value.set_files({"name": "x.png", "mimeType": "image/png", "buffer": b"no picture"})
     until(page, "document.querySelector('#problem').innerText.includes('x.png')")
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs a Chromium: apt-get install chromium")
+@pytest.mark.skipif("ONNXRUNTIME_WEB" not in os.environ, reason="needs onnxruntime-web: ONNXRUNTIME_WEB, its folder")
+def test_without_a_server(tmp_path, monkeypatch, capsys):
+    """The page of one run, from a disk and offline: the browser's F(S)(Q) is the library's."""
+    pytest.importorskip("onnx", reason="needs metaloop[onnx]")
+    from metaloop.cli import main
+    from metaloop.cli.data import pool_of
+    from metaloop.page import asked
+    from metaloop.page.shown import Trained
+
+    monkeypatch.setitem(ml.engine.session.calibrate.__kwdefaults__, "tasks", 2)
+    lean = lambda shape, **how: ml.nn.mlp((784, 8, 3), **how)
+    monkeypatch.setattr(ml.nn, "conv4", lean)  # since a graph of four convolutions takes its time to write
+    make_run(tmp_path / "proto", "protonet-glyphs", budget="smoke")
+    web = ["--onnxruntime-web", os.environ["ONNXRUNTIME_WEB"]]
+    assert main(["serve", str(tmp_path / "proto"), "--static", str(tmp_path / "still"), *web]) == 0
+    assert "open it in a browser" in capsys.readouterr().out
+    with playwright.sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_context(offline=True).new_page()
+        wrong = []
+        page.on("pageerror", lambda e: wrong.append(str(e)))
+        page.on("console", lambda m: wrong.append(m.text) if m.type == "error" else None)
+        page.goto((tmp_path / "still" / "index.html").as_uri())
+        page.fill("#ways", "4")
+        page.click("#deal")
+        until(page, "document.querySelectorAll('#learner-0 .bars li').length === 4")
+        still(page)
+        assert (page.inner_text("#problem"), wrong) == ("", [])
+        assert "labelled queries" in page.inner_text("#learner-0")
+        assert page.is_hidden("#training")
+        assert not page.locator("text=Download predictor").count()
+        with page.expect_download() as saved:
+            page.click("#save")
+        saved.value.save_as(tmp_path / "task.json")
+        task = json.loads((tmp_path / "task.json").read_text())
+        told = page.evaluate("task => window.still('/api/adapt', task).then(r => r.json())", task)["answers"][0]
+        page.fill("#ways", "20")
+        page.fill("#shots", "30")
+        page.evaluate("document.querySelector('#shots').removeAttribute('max')")
+        page.click("#deal")
+        until(page, "document.querySelector('#problem').innerText.includes('pictures of each class')")
+        if SHOTS:
+            page.screenshot(path=Path(SHOTS) / "still.png", full_page=True)
+        browser.close()
+    body = asked.Asked(classes=task["classes"], queries=task["queries"])
+    want = Trained(str(tmp_path / "proto"), lambda run: pool_of(run, None)[1]).answer(asked.pictures(body), body)
+    np.testing.assert_allclose(told["p"], want["p"], atol=1e-4)
+    for part in ("support", "queries", "prototypes"):
+        np.testing.assert_allclose(told["plane"][part], want["plane"][part], atol=2e-3)
+    assert main(["serve", str(tmp_path / "proto"), "--static", str(tmp_path), *web]) == 2
+    assert "holds something else" in capsys.readouterr().err

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from .console import quoted, say, suggest
-from .options import option
+from .options import ONNXRUNTIME_WEB, option
 
 OPTIONS = (
     option("file", metavar="FILE", help="a predictor, made by `metaloop adapt`"),
@@ -12,7 +12,7 @@ OPTIONS = (
     option("--torch", action="store_true", help="for torch without metaloop: FILE.pt2"),
     option("--html", action="store_true", help="one page that classifies a picture in the browser: FILE.html"),
     option("-o", "--output", metavar="FILE", help="the file's name, where one is written"),
-    option("--onnxruntime-web", metavar="FOLDER", help="of the npm package, for --html (node_modules/onnxruntime-web)"),
+    ONNXRUNTIME_WEB,
 )  # fmt: skip
 
 

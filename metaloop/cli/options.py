@@ -36,4 +36,7 @@ ALLOW_SEEN = option(
     "--allow-seen", action="store_true", help="test on classes that the run was trained on, too; the output says so"
 )
 DEVICE = option("--device", default="auto", metavar="auto|cpu|cuda|mps", help="what computes (auto)")
+ONNXRUNTIME_WEB = option(
+    "--onnxruntime-web", metavar="FOLDER", help="of the npm package, for a page (node_modules/onnxruntime-web)"
+)
 JSON = option("--json", action="store_true", help="print JSON")

@@ -22,13 +22,18 @@ def adapt(learner: Learner, theta: Theta, x: Tensor, y: Tensor, *, ways: int, ca
     classes apart.
     """
     check(call, learner, theta)
-    order = torch.randperm(len(x), generator=generator(0, "support", 0)).to(x.device)
+    order = taken(len(x)).to(x.device)
     support = Data(x[order], y[order])
     alone = Task(*(Data(d.x[None], d.y[None]) for d in (support, Data(x[:1], y[:1]))))
     check_labels(call, alone, ways)
     check_outputs(call, learner, theta, alone, ways)
     with torch.no_grad(), at_meta_test():
         return learner.adapt(theta, support)
+
+
+def taken(n: int) -> Tensor:
+    """The order in which `adapt` takes n examples."""
+    return torch.randperm(n, generator=generator(0, "support", 0))
 
 
 def probabilities(f: Callable, x: Tensor, *, ways: int) -> Tensor:

@@ -40,16 +40,22 @@ class Matches:
     temperature: float | None = static()
 
     def __call__(self, x: Float[Tensor, "n ..."]) -> Float[Tensor, "n ways"]:
+        member = membership(self.y, self.ways)
+        log_a = self._compared(x).log_softmax(-1)                                          # (2)
+        return torch.where(member, log_a[..., None], -torch.inf).logsumexp(-2)             # (1)
+
+    def attends(self, x: Float[Tensor, "n ..."]) -> Float[Tensor, "n m"]:
+        """a(x, x_i) of each x_i in S, in its order."""
+        return self._compared(x).softmax(-1)
+
+    def _compared(self, x: Tensor) -> Tensor:
+        """c of each x and each x_i."""
         f = self.embed(self.theta["embed"], x)
         if self.context is not None:
             f = self.context(self.theta["f"], f, self.g)                                   # (5)
         if self.temperature is None:
-            c = -(f[:, None] - self.g).square().sum(-1)
-        else:
-            c = cosines(f, self.g) * self.temperature
-        member = membership(self.y, self.ways)
-        log_a = c.log_softmax(-1)                                                          # (2)
-        return torch.where(member, log_a[..., None], -torch.inf).logsumexp(-2)             # (1)
+            return -(f[:, None] - self.g).square().sum(-1)
+        return cosines(f, self.g) * self.temperature
 
 
 def matching(

@@ -38,9 +38,16 @@ class Continuation:
     ways: int = static()
 
     def __call__(self, x: Float[Tensor, "n ..."]) -> Float[Tensor, "n ways"]:
+        return self._read(x)                                                               # (2, 3)
+
+    def attends(self, x: Float[Tensor, "n ..."]) -> Float[Tensor, "n m"]:
+        """The weights of the last attention on the examples of S, in their order; what lacks to 1 is on x itself."""
+        return self._read(x, True)[:, :-1]
+
+    def _read(self, x: Tensor, attended: bool = False) -> Tensor:
         z = self.embed(self.theta["embed"], x)
         u = torch.cat([z, z.new_zeros(len(z), self.ways)], -1)                             # (1)
-        return self.reader(self.theta["reader"], u, self.memory)                           # (2, 3)
+        return self.reader(self.theta["reader"], u, self.memory, attended)
 
 
 def snail(

@@ -70,10 +70,16 @@ class AttentionBlock(nn.Module):
         if memory is None:
             past = torch.ones(len(x), len(x), dtype=torch.bool, device=x.device).tril()
             return torch.cat([x, attend(q, k, v, past)], -1), (k, v)
-        before_k, before_v = memory
-        scores = torch.cat([q @ before_k.mT, (q * k).sum(-1, keepdim=True)], -1) / math.sqrt(q.shape[-1])
-        a = scores.softmax(-1)
+        a, before_v = self._a(q, k, memory[0]), memory[1]
         return torch.cat([x, a[:, :-1] @ before_v + a[:, -1:] * v], -1)
+
+    def attends(self, x: Tensor, memory: tuple[Tensor, Tensor]) -> Tensor:
+        """a of each alternative for element T + 1, [n, T + 1]: over what is remembered, then itself."""
+        return self._a(self.query(x), self.key(x), memory[0])
+
+    def _a(self, q: Tensor, k: Tensor, before: Tensor) -> Tensor:
+        scores = torch.cat([q @ before.mT, (q * k).sum(-1, keepdim=True)], -1) / math.sqrt(q.shape[-1])
+        return scores.softmax(-1)
 
 
 class Causal(nn.ModuleList):
@@ -125,7 +131,14 @@ class Reader(nn.Module):
             channels = parts[-1].out
         self.body, self.head = Causal(parts), nn.Linear(channels, out)
 
-    def forward(self, x: Tensor, memory: Any = None) -> Any:
+    def forward(self, x: Tensor, memory: Any = None, attended: bool = False) -> Any:
+        """attended: what the last attention block attends to instead, as `AttentionBlock.attends` has it."""
+        if attended:
+            *parts, last = self.body
+            assert isinstance(last, AttentionBlock)
+            for part, m in zip(parts, memory, strict=False):
+                x = part(x, m)
+            return last.attends(x, memory[-1])
         if memory is not None:
             return self.head(self.body(x, memory))
         h, memory = self.body(x)

@@ -2,10 +2,11 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from importlib.resources import files
+from pathlib import Path as FilePath
 from typing import Annotated, Any
 
 from fastapi import FastAPI, HTTPException, Path, Query, Request, Response
@@ -15,7 +16,8 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.requests import ClientDisconnect
 
 from . import asked
-from .shown import Fixed, Trained
+from .shown import Shown, Trained
+from .training import Taken, Turn
 
 AT_ONCE = 16  # requests whose bodies are held; more wait, unread, in the order in which they came
 PATIENCE = 20.0  # seconds for a body to come in
@@ -29,6 +31,7 @@ HEADERS = {
 }
 log = logging.getLogger("metaloop.page")
 Id = Annotated[int, Path(ge=0, le=10_000)]
+Number = Annotated[int, Path(ge=0, lt=2**31)]
 SCHEMA = asked.Asked.model_json_schema(ref_template="#/components/schemas/{model}")
 PARTS = SCHEMA.pop("$defs")  # which OpenAPI keeps in another place
 BODY = {"requestBody": {"required": True, "content": {"application/json": {"schema": SCHEMA}}}}
@@ -37,15 +40,18 @@ ERRORS: dict[int | str, dict[str, Any]] = {
         "type": "object", "properties": {"error": {"type": "string"}}, "required": ["error"]}}}}
     for code, what in (
         (403, "from another origin"), (404, "no such learner"), (408, "the body did not come in time"),
-        (413, "too large"), (415, "no JSON"), (422, "not a task"),
+        (409, "another one's turn"), (413, "too large"), (415, "no JSON"), (422, "not a task"),
     )
 }  # fmt: skip
 
 
-def app(learners: Sequence[Trained | Fixed], *, hosts: Sequence[str] = LOCAL) -> FastAPI:
-    """The page of these learners. hosts: the names by which it may be reached, "*" for any."""
+def app(
+    learners: Sequence[Shown], *, hosts: Sequence[str] = LOCAL, web: FilePath | None = None
+) -> FastAPI:
+    """The page of these learners. hosts: the names by which it may be reached, "*" for any. web: onnxruntime-web's
+    folder, where predictors are also to be had as pages."""
     worker = ThreadPoolExecutor(1, thread_name_prefix="adapts")  # torch has its own threads; memory stays bounded
-    places = asyncio.Semaphore(AT_ONCE)
+    places, turn = asyncio.Semaphore(AT_ONCE), Turn()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI):
@@ -95,7 +101,7 @@ def app(learners: Sequence[Trained | Fixed], *, hosts: Sequence[str] = LOCAL) ->
     async def about() -> dict[str, Any]:
         """What is loaded, and the limits."""
         limits = {"classes": asked.CLASSES, "examples": asked.EXAMPLES, "queries": asked.QUERIES, "bytes": asked.BODY}
-        return {"learners": [one.about() for one in learners], "limits": limits}
+        return {"learners": [one.about() for one in learners], "limits": limits, "pages": web is not None}
 
     @page.post("/api/adapt", openapi_extra=BODY, responses=ERRORS)
     async def adapt(request: Request) -> dict[str, Any]:
@@ -109,6 +115,31 @@ def app(learners: Sequence[Trained | Fixed], *, hosts: Sequence[str] = LOCAL) ->
         data = await on_task(request, lambda given, _: run.file(given))
         named = {"content-disposition": 'attachment; filename="predictor.safetensors"'}
         return Response(data, media_type="application/octet-stream", headers=named)
+
+    @page.post("/api/page/{number}", openapi_extra=BODY, responses=ERRORS)
+    async def own_page(request: Request, number: Id) -> Response:
+        """One learner's adapted predictor as a page that runs in a browser, without a server or a network."""
+        run = one(number)
+        if web is None:
+            raise HTTPException(404, "pages need onnxruntime-web, which `metaloop serve` was not given.")
+        data = await on_task(request, lambda given, _: run.file(given, web))
+        return Response(data, media_type="application/octet-stream",
+                        headers={"content-disposition": 'attachment; filename="predictor.html"'})  # fmt: skip
+
+    @page.post("/api/training", responses=ERRORS)
+    async def begin() -> dict[str, Any]:
+        """A new meta-training of a small learner on glyphs, if no other goes on."""
+        return await compute(turn.begin)
+
+    @page.post("/api/training/{number}", openapi_extra=BODY, responses=ERRORS)
+    async def train(request: Request, number: Number) -> dict[str, Any]:
+        """A few more meta-steps of it, and its answers to a task's queries; the first time, those of random weights."""
+        return await on_task(request, lambda given, _: turn.of(number)(given))
+
+    @page.delete("/api/training/{number}", responses=ERRORS)
+    async def end(number: Number) -> dict[str, Any]:
+        """Stop it."""
+        return await compute(turn.end, number)
 
     @page.get("/api/task/{number}", responses=ERRORS)
     async def task(
@@ -127,7 +158,8 @@ def app(learners: Sequence[Trained | Fixed], *, hosts: Sequence[str] = LOCAL) ->
     async def refused(_: Request, error: StarletteHTTPException):
         plain = {404: "there is nothing here by that name.", 405: "that cannot be done here."}
         told = str(error.detail)
-        return _error(error.status_code, plain.get(error.status_code, told) if told.istitle() else told)
+        sentence = plain.get(error.status_code, told) if told.istitle() else told
+        return _error(error.status_code, sentence, error.headers)  # among them what is allowed, of a 405
 
     @page.exception_handler(RequestValidationError)
     async def odd(_: Request, error: RequestValidationError):
@@ -137,6 +169,10 @@ def app(learners: Sequence[Trained | Fixed], *, hosts: Sequence[str] = LOCAL) ->
     @page.exception_handler(asked.TooMuch)
     async def large(_: Request, error: ValueError):
         return _error(413, str(error))
+
+    @page.exception_handler(Taken)
+    async def taken(_: Request, error: ValueError):
+        return _error(409, str(error))
 
     @page.exception_handler(ValueError)
     async def wrong(_: Request, error: ValueError):
@@ -182,7 +218,7 @@ class _Guard:
         await self.app(scope, receive, with_headers)
 
 
-def _answer(one: Trained | Fixed, given: asked.Given, task: asked.Asked) -> dict[str, Any]:
+def _answer(one: Shown, given: asked.Given, task: asked.Asked) -> dict[str, Any]:
     """What one learner shows; an error of its own is its own."""
     try:
         return one.answer(given, task)
@@ -193,8 +229,8 @@ def _answer(one: Trained | Fixed, given: asked.Given, task: asked.Asked) -> dict
         return {"error": "it failed on this task; the server has logged why."}
 
 
-def _error(status: int, sentence: str) -> JSONResponse:
-    return JSONResponse({"error": sentence}, status)
+def _error(status: int, sentence: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    return JSONResponse({"error": sentence}, status, headers)
 
 
 def _sent(name: str, kind: str) -> Response:

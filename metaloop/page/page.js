@@ -7,6 +7,7 @@ const $ = id => document.getElementById(id);
 let task = fresh();
 let past = [];          // for undo
 let learners = [], limits = {classes: 20, examples: 50, queries: 100};
+let pages = false;      // whether a predictor is to be had as a page of its own
 let answers = [];       // the newest, one for each learner
 let chosen = {};        // learner -> which of its inner steps is shown
 
@@ -274,8 +275,9 @@ const filled = () => {
 // ---- asking the server: one request at a time, the newest task next
 let busy = false, waiting = false, asked = 0;
 
-async function send(path, body) {
-  const given = body === undefined ? {} : {method: "POST", headers: {"content-type": "application/json"}, body: JSON.stringify(body)};
+async function send(path, body, method = body === undefined ? "GET" : "POST") {
+  const given = body === undefined ? {method} : {method, headers: {"content-type": "application/json"}, body: JSON.stringify(body)};
+  if (window.still) return window.still(path, body);  // a page without a server
   let reply;
   try { reply = await fetch(path, given); } catch { throw new Error("the server does not answer. Is it still running?"); }
   if (!reply.ok) throw new Error((await reply.json().catch(() => ({error: "the server cannot answer."}))).error);
@@ -305,7 +307,8 @@ async function adapt() {
     answers = (await reply.json()).answers;
     // a class without a picture is not known to f: its answers are over the others
     const kept = task.boxes.map((b, k) => k).filter(k => classes[k].pictures.length);
-    answers.forEach(a => { a.boxes = kept; });
+    const pictures = classes.flatMap(c => c.pictures.map(src => ({src, name: c.name})));
+    answers.forEach(a => { a.boxes = kept; a.pictures = pictures; });
     problem("");
     showAnswers();
     $("status").textContent = summary(performance.now() - began);
@@ -339,12 +342,15 @@ const KINDS = {
   path: "It takes a few gradient steps on S from the weights that meta-training found.",
   plane: "It compares the query with S in a space that meta-training shaped; nothing is trained here.",
   file: "It was made before and keeps its own classes; it does not look at S.",
+  attends: "It reads S as a sequence, and the query as what comes next.",
+  samples: "It makes a density of each class's few pictures, from which new ones can be drawn.",
+  rule: "It is an optimizer that was learned: it trains a small network on S, from scratch.",
   other: "It reads S as a whole, and answers in one pass.",
 };
 
 function kind(i) {
-  if (learners[i].kind === "file") return "file";
-  return answers[i]?.path ? "path" : answers[i]?.plane ? "plane" : learners[i].kind === "gradient" ? "path" : "other";
+  if (["file", "rule"].includes(learners[i].kind)) return learners[i].kind;
+  return ["path", "plane", "attends", "samples"].find(name => answers[i]?.[name]) ?? (learners[i].kind === "gradient" ? "path" : "other");
 }
 
 function bars(names, p) {
@@ -359,7 +365,7 @@ function bars(names, p) {
 
 function right(i) {
   const answer = answers[i], now = shown(i);
-  if (!answer?.boxes || !learners[i].adapts) return null;
+  if (!answer?.boxes || learners[i].kind === "file") return null;
   let good = 0, all = 0;
   task.queries.filter(q => q.src != null).forEach((q, j) => {
     if (q.label == null || !now.p[j]) return;
@@ -404,6 +410,32 @@ function space(plane, names) {
   return make("figure", {}, svg, make("figcaption", {}, `${plane.prototypes.length ? "Rings with a number are the classes' prototypes" : "Numbers are examples of the classes"}, ? is the marked query, small rings the others. The plane is fixed, so things move only when you change them.`));
 }
 
+function attention(weights, pictures, slots) {
+  const most = Math.max(...weights, 1e-9);
+  return make("figure", {}, make("ul", {class: "looks"}, ...pictures.map(({src, name}, j) => {
+    const fill = make("i");
+    fill.style.width = `${100 * weights[j] / most}%`;
+    return make("li", {}, make("img", {src, alt: `a picture of ${name}`}), make("span", {class: "bar", "aria-hidden": true}, fill), percent(weights[j]));
+  })), make("figcaption", {}, 
+    `What it attends to: the weight of each picture of S when it answers the marked query.${slots ? " It reads slots of a memory; a slot counts for the picture that changed it most." : ""}`));
+}
+
+function drawn(samples, names) {
+  return make("figure", {}, ...samples.map((pictures, k) => make("div", {class: "few", role: "group", "aria-label": `drawn from ${names[k]}`},
+    make("span", {class: "number"}, names[k]), ...pictures.map(src => make("img", {src, alt: ""})))),
+    make("figcaption", {}, "New pictures that it draws from the density it has made of each class's pictures; none of them is in S."));
+}
+
+function race({learned, adam, lr}) {
+  const told = `Loss on S: the learned rule (line) ends at ${learned.at(-1).toFixed(3)}, Adam (dashes) at ${adam.at(-1).toFixed(3)}, at ${lr}, the best of three rates; ${learned.length - 1} steps from the same start.`;
+  const svg = draw("svg", {viewBox: "0 0 160 110", role: "img", "aria-label": told});
+  const most = 1.5 * learned[0], x = i => 14 + 132 * i / (learned.length - 1), y = v => 96 - 82 * Math.min(1, v / most);
+  svg.append(draw("line", {x1: 8, y1: 96, x2: 152, y2: 96, class: "axis"}));
+  for (const [name, values] of [["line dashed", adam], ["line", learned]])
+    svg.append(draw("polyline", {class: name, points: values.map((v, i) => `${x(i)},${y(v)}`).join(" ")}));
+  return make("figure", {}, svg, make("figcaption", {}, told));
+}
+
 function card(one, i) {
   const answer = answers[i], now = shown(i), parts = [];
   const usualKind = kind(i);
@@ -430,13 +462,20 @@ function card(one, i) {
         make("div", {class: "plots"}, curve(answer.path, at), walk(answer.path, at)));
     }
     if (answer.plane) parts.push(make("div", {class: "plots"}, space(answer.plane, answer.classes)));
+    if (answer.attends?.[place()]) parts.push(attention(answer.attends[place()], answer.pictures, answer.slots));
+    if (answer.samples) parts.push(drawn(answer.samples, answer.classes));
+    if (answer.descent) parts.push(make("div", {class: "plots"}, race(answer.descent)));
     parts.push(make("p", {class: "says"}, one.adapts ? `Adapted in ${answer.ms} ms.` : `Answered in ${answer.ms} ms.`));
-    if (one.adapts) parts.push(make("button", {type: "button", onclick: async () => {
+    const saved = (path, ending) => async () => {
       try {
         const {classes} = filled();
-        download(`${one.name}.safetensors`, await (await send(`/api/predictor/${i}`, {classes})).blob());
+        download(`${one.name}.${ending}`, await (await send(`/api/${path}/${i}`, {classes})).blob());
       } catch (error) { problem(error.message); }
-    }}, "Download predictor"));
+    };
+    if (one.adapts && !one.still) parts.push(make("div", {class: "row"},
+      make("button", {type: "button", onclick: saved("predictor", "safetensors")}, "Download predictor"),
+      pages ? make("button", {type: "button", onclick: saved("page", "html"),
+        title: "A page of its own, which tells your classes apart in any browser, without this server"}, "Download as a page") : null));
   }
   const about = one.recipe ? `${one.recipe}, ${one.trained} meta-step${one.trained === 1 ? "" : "s"}. ` : "";
   return make("article", {class: "learner", id: `learner-${i}`, "aria-labelledby": `name-${i}`},
@@ -447,6 +486,63 @@ function showAnswers(only) {
   if (only !== undefined) return $(`learner-${only}`).replaceWith(card(learners[only], only));
   $("answers").replaceChildren(...learners.map(card));
 }
+
+// ---- meta-training, a few steps at each request; whoever stops asking has stopped it
+let training = null;  // {number, seen: answers in their order, goes}
+
+function series(values, steps, of, most, label) {
+  const svg = draw("svg", {viewBox: "0 0 160 110", role: "img", "aria-label": label});
+  const x = step => 14 + 132 * step / of, y = v => 96 - 82 * Math.min(1, v / most);
+  svg.append(draw("line", {x1: 8, y1: 96, x2: 152, y2: 96, class: "axis"}));
+  svg.append(draw("polyline", {class: "line", points: values.map((v, i) => `${x(steps[i])},${y(v)}`).join(" ")}));
+  if (values.length) svg.append(draw("circle", {cx: x(steps.at(-1)), cy: y(values.at(-1)), r: 4, class: "here"}));
+  return make("figure", {}, svg, make("figcaption", {}, label));
+}
+
+function showTraining() {
+  const {seen, goes} = training, now = seen.at(-1), parts = [];
+  $("train").disabled = goes;
+  $("halt").disabled = !goes;
+  if (!now) return;
+  parts.push(make("p", {class: "steps"}, `${now.step} of ${now.of} meta-steps${goes ? "" : now.step < now.of ? ", stopped" : ", done"}.`));
+  const p = now.p[place()];
+  if (p) parts.push(bars(now.classes, p));
+  const means = seen.filter(one => one.right != null), losses = seen.filter(one => one.loss != null);
+  const plots = make("div", {class: "plots"});
+  if (losses.length) plots.append(series(losses.map(one => one.loss), losses.map(one => one.step), now.of, Math.max(...losses.map(one => one.loss)),
+    `Meta-training loss, on new tasks of ten glyphs each; now ${losses.at(-1).loss.toFixed(2)}.`));
+  if (means.length) plots.append(series(means.map(one => one.right), means.map(one => one.step), now.of, 1,
+    `Probability of the right class, mean over your labelled queries: ${percent(means[0].right)} at step ${means[0].step}, now ${percent(means.at(-1).right)}.`));
+  else plots.append(make("p", {class: "says"}, "Say what a query truly is, or deal a task, to see how the right class gains."));
+  parts.push(plots);
+  $("trained").replaceChildren(make("div", {class: "learner"}, ...parts));
+}
+
+async function advance(mine) {
+  const {classes, queries} = filled();
+  // answers and their labels, as the task was when it was asked
+  const kept = task.boxes.map((b, k) => k).filter(k => classes[k].pictures.length), labels = queries.map(q => kept.indexOf(q.label));
+  const told = await (await send(`/api/training/${mine.number}`, {classes, queries: queries.map(q => q.src)})).json();
+  const known = told.p.map((p, i) => labels[i] < 0 ? null : p[labels[i]]).filter(p => p != null);
+  mine.seen.push({...told, right: known.length ? known.reduce((a, b) => a + b, 0) / known.length : null});
+  if (told.step >= told.of) mine.goes = false;
+}
+
+$("train").onclick = async () => {
+  if (training?.goes) return;
+  problem("");
+  const mine = training = {number: null, seen: [], goes: true};
+  showTraining();
+  try {
+    mine.number = (await (await send("/api/training", {})).json()).number;
+    while (mine.goes) { await advance(mine); showTraining(); }
+  } catch (error) { problem(error.message); }
+  mine.goes = false;
+  const last = mine.seen.at(-1);
+  if (mine.number != null && !(last?.step >= last?.of)) await send(`/api/training/${mine.number}`, undefined, "DELETE").catch(() => {});
+  showTraining();
+};
+$("halt").onclick = () => { if (training) training.goes = false; $("halt").disabled = true; };
 
 // ---- buttons
 $("tools").addEventListener("submit", async event => {
@@ -532,12 +628,13 @@ document.addEventListener("keydown", event => {
 
 // ---- begin
 try {
-  ({learners, limits} = await (await send("/api/learners")).json());
+  ({learners, limits, pages} = await (await send("/api/learners")).json());
   const dealing = learners.map((one, i) => [one, i]).filter(([one]) => one.adapts);
   $("from").replaceChildren(...dealing.map(([one, i]) => make("option", {value: i}, one.data)));
   const kinds = new Set(dealing.map(([one]) => one.data));
   $("whose").hidden = kinds.size < 2;
   $("deal").disabled = !dealing.length;
+  $("training").hidden = Boolean(window.still);
 } catch (error) { problem(error.message); }
 show();
 adapt();

@@ -15,10 +15,12 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from .. import exported
 from ..core import Data
-from ..engine.predictor import adapt, probabilities
+from ..engine.predictor import adapt, probabilities, taken
 from ..engine.run import Run
-from ..engine.seeds import generator
+from ..engine.seeds import generator, noise
+from ..learners.meta_rnn import Continued
 from ..nn.functional import at_meta_test
 from ..own.pictures import KIND
 from ..recipes.stored import any_predictor, open_run, save_predictor
@@ -26,8 +28,11 @@ from ..targets import CLASSES
 from ..tasks.decode import fitted
 from ..tasks.pool import Outline, Pool
 from ..torch_private import pytree
-from .asked import Asked, Given
+from .asked import Asked, Given, png
 
+WRITTEN = 1e-3  # a change of a slot that is none, measured by its norm
+SAMPLES = 5  # of each class, where a learner can draw them
+DESCENT, RATES, UNITS, SIDE = 100, (1e-3, 1e-2, 1e-1), 20, 14  # steps; of Adam; of the small network, and its pictures
 REFERENCE = 20  # classes of unseen examples, which say in what plane embeddings are seen
 
 
@@ -48,8 +53,8 @@ def pictured(pool: Any, source: str) -> tuple[int, ...]:
 class Trained:
     """A run, which is adapted to whatever is drawn. data: () -> the pool whose test part it never saw."""
 
-    def __init__(self, folder: str, data: Callable[[Run], Pool]):
-        self.run = open_run(folder)
+    def __init__(self, folder: str, data: Callable[[Run], Pool], run: Run | None = None):
+        self.run = open_run(folder) if run is None else run
         self.name, self.shape = Path(folder).name or str(folder), pictured(self.run.plan.pool, folder)
         self._data = data
         takes = inspect.signature(self.run.plan.at_test).parameters
@@ -75,7 +80,21 @@ class Trained:
             shown["path"] = self.path(x, labels, q, ways)
         elif (embed := embedding(f)) is not None:
             shown["plane"] = self.plane(embed, f, x, labels, q)
+        with torch.no_grad(), at_meta_test():
+            order = taken(len(x))
+            if len(q) and (found := attended(f, Data(x[order], labels[order]), q)) is not None:
+                shown["attends"] = found[0][:, order.argsort()].double().round(decimals=4).tolist()
+                shown["slots"] = found[1]
+            if hasattr(f, "sample"):
+                shown["samples"] = self.samples(f, ways)
         return shown
+
+    def samples(self, f: Any, ways: int) -> list[list[str]]:
+        """Pictures that are drawn from each class's density."""
+        with noise(0, "page", 0):
+            x = f.sample(SAMPLES)[:, :ways].reshape(SAMPLES, ways, *self.shape)
+        pictures = (255 * x.clamp(0, 1)).round().to(torch.uint8).transpose(0, 1).numpy()
+        return [[*map(png, of_one)] for of_one in pictures]
 
     def path(self, x: Tensor, y: Tensor, q: Tensor, ways: int) -> list[dict[str, Any]]:
         """Of each number of inner steps: the loss on S, what is predicted, and where phi is, in the plane in which phi
@@ -95,13 +114,21 @@ class Trained:
     def plane(self, embed: Callable[[Tensor], Tensor], f: Any, x: Tensor, y: Tensor, q: Tensor) -> dict[str, Any]:
         """S, Q and prototypes in a plane that depends on the run alone, and so stays put."""
         with torch.no_grad(), at_meta_test():
-            if "axes" not in self.__dict__:
-                self.axes = axes(embed(self.reference))
-            mean, A, scale = self.axes
+            assert self.in_plane is not None
+            mean, A, scale = self.in_plane
             place = lambda z: (((z.flatten(1) - mean) @ A) / scale).double().round(decimals=3).tolist()
-            c = getattr(f, "c", None)
             found = {"support": place(embed(x)), "y": y.tolist(), "queries": place(embed(q)) if len(q) else []}
-            return {**found, "prototypes": place(c) if c is not None and c.flatten(1).shape[1] == len(mean) else []}
+            return {**found, "prototypes": [] if (c := prototypes(f, len(mean))) is None else place(c)}
+
+    @cached_property
+    def in_plane(self) -> tuple[Tensor, Tensor, Tensor] | None:
+        """`axes` of what the run's embedding makes of unseen examples; None if it has none."""
+        x = self.reference
+        f = adapt(self.run.plan.at_test(ways=2), self.run.theta, x[:2], torch.tensor([0, 1]), ways=2)
+        if (embed := embedding(f)) is None:
+            return None
+        with torch.no_grad(), at_meta_test():
+            return axes(embed(x))
 
     @cached_property
     def pool(self) -> Pool:
@@ -132,13 +159,19 @@ class Trained:
         return {"support": [S.x[S.y == k].numpy() for k in range(ways)], "query": Q.x[mixed].numpy(),
                 "labels": Q.y[mixed].tolist()}  # fmt: skip
 
-    def file(self, given: Given) -> bytes:
-        """The adapted predictor as `metaloop adapt` writes it."""
+    def file(self, given: Given, web: Path | None = None) -> bytes:
+        """The adapted predictor as `metaloop adapt` writes it; or, with onnxruntime-web's folder, as a page of its own.
+
+        Raises ValueError if it cannot be in a page.
+        """
         images, y, names, _ = given
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "predictor.safetensors"
+            path, page = (Path(folder) / f"predictor.{kind}" for kind in ("safetensors", "html"))
             save_predictor(path, self.run, of_pictures(images, self.shape), torch.tensor(y), names)
-            return path.read_bytes()
+            if web is None:
+                return path.read_bytes()
+            exported.to_html(page, *any_predictor(str(path)), web)
+            return page.read_bytes()
 
 
 class Fixed:
@@ -181,6 +214,52 @@ class Fixed:
         return self.f.alone() if len(self.classes) == 1 else self.f.threshold(rate)
 
 
+class Rule:
+    """A run that learned an optimizer, which trains a small network on whatever is drawn, beside Adam."""
+
+    def __init__(self, folder: str, run: Run):
+        self.run, self.name = run, Path(folder).name or str(folder)
+
+    def about(self) -> dict[str, Any]:
+        told = {"name": self.name, "adapts": False, "kind": "rule", "steps": []}
+        return {**told, "recipe": self.run.info["recipe"], "trained": self.run.step}
+
+    def answer(self, given: Given, asked: Asked) -> dict[str, Any]:
+        """What the network says that the learned rule trained from scratch; the loss on S after each step of it, and of
+        Adam at the best of its rates."""
+        from ..optim import Learned
+
+        images, y, names, queries = given
+        x, q = of_pictures(images, (1, SIDE, SIDE)), of_pictures(queries, (1, SIDE, SIDE))
+        labels, began = torch.tensor(y), perf_counter()
+        learned, net = descended(lambda p: Learned(p, self.run), x, labels, len(names))
+        ms = _since(began)
+        adams = {lr: descended(lambda p, lr=lr: torch.optim.Adam(p, lr), x, labels, len(names))[0] for lr in RATES}
+        best = min(adams, key=lambda lr: adams[lr][-1])
+        return {"classes": names, "p": rows(net, q, len(names)), "ms": ms,
+                "descent": {"learned": learned, "adam": adams[best], "lr": best}}  # fmt: skip
+
+
+def descended(
+    optimizer: Callable[[Any], torch.optim.Optimizer], x: Tensor, y: Tensor, ways: int
+) -> tuple[list[float], Callable[[Tensor], Tensor]]:
+    """The mean cross-entropy on (x, y) before each of DESCENT steps and at their end; the network that they made."""
+    with noise(0, "page", 1):
+        net = torch.nn.Sequential(
+            torch.nn.Flatten(), torch.nn.Linear(SIDE**2, UNITS), torch.nn.Sigmoid(), torch.nn.Linear(UNITS, ways)
+        )
+    descent, losses = optimizer(net.parameters()), []
+    for _ in range(DESCENT):
+        descent.zero_grad()
+        loss = F.cross_entropy(net(x), y)
+        loss.backward()
+        descent.step()
+        losses.append(loss.item())
+    with torch.no_grad():
+        losses.append(F.cross_entropy(net(x), y).item())
+    return [round(min(loss, 99.0), 4) for loss in losses], net
+
+
 def _since(began: float) -> float:
     return round(1000 * (perf_counter() - began), 1)
 
@@ -197,6 +276,37 @@ def embedding(f: Any) -> Callable[[Tensor], Tensor] | None:
         return None
     part = theta["embed"] if isinstance(theta, dict) and isinstance(theta.get("embed"), dict) else theta
     return lambda x: embed(part, x).flatten(1)
+
+
+def attended(f: Any, S: Data, q: Tensor) -> tuple[Tensor, bool] | None:
+    """The weight [n, m] of each example of S, in the order in which f took them, as f answers each q, and whether it is
+    counted by slots; None where f does not tell.
+
+    Of a network with a memory, a slot is counted to the input that changed it most: what lacks to 1 is on slots that
+    belong to q itself, or that nothing was written to.
+    """
+    if hasattr(f, "attends"):
+        return f.attends(q), False
+    if not isinstance(f, Continued) or not isinstance(f.h, tuple) or len(f.h) != 3 or len(f.h[2]) != 3:
+        return None
+    before, h, M, changes = torch.zeros_like(f.y), None, 0.0, []
+    for x, y in zip(S.x, S.y, strict=True):
+        _, h = f.net(f.theta, torch.cat([x.flatten(), before])[None], h)
+        changes.append((h[2][0] - M).norm(dim=-1))
+        before, M = F.one_hot(y, len(f.y)).to(f.y), h[2][0]
+    changed = torch.stack(changes)  # [m, slots]
+    n, most = len(q), changed.amax(0)
+    first = pytree.tree_map(lambda t: t.expand(n, *t.shape), f.h)
+    _, (_, _, (M, w, _)) = f.net(f.theta, torch.cat([q.flatten(1), f.y.expand(n, -1)], -1)[None], first)
+    w = w if w.ndim == 2 else w.mean(1)  # of all heads
+    w = torch.where(((M - f.h[2][0]).norm(dim=-1) <= most) & (most > WRITTEN), w, 0)
+    return w @ F.one_hot(changed.argmax(0), len(S.x)).to(w), True
+
+
+def prototypes(f: Any, dim: int) -> Tensor | None:
+    """A predictor's prototypes [classes, dim], if it has such."""
+    c = getattr(f, "c", None)
+    return c.flatten(1) if isinstance(c, Tensor) and c.ndim > 1 and c[0].numel() == dim else None
 
 
 def axes(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -221,12 +331,19 @@ def main_plane(phi: Tensor) -> list[list[float]]:
     return (at / at.abs().amax().clamp_min(1e-12)).round(decimals=3).tolist()
 
 
-def load(what: str, data: Callable[[Run], Pool]) -> Trained | Fixed:
+Shown = Trained | Fixed | Rule
+
+
+def load(what: str, data: Callable[[Run], Pool]) -> Shown:
     """A run's folder, or a predictor's file. Raises ValueError if it is neither, or was not made of pictures."""
-    return Trained(what, data) if Path(what).is_dir() else Fixed(what)
+    if not Path(what).is_dir():
+        return Fixed(what)
+    run = open_run(what)
+    optimizes = isinstance(run.theta, dict) and set(run.theta) == {"m", "scale"}
+    return Rule(what, run) if optimizes else Trained(what, data, run)
 
 
-def warm(one: Trained | Fixed) -> None:
+def warm(one: Shown) -> None:
     """Ask it once, of blank pictures, since a first answer takes longer than others. What fails will be told there."""
     blank = Image.new("L", (28, 28), 255)
     with suppress(ValueError):

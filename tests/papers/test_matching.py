@@ -93,7 +93,10 @@ def probabilities(form, theta, S: Data, x):
 def test_scores_loss_and_gradient(task, form):
     F_theta, theta, (S, Q) = learner(form), weights(form), task
     p = torch.stack([probabilities(form, theta, S, x) for x in Q.x])
-    assert_close(F_theta.adapt(theta, S)(Q.x), p.log())
+    f = F_theta.adapt(theta, S)
+    assert_close(f(Q.x), p.log())
+    member = (S.y[:, None] == torch.arange(WAYS)).double()
+    assert_close(f.attends(Q.x) @ member, p)
 
     loss = -sum(p_i[y].log() for p_i, y in zip(p, Q.y, strict=True)) / len(Q.y)                   # (3)
     leaves = [t for params in theta.values() for t in params.values()]
@@ -162,7 +165,7 @@ BUGS = [
     Bug("matching's cosines are not scaled", "learners/matching.py",
         ("self.g) * self.temperature", "self.g)"), "test_scores_loss_and_gradient"),
     Bug("matching normalises over the queries", "learners/matching.py",
-        ("c.log_softmax(-1)", "c.log_softmax(0)"), law("queries_do_not_see_each_other", "matching")),
+        ("x).log_softmax(-1)", "x).log_softmax(0)"), law("queries_do_not_see_each_other", "matching")),
     Bug("queries match the support set out of context", "learners/matching.py",
         ('"embed": params}, g, labels', '"embed": params}, embed(theta["embed"], S.x), labels'),
         "test_scores_loss_and_gradient[fce]"),

@@ -52,11 +52,11 @@ def attention(p, name, keys, x):
         a = torch.stack([q @ affine("key", x[:, s]) / math.sqrt(keys) for s in range(t + 1)]).softmax(0)
         read = sum(a[s] * affine("value", x[:, s]) for s in range(t + 1))
         columns.append(torch.cat([x[:, t], read]))
-    return torch.stack(columns, 1)
+    return torch.stack(columns, 1), a
 
 
 def last(theta, S: Data, x):
-    """The output at the last of N K + 1 elements."""
+    """The output at the last of N K + 1 elements, and what the last attention there looks at."""
     elements = []
     for x_t, y_t in zip(S.x, S.y, strict=True):
         label = torch.zeros(WAYS, dtype=torch.float64)
@@ -68,15 +68,17 @@ def last(theta, S: Data, x):
         if i > 0:
             for j, dilation in enumerate((1, 2, 4, 8)):
                 h = dense(p, f"body.{2 * i - 1}.{j}", dilation, h)
-        h = attention(p, f"body.{2 * i}", keys, h)
-    return p["head.weight"] @ h[:, -1] + p["head.bias"]                                           # (3)
+        h, a = attention(p, f"body.{2 * i}", keys, h)
+    return p["head.weight"] @ h[:, -1] + p["head.bias"], a                                        # (3)
 
 
 @pytest.mark.parametrize("shots", [1, 2, SHOTS, SHOTS + 2])
 def test_scores_loss_and_gradient(theta, shots):
     S, Q = task(shots)
-    scores = torch.stack([last(theta, S, x) for x in Q.x])
-    assert_close(learner.adapt(theta, S)(Q.x), scores)
+    scores, a = map(torch.stack, zip(*(last(theta, S, x) for x in Q.x), strict=True))
+    f = learner.adapt(theta, S)
+    assert_close(f(Q.x), scores)
+    assert_close(f.attends(Q.x), a[:, :-1])
 
     p = scores.softmax(1)
     loss = -sum(p_i[y].log() for p_i, y in zip(p, Q.y, strict=True)) / len(Q.y)                   # (4)
