@@ -75,4 +75,4 @@ def test_the_table_of_texts_is_that_of_the_results():
     page = (root / "docs" / "backbones.md").read_text()
     assert page == texts.page(json.loads((root / "results" / "texts.json").read_text())["rows"])
     assert texts.interval([1.0, 3.0]) == pytest.approx([2, 12.7062047])  # Student's, of one degree of freedom
-    assert texts.error([(0.9, 1.0), (0.91, 0.0), (0.2, 0.0)]) == pytest.approx((0.81 + 0.2) / 3)
+    assert texts.ece(*torch.tensor([(0.9, 1.0), (0.91, 0.0), (0.2, 0.0)]).T) == pytest.approx((0.81 + 0.2) / 3)
