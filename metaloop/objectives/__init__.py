@@ -3,6 +3,13 @@
 from types import ModuleType as _Module
 
 from ..targets import accuracy as accuracy
+from .alignment import a_distance as a_distance
+from .alignment import confused as confused
+from .alignment import csls as csls
+from .alignment import cycle as cycle
+from .alignment import procrustes as procrustes
+from .alignment import profiles as profiles
+from .alignment import reverse as reverse
 from .elbo import elbo as elbo
 from .elbo import iwae as iwae
 from .embedding import EmbeddingLoss as EmbeddingLoss

@@ -59,10 +59,13 @@ from .pool import Pool as Pool
 from .reading import read_folder as read_folder
 from .reading import read_image as read_image
 from .reading import read_images as read_images
+from .varied import Beside as Beside
 from .varied import Instances as Instances
 from .varied import Varied as Varied
 from .varied import distortions as distortions
+from .varied import inverted as inverted
 from .varied import strokes as strokes
+from .varied import textured as textured
 # ruff: isort: on
 
 # Who is public stands above, in a line of its own, and nowhere else; `as` itself, which says so.
