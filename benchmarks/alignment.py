@@ -151,7 +151,7 @@ def pictures(seeds: int, steps: int, width: int, tasks: int) -> dict:
                 few = ml.protonet(net, init, ways=5)
                 run = ml.fit(
                     learner, ml.tasks.Beside(glyphs, other), steps=steps, tasks=1, ways=20, shots=1, queries=5,
-                    seed=seed, validate=None, progress=False,
+                    seed=seed, progress=False,
                 )  # fmt: skip
                 theta = run.theta["learner"]
                 of = {"other domain": other, "glyphs": glyphs} | ({} if across is None else {"across": across})

@@ -10,6 +10,7 @@ from .images import mini_imagenet as mini_imagenet
 from .mnist import mnist as mnist  # handwritten digits, downloaded
 from .omniglot import lake_runs as lake_runs  # Lake's 20 fixed tasks
 from .omniglot import omniglot as omniglot  # handwritten characters, downloaded
+from .sprites import sprites as sprites  # every combination of five factors, generated
 
 # your own, of any kind
 from .arrays import arrays as arrays
