@@ -1,4 +1,4 @@
-"""Domains made one: the game of two players by finite differences, copies that are recovered, and what a cycle is worth."""
+"""Domains made one: the game of two players by each one's own loss, copies recovered, what a cycle is worth."""
 
 import math
 
@@ -41,6 +41,7 @@ def test_two_players_in_one_gradient():
     beside = Data(torch.cat([task.query.x, 3 - task.query.x], 1), torch.cat([task.query.y, 0 * task.query.y], 1))
     plain = protonet(embed, init, ways=WAYS)
     ours = confused(plain, embed, critic, steps=100, most=0.7)
+    assert ours.scheduled is not None
     theta = ours.init(0) | ours.scheduled(30)
     weight = 0.7 * (2 / (1 + math.exp(-3)) - 1)
     theta = {k: {n: p.double() for n, p in v.items()} if isinstance(v, dict) else v.double() for k, v in theta.items()}
@@ -72,7 +73,7 @@ def test_pools_of_two_domains():
     assert (len(S.y[0]), y.tolist()) == (3, [[0, 0, 1, 1, 2, 2, 0, 0, 0, 0, 0, 0]] * 2)
     assert x[:, :6].mean() < 0.5 < x[:, 6:].mean()
     paper = tasks.textured(Task(*(Data(0 * d.x, d.y) for d in light)), seed()).query.x
-    assert 0 <= paper.min() < 0.1 < 0.9 < paper.max() <= 1
+    assert 0 <= paper.min() < 0.05 < 0.45 < paper.max() <= 0.5
     assert (paper[0, 0] != paper[0, 1]).any()
     blank = Task(*(Data(torch.ones_like(d.x), d.y) for d in light))
     assert_close(tasks.textured(blank, seed()).query.x, 1 - paper)
@@ -129,8 +130,9 @@ def test_procrustes_is_the_least_and_csls_by_loops():
 def test_a_hub_is_near_to_all_and_translates_none():
     """Every word lies nearer to the hub than to its own translation."""
     g = torch.Generator().manual_seed(0)
-    x = F.normalize(torch.randn(50, 6, generator=g, dtype=DOUBLE) + torch.tensor([2.5, 0, 0, 0, 0, 0]))
-    y = torch.cat([F.normalize(x + 0.25 * torch.randn(50, 6, generator=g, dtype=DOUBLE)), F.normalize(x.mean(0), dim=0)[None]])
+    drawn = lambda: torch.randn(50, 6, generator=g, dtype=DOUBLE)
+    x = F.normalize(drawn() + torch.tensor([2.5, 0, 0, 0, 0, 0]))
+    y = torch.cat([F.normalize(x + 0.25 * drawn()), F.normalize(x.mean(0), dim=0)[None]])
     right = lambda scores: (scores.argmax(1) == torch.arange(50)).double().mean()
     assert right(csls(x, y, k=5)) > right(x @ y.mT)
 
@@ -146,8 +148,8 @@ def test_a_cycle_is_closed_by_every_map_that_can_be_undone():
 
 
 def test_smoke_of_the_idea_on_small_pictures():
-    """Glyphs of 7 x 7 pixels and other glyphs, inverted: grey levels go through a line each way, which is told how often
-    the other domain has each grey, and to close the cycle. A smoke: two numbers each way, no critic, no pairs."""
+    """Glyphs of 7 x 7 pixels and other glyphs, inverted: grey levels go through a line each way, which is told how
+    often the other domain has each grey, and to close the cycle. A smoke: two numbers each way, no critic, no pairs."""
     deal = lambda split, seed: split.sample(ways=20, shots=5, queries=1, generator=torch.Generator().manual_seed(seed))
     small = lambda task: F.avg_pool2d(task.support.x[0], 4)
     pool = tasks.glyphs()

@@ -1,4 +1,4 @@
-"""Two domains made one: features that hide the domain, maps there and back, words of two languages turned onto each other
+"""Two domains made one: features that hide the domain, maps there and back, one language's words turned onto another's
 Ganin et al., Domain-Adversarial Training of Neural Networks, JMLR 2016, arXiv:1505.07818; Zhu, Park, Isola & Efros,
 Unpaired Image-to-Image Translation using Cycle-Consistent Adversarial Networks, ICCV 2017, arXiv:1703.10593; Conneau,
 Lample, Ranzato, Denoyer & Jegou, Word Translation Without Parallel Data, ICLR 2018, arXiv:1710.04087
@@ -44,10 +44,10 @@ def confused(
 ) -> Learner:
     """(2): the learner, whose features embed(theta, x) are also trained to hide from which of two domains x is.
 
-    Tasks are those of `tasks.Beside`: the second half of the queries are pictures of the other domain, whose classes are
-    never looked at. critic: (net, init) of psi, features -> [n, 1], the logit of the other domain; it is in theta and
-    learns by the same optimizer. steps: of the whole training, for (3); most: the weight at its end, 0 for a critic that
-    only watches. `adapt` is the learner's own, of theta["learner"], and never sees the other domain.
+    Tasks are those of `tasks.Beside`: the second half of the queries are examples of the other domain, whose labels
+    are never looked at. critic: (net, init) of psi, features -> [n, 1], the logit of the other domain; it is in theta
+    and learns by the same optimizer. steps: of the whole training, for (3); most: the weight at its end, 0 for a critic
+    that only watches. `adapt` is the learner's own, of theta["learner"], and never sees the other domain.
     """
     say, init_critic = critic
 
@@ -100,8 +100,8 @@ def cycle(forth: Map, back: Map, a: Float[Tensor, "n ..."], b: Float[Tensor, "m 
 
 
 def procrustes(X: Float[Tensor, "n d"], Y: Float[Tensor, "n d"]) -> Float[Tensor, "d d"]:
-    """(6): rows of X and Y are pairs; X W is where Y is. W turns, or turns and mirrors. Raises ValueError unless X and Y
-    are of one shape."""
+    """(6): rows of X and Y are pairs; X W is where Y is. W turns, or turns and mirrors. Raises ValueError unless X and
+    Y are of one shape."""
     if X.shape != Y.shape or X.ndim != 2:
         raise ValueError(f"procrustes: pairs are {tuple(X.shape)} and {tuple(Y.shape)}, expected one shape, [n, d].")
     U, _, Vt = torch.linalg.svd(X.mT @ Y)
@@ -118,8 +118,8 @@ def csls(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], k: int = 10) -> Float
 
 
 def profiles(X: Float[Tensor, "n d"], Y: Float[Tensor, "n d"]) -> Int[Tensor, " n"]:
-    """For each row of X the row of Y whose sorted similarities with its own kind are most like its: equal for a copy that
-    is turned and whose rows are in another order. After Artetxe, Labaka & Agirre, ACL 2018, arXiv:1805.06297.
+    """For each row of X the row of Y whose sorted similarities with its own kind are most like its: equal for a copy
+    that is turned and whose rows are in another order. After Artetxe, Labaka & Agirre, ACL 2018, arXiv:1805.06297.
 
     Raises ValueError unless both have as many rows.
     """

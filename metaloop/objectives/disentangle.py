@@ -58,8 +58,8 @@ def tc_vae(q: Gaussian, beta: float) -> Scalar:
 
 
 def total_correlation(q: Gaussian, z: Float[Tensor, "m L"]) -> Scalar:
-    """(7): z are draws of q(z), one from each of its n parts or as many from each. Told the q of all x that there are, it
-    is the TC of the whole data, but for chance in z; of a batch, that of the batch, which is larger.
+    """(7): z are draws of q(z), one from each of its n parts or as many from each. Told the q of all x that there are,
+    it is the TC of the whole data, but for chance in z; of a batch, that of the batch, which is larger.
 
     The authors' code adds (L - 1) ln N for N examples in the place of (L - 1) ln n, here exact: a constant.
     """
@@ -80,6 +80,6 @@ def dip_vae(q: Gaussian, off: float, on: float, *, second: bool = False) -> Scal
 
 
 def gaussian_tc(z: Float[Tensor, "n L"]) -> Scalar:
-    """TC of the normal distribution with the correlations of z: -1/2 ln det R, in nats; of what is normal, and 0 for what
-    is uncorrelated."""
+    """TC of the normal distribution with the correlations of z: -1/2 ln det R, in nats; of what is normal, and 0 for
+    what is uncorrelated."""
     return -torch.linalg.slogdet(torch.corrcoef(z.mT)).logabsdet / 2

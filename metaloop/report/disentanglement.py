@@ -7,12 +7,14 @@
     FactorVAE score     v is fixed in a batch: the code with least Var_l / Var votes for v; how often right      (4)
     beta-VAE score      v is fixed in pairs: a logistic regression of v on the mean of |z - z'|; how often right  (5)
 
-z: codes, float [n, L]; v: values of factors, int64 [n, V], 0 .. as many as there are less 1. (1) and (2) see a code in 20
-bins of equal width, and (2) guesses what is most frequent in a bin: of a code that is the factor it is 1 less the
-frequency of the commonest value. Where z and v are of every picture that there is, they are exact, and need no other draws.
-Locatello et al. 2019, arXiv:1811.12359; Chen et al. 2018, arXiv:1802.04942; Kumar et al. 2018, arXiv:1711.00848; Eastwood
-& Williams 2018; Kim & Mnih 2018, arXiv:1802.05983; Higgins et al. 2017.
+z: codes, float [n, L]; v: values of factors, int64 [n, V], 0 .. as many as there are less 1. (1) and (2) see a code in
+20 bins of equal width, and (2) guesses what is most frequent in a bin: of codes that are the factors it is 1 less the
+frequency of the commonest value, in the mean. Where z and v are of every example that there is, both are exact.
+Locatello et al. 2019, arXiv:1811.12359; Chen et al. 2018, arXiv:1802.04942; Kumar et al. 2018, arXiv:1711.00848;
+Eastwood & Williams 2018; Kim & Mnih 2018, arXiv:1802.05983; Higgins et al. 2017.
 """
+
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -64,12 +66,13 @@ def sap(z: Codes, v: Values) -> float:
 def dci(z: Codes, v: Values, *, trees: int = 30, seed: int = 0) -> tuple[float, float, float]:
     """(3) by scikit-learn's random forests, which see all codes at each split: disentanglement, completeness, and how
     often forests of half of the examples, drawn by the seed, are right of the other half."""
-    from sklearn.ensemble import RandomForestClassifier
+    from sklearn import ensemble
 
+    make: Any = ensemble.RandomForestClassifier
     R, told, x = [], [], z.double().numpy()
     first, last = torch.randperm(len(z), generator=torch.Generator().manual_seed(seed)).tensor_split(2)
     for y in v.T.numpy():
-        forest = RandomForestClassifier(trees, max_features=None, min_samples_leaf=5, random_state=seed, n_jobs=1)
+        forest = make(trees, max_features=None, min_samples_leaf=5, random_state=seed, n_jobs=1)
         forest.fit(x[first], y[first])
         R.append(torch.from_numpy(forest.feature_importances_))
         told.append(float(forest.score(x[last], y[last])))
@@ -131,8 +134,8 @@ def _fixed(v: Values, n: int, batch: int, g: torch.Generator, paired: bool = Fal
 
 
 def _tables(z: Codes, v: Values) -> list[list[Tensor]]:
-    """Of each code and factor, the shares of examples in (bin, value): [L][V] of [BINS, values]. Raises ValueError where
-    there are not as many codes as values."""
+    """Of each code and factor, the shares of examples in (bin, value): [L][V] of [BINS, values]. Raises ValueError
+    where there are not as many codes as values."""
     if len(z) != len(v) or z.ndim != 2 or v.ndim != 2:
         raise ValueError(f"codes are {tuple(z.shape)}, factors {tuple(v.shape)}; expected [n, L] and [n, V].")
     z = z.double()

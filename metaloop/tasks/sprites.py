@@ -18,8 +18,8 @@ class Sprites(Pool):
     images: uint8 [1152, 1, 16, 16]. values: int64 [1152, 5], the value of each factor of each picture, in the order of
     `factors`, which names them and says how many values each has.
 
-    A task is about one factor, drawn evenly of those with `ways` values at least, or `factor`: its classes are values of
-    it, everything else is drawn evenly, and no picture is there twice. `sample` gives x float32 in [0, 1].
+    A task is about one factor, drawn evenly of those with `ways` values at least, or `factor`: its classes are values
+    of it, everything else is drawn evenly, and no picture is there twice. `sample` gives x float32 in [0, 1].
     """
 
     name = "sprites"

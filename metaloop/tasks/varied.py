@@ -135,13 +135,13 @@ def inverted(tasks: Task, generator: Generator | None = None) -> Task:
 
 
 def textured(tasks: Task, generator: Generator | None) -> Task:
-    """Drawings [tasks, n, C, H, W] on a paper of their own each: |x - t|, t smooth noise in [0, 1], which is drawn evenly on
-    a grid of 5 x 5 and is linear in between."""
+    """Drawings [tasks, n, C, H, W] on a paper of their own each: |x - t|, t smooth noise in [0, 1/2], drawn evenly
+    on a grid of 5 x 5 and linear in between: ink stays the brighter."""
     where = generator.device if generator is not None else torch.device("cpu")
 
     def change(data: Data) -> Data:
         x, y = data
-        t = torch.rand(y.numel(), 1, 5, 5, generator=generator, device=where).to(x)
+        t = 0.5 * torch.rand(y.numel(), 1, 5, 5, generator=generator, device=where).to(x)
         t = F.interpolate(t, x.shape[-2:], mode="bilinear", align_corners=True)
         return Data((x - t.view(*y.shape, 1, *x.shape[-2:])).abs(), y)
 
