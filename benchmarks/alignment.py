@@ -186,7 +186,7 @@ def words_table(found: dict) -> str:
         for n, row in of["P@1 by pairs fitted"].items():
             lines.append(f"| {name} | {n} | {told(row['nearest'])} | {told(row['CSLS'])} |")
     about = "; ".join(
-        f"{name}: {of['pairs']} pairs, {of['asked']} asked; {of['right without a pair']:.3f} by `profiles`, no pair told"
+        f"{name}: {of['pairs']} pairs, {of['asked']} asked; `profiles`, told none, {of['right without a pair']:.3f}"
         for name, of in found["languages"].items()
     )
     return "\n".join([*lines, "", f"{about}; {found['draws']} draws, {found['cpu seconds']} s of CPU."]) + "\n"
