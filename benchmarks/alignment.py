@@ -34,7 +34,8 @@ from told import filled, interval
 
 import metaloop as ml
 from metaloop.engine.run import machine, versions
-from metaloop.objectives import a_distance, confused, csls, procrustes, profiles
+from metaloop.objectives import confused, csls, procrustes, profiles
+from metaloop.report.domains import a_distance
 
 ROOT = Path(__file__).resolve().parent.parent
 WORDS, DIM, WINDOW, SMOOTH, DICE = 2000, 100, 4, 0.75, 0.3

@@ -225,6 +225,7 @@ def table(told: dict) -> str:
         lines.append(f"| {name} | {' | '.join(cells)} |")
     costs = ", ".join(f"{p} {pm(one['turned less own axes'])}" for p, one in zip(PROBES, both, strict=True))
     lines += ["", f"Codes turned by a rotation need more shots, in log2: {costs}.", ""]
+    lines += ["![Shots that a factor needs beside MIG and DCI-D, a dot a model](disentanglement.png)", ""]
     lines += ["| setting | MIG | DCI-D | TC of draws | TC of means | KL | -ELBO |", "| --- " * 7 + "|"]
     for name, row in a["by setting"].items():
         lines.append(f"| {name} | {' | '.join(pm(v) for v in row.values())} |")

@@ -11,7 +11,8 @@ from zoo import WAYS, blobs
 
 from metaloop import Data, Task, fit, functional, meta_gradient, protonet, tasks
 from metaloop.nn import mlp
-from metaloop.objectives import a_distance, confused, csls, cycle, procrustes, profiles, reverse
+from metaloop.objectives import confused, csls, cycle, procrustes, profiles, reverse
+from metaloop.report.domains import a_distance
 
 DOUBLE = torch.float64
 embed, init = functional(mlp((4, 6, 3)))

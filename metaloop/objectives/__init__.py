@@ -3,7 +3,6 @@
 from types import ModuleType as _Module
 
 from ..targets import accuracy as accuracy
-from .alignment import a_distance as a_distance
 from .alignment import confused as confused
 from .alignment import csls as csls
 from .alignment import cycle as cycle

@@ -6,13 +6,12 @@ Lample, Ranzato, Denoyer & Jegou, Word Translation Without Parallel Data, ICLR 2
     rev_l(z)   = z, with the derivative -l                                                            (1)
     L          = loss of source tasks + mean BCE(psi(rev_l(phi(x))), domain of x),  one loss for two players (2)
     l(t)       = most (2 / (1 + e^(-10 t)) - 1),  t in [0, 1] the share of training that is over      (3)
-    A-distance = 2 (1 - 2 err),  err of a fresh classifier of domains on examples that it has not seen (4)
-    cycle      = mean |back(forth(a)) - a| + mean |forth(back(b)) - b|                                (5)
-    W          = argmin over W'W = I of |X W - Y|^2 = U V',  X'Y = U S V'                             (6)
-    CSLS(x, y) = 2 cos(x, y) - r(x) - r(y),  r: mean cosine with the k nearest of the other language  (7)
+    cycle      = mean |back(forth(a)) - a| + mean |forth(back(b)) - b|                                (4)
+    W          = argmin over W'W = I of |X W - Y|^2 = U V',  X'Y = U S V'                             (5)
+    CSLS(x, y) = 2 cos(x, y) - r(x) - r(y),  r: mean cosine with the k nearest of the other language  (6)
 
-(5) is 0 for every map that can be undone, so also for one that takes each class to another: judge by labels. For the
-start of (6) without any pair, `profiles`: a word is known by how similar all others are to it.
+(4) is 0 for every map that can be undone, so also for one that takes each class to another: judge by labels. For the
+start of (5) without any pair, `profiles`: a word is known by how similar all others are to it.
 """
 
 from collections.abc import Callable
@@ -79,28 +78,13 @@ def confused(
     )  # fmt: skip
 
 
-def a_distance(a: Float[Tensor, "n d"], b: Float[Tensor, "m d"]) -> float:
-    """(4), of a logistic regression fitted on every other example, 0 where domains cannot be told apart, 2 where they
-    always can; by chance it may be below 0. Raises ValueError for fewer than 4 examples of either."""
-    from sklearn.linear_model import LogisticRegression
-
-    if min(len(a), len(b)) < 4:
-        raise ValueError(f"a_distance: {len(a)} and {len(b)} examples, expected at least 4 of each.")
-    n = min(len(a), len(b))
-    z = torch.cat([a[:n], b[:n]]).detach().double()
-    z = (z - z.mean(0)) / z.std(0).clamp_min(1e-6)
-    y, first = torch.arange(2).repeat_interleave(n), torch.arange(2 * n) % n % 2 == 0
-    told = LogisticRegression(max_iter=1000).fit(z[first].numpy(), y[first].numpy())
-    return 2 * (2 * told.score(z[~first].numpy(), y[~first].numpy()) - 1)
-
-
 def cycle(forth: Map, back: Map, a: Float[Tensor, "n ..."], b: Float[Tensor, "m ..."]) -> Scalar:
-    """(5): forth takes examples of the first domain to the second, back those of the second to the first."""
+    """(4): forth takes examples of the first domain to the second, back those of the second to the first."""
     return (back(forth(a)) - a).abs().mean() + (forth(back(b)) - b).abs().mean()
 
 
 def procrustes(X: Float[Tensor, "n d"], Y: Float[Tensor, "n d"]) -> Float[Tensor, "d d"]:
-    """(6): rows of X and Y are pairs; X W is where Y is. W turns, or turns and mirrors. Raises ValueError unless X and
+    """(5): rows of X and Y are pairs; X W is where Y is. W turns, or turns and mirrors. Raises ValueError unless X and
     Y are of one shape."""
     if X.shape != Y.shape or X.ndim != 2:
         raise ValueError(f"procrustes: pairs are {tuple(X.shape)} and {tuple(Y.shape)}, expected one shape, [n, d].")
@@ -109,7 +93,7 @@ def procrustes(X: Float[Tensor, "n d"], Y: Float[Tensor, "n d"]) -> Float[Tensor
 
 
 def csls(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], k: int = 10) -> Float[Tensor, "n m"]:
-    """(7), the nearest among all the given: what is near to everything is no translation of everything. Raises
+    """(6), the nearest among all the given: what is near to everything is no translation of everything. Raises
     ValueError for a k that is not 1 to the smaller number of words."""
     if not 1 <= k <= min(len(x), len(y)):
         raise ValueError(f"csls: k is {k}, expected 1 to {min(len(x), len(y))}.")
