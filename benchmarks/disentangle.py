@@ -57,7 +57,7 @@ MEASURES = ("MIG", "SAP", "DCI-D", "DCI-C", "FactorVAE", "beta-VAE")
 # name -> strengths; what is added, of q, the critic, the strength and the share of training that is over
 OBJECTIVES: dict[str, tuple[tuple[float, ...], Callable[[Any, Any, float, float], Tensor]]] = {
     "beta-VAE": ((1, 4), lambda q, critic, s, t: beta_vae(q, s)),
-    "AnnealedVAE": ((4, 8), lambda q, critic, s, t: annealed(q, 100, s * min(1, 2 * t))),
+    "AnnealedVAE": ((4, 8), lambda q, critic, s, t: annealed(q, 10, s * min(1, 2 * t))),
     "FactorVAE": ((5, 30), lambda q, critic, s, t: factor_vae(q, critic, s)),
     "beta-TCVAE": ((2, 5), lambda q, critic, s, t: tc_vae(q, s)),
     "DIP-VAE-I": ((2, 20), lambda q, critic, s, t: dip_vae(q, s, 10 * s)),
