@@ -3,6 +3,19 @@
 from types import ModuleType as _Module
 
 from ..targets import accuracy as accuracy
+from .alignment import confused as confused
+from .alignment import csls as csls
+from .alignment import cycle as cycle
+from .alignment import procrustes as procrustes
+from .alignment import profiles as profiles
+from .alignment import reverse as reverse
+from .disentangle import annealed as annealed
+from .disentangle import beta_vae as beta_vae
+from .disentangle import dip_vae as dip_vae
+from .disentangle import factor_vae as factor_vae
+from .disentangle import gaussian_tc as gaussian_tc
+from .disentangle import tc_vae as tc_vae
+from .disentangle import total_correlation as total_correlation
 from .elbo import elbo as elbo
 from .elbo import iwae as iwae
 from .embedding import EmbeddingLoss as EmbeddingLoss

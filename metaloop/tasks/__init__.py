@@ -11,6 +11,7 @@ from .mnist import mnist as mnist  # handwritten digits, downloaded
 from .rotated import rotated_mnist as rotated_mnist
 from .omniglot import lake_runs as lake_runs  # Lake's 20 fixed tasks
 from .omniglot import omniglot as omniglot  # handwritten characters, downloaded
+from .sprites import sprites as sprites  # every combination of five factors, generated
 
 # your own, of any kind
 from .arrays import arrays as arrays
@@ -66,10 +67,13 @@ from .pool import Pool as Pool
 from .reading import read_folder as read_folder
 from .reading import read_image as read_image
 from .reading import read_images as read_images
+from .varied import Beside as Beside
 from .varied import Instances as Instances
 from .varied import Varied as Varied
 from .varied import distortions as distortions
+from .varied import inverted as inverted
 from .varied import strokes as strokes
+from .varied import textured as textured
 # ruff: isort: on
 
 # Who is public stands above, in a line of its own, and nowhere else; `as` itself, which says so.

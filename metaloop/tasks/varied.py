@@ -15,22 +15,51 @@ Change = Callable[[Task, Generator | None], Task]
 
 
 class Varied(Over):
-    """A pool whose training tasks go through `change(tasks, generator)`; `val` and `test` are the pool's own.
+    """A pool whose training tasks go through `change(tasks, generator)`; `val` and `test` are the pool's own, or with
+    everywhere=True changed as well: another domain.
 
     tasks: a batch, with a leading task axis. Random numbers are drawn on the generator's device, as pools do.
     """
 
-    def __init__(self, pool: Pool, change: Change):
-        self.pool, self.change = pool, change
+    def __init__(self, pool: Pool, change: Change, *, everywhere: bool = False):
+        self.pool, self.change, self.everywhere = pool, change, everywhere
 
-    val = property(lambda self: self.pool.val)
-    test = property(lambda self: self.pool.test)
+    val = property(lambda self: self.over(self.pool.val) if self.everywhere else self.pool.val)
+    test = property(lambda self: self.over(self.pool.test) if self.everywhere else self.pool.test)
 
     def sample(self, tasks=1, ways=5, shots=1, queries=15, generator=None) -> Task:
         return self.change(self.pool.train.sample(tasks, ways, shots, queries, generator), generator)
 
     def over(self, pool: Pool) -> "Varied":
-        return Varied(pool, self.change)
+        return Varied(pool, self.change, everywhere=self.everywhere)
+
+
+class Beside(Over):
+    """A pool whose training tasks hold, behind their queries, as many examples of another pool's training part, without
+    their labels: y = 0 stands there, and means nothing. `val` and `test` are the pool's own. For `objectives.confused`,
+    which does not look; another objective would believe it.
+
+    Raises ValueError unless examples are of one shape.
+    """
+
+    def __init__(self, pool: Pool, other: Pool):
+        if tuple(pool.shape) != tuple(other.shape):
+            raise ValueError(f"Beside: {pool.name} deals {tuple(pool.shape)}, {other.name} {tuple(other.shape)}.")
+        self.pool, self.other = pool, other
+
+    val = property(lambda self: self.pool.val)
+    test = property(lambda self: self.pool.test)
+
+    def sample(self, tasks=1, ways=5, shots=1, queries=15, generator=None) -> Task:
+        S, (x, y) = self.pool.train.sample(tasks, ways, shots, queries, generator)
+        more = self.other.train.sample(tasks, ways, shots, queries, generator).query.x
+        return Task(S, Data(torch.cat([x, more.to(x)], 1), torch.cat([y, torch.zeros_like(y)], 1)))
+
+    def over(self, pool: Pool) -> "Beside":
+        return Beside(pool, self.other)
+
+    def to(self, device) -> "Beside":
+        return Beside(self.pool.to(device), self.other.to(device))
 
 
 class Instances(Over):
@@ -96,6 +125,25 @@ def distortions(tasks: Task, generator: Generator | None) -> Task:
         x = data.x.flatten(0, 1)
         grid = F.affine_grid(maps, list(x.shape), align_corners=False)
         return Data(F.grid_sample(x, grid, align_corners=False).view_as(data.x), data.y)
+
+    return Task(change(tasks.support), change(tasks.query))
+
+
+def inverted(tasks: Task, generator: Generator | None = None) -> Task:
+    """Drawings of ink 1 on paper 0 as ink 0 on paper 1."""
+    return Task(*(Data(1 - x, y) for x, y in tasks))
+
+
+def textured(tasks: Task, generator: Generator | None) -> Task:
+    """Drawings [tasks, n, C, H, W] on a paper of their own each: |x - t|, t smooth noise in [0, 1/2], drawn evenly
+    on a grid of 5 x 5 and linear in between: ink stays the brighter."""
+    where = generator.device if generator is not None else torch.device("cpu")
+
+    def change(data: Data) -> Data:
+        x, y = data
+        t = 0.5 * torch.rand(y.numel(), 1, 5, 5, generator=generator, device=where).to(x)
+        t = F.interpolate(t, x.shape[-2:], mode="bilinear", align_corners=True)
+        return Data((x - t.view(*y.shape, 1, *x.shape[-2:])).abs(), y)
 
     return Task(change(tasks.support), change(tasks.query))
 
