@@ -13,9 +13,9 @@ Four parts in this order, each with a share of the seconds, so that one that tak
 4. rows: those of benchmarks/queue.json, in its order, each going on where the last time left it.
 
 It needs torch, numpy, Pillow, safetensors, jaxtyping and scikit-learn, and installs nothing. DIR of --data holds the
-data sets (`METALOOP_DATA` unless given); a part whose data are absent says so. It writes at most five files of 16 MB:
-one of JSON for each of the first two parts and for what was trained, what was printed, and runs.tar, the runs, which
---from unpacks the next time. It stops itself after --seconds, saving what is trained.
+data sets (`METALOOP_DATA` unless given); a part whose data are absent says so. It writes six files of at most 16 MB:
+one of JSON for each part, what was printed, and runs.tar, the runs, which --from unpacks the next time. It stops itself
+after --seconds, saving what is trained.
 """
 
 import argparse
@@ -305,6 +305,9 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     if args.data:
         os.environ["METALOOP_DATA"] = str(Path(args.data).resolve())
+    if args.earlier and not (Path(args.earlier) / "runs.tar").is_file():
+        print(f"gpu: --from {args.earlier}: there is no runs.tar in it.", file=sys.stderr)
+        return 2
     out = Path(args.out).resolve()
     out.mkdir(parents=True, exist_ok=True)
     session = Session(device, args.seconds, out, small=args.rehearse)

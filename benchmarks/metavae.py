@@ -26,7 +26,7 @@ from metaloop.engine.run import machine, versions
 from metaloop.recipes.metavae import probe_of
 
 ROOT = Path(__file__).resolve().parent.parent
-SLOPES, UNSEEN = torch.linspace(0.25, 3.0, 12), torch.linspace(0.4, 2.8, 7)
+SLOPES, UNSEEN = torch.linspace(0.25, 3.0, 12), torch.linspace(0.375, 2.875, 6)  # in the middle between two
 NOISE, DRAWS, STEPS = 0.5, 30, 3000
 
 

@@ -307,7 +307,8 @@ def information_nats(scores: Tensor, y: Tensor) -> Float[Tensor, " tasks"]:
     is how many classes are asked for, 1 + the largest y of a task, however many the learner could tell apart.
 
     An episode is the InfoNCE bound (`objectives.infonce`): in the mean over tasks of N classes drawn without looking,
-    with as many queries of each, it is at most I(query; class), whatever the predictor, and at most ln N. It may be
+    with as many queries of each, it is at most I(query; class), of any predictor that answers each query by itself, as
+    under transductive norms none does; and at most ln N. It may be
     above I(query; the examples of its class): the classes of a task differ, so that the others' examples tell too.
     """
     cost = F.cross_entropy(scores.flatten(0, 1), y.flatten(), reduction="none").view(y.shape)

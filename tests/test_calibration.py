@@ -2,6 +2,7 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from zoo import WAYS, blobs, features
 
 from metaloop import Learner, evaluate, meta_gradient, predictor, protonet, tasks
 from metaloop.engine.batch import predict
+from metaloop.nn import class_mean
 from metaloop.report import write_report
 from metaloop.report.calibration import (
     Seen,
@@ -29,6 +31,7 @@ from metaloop.report.calibration import (
     temperature,
     top,
 )
+from metaloop.report.findings import strangers
 from metaloop.report.results import keep, kept, measure
 
 
@@ -160,7 +163,33 @@ def test_a_run_says_how_sure_it_is(tmp_path):
     assert sum(n for _, _, n in found["bins"]) == 3 * 5 * 5
 
 
+def test_a_stranger_is_a_query_whose_class_is_not_shown():
+    """A learner that knows what it does not know, one that says the same of all, on classes that lie apart."""
+
+    def near(theta, S):
+        c = class_mean(S.x, S.y, 3)[0]
+        return lambda x: 5.0 * (theta["sure"] > 0) * ((x[:, None] - c).abs().amax(-1) < 1)
+
+    X, y = torch.arange(8.0).repeat_interleave(4)[:, None] * 10, torch.arange(8).repeat_interleave(4)
+    pool = tasks.arrays(X, y, split=None)
+    row = SimpleNamespace(ways=3, shots=1)
+    learner = Learner(lambda seed: {}, near, lambda adapt, theta, task: (torch.zeros(()), {}))
+    for sure, want in ((1.0, 1.0), (0.0, 0.5)):
+        run = SimpleNamespace(theta={"sure": torch.tensor(sure)}, plan=SimpleNamespace(options={}))
+        assert strangers(learner, run, row, pool, 4, 2) == want
+    assert strangers(learner, run, SimpleNamespace(ways=8, shots=1), pool, 4, 2) is None  # no class is left
+
+
+def test_what_no_temperature_helps_is_said():
+    scores = torch.tensor([[0.0, -torch.inf], [1.0, 0.0]])
+    with pytest.raises(ValueError, match="a true class has probability 0"):
+        temperature(scores, torch.tensor([1, 0]))
+
+
 BUGS = [
+    Bug("the shown are the strangers", "report/findings.py",
+        ("auroc(sure[~stranger], sure[stranger])", "auroc(sure[stranger], sure[~stranger])"),
+        "test_a_stranger_is_a_query_whose_class_is_not_shown"),
     Bug("an ensemble averages logarithms", "report/calibration.py",
         ("log_p.logsumexp(0) - math.log(len(log_p))", "log_p.mean(0)"),
         "test_an_ensemble_is_never_worse_than_its_members_are_in_the_mean"),

@@ -4,11 +4,14 @@ critic of Chen, Kornblith, Norouzi & Hinton, A Simple Framework for Contrastive 
 
     z(x)     = embed(x) / |embed(x)|                                                      (1)
     f[i, j]  = z(s_j) . z(q_i) / T              (s_i, q_i): pairs, one of S and one of Q  (2)
-    theta    = argmax  I(f) + I(f')             I: a bound of I(S; Q), InfoNCE unless said (3)
+    theta    = argmax  I(f) + I(f')             I: InfoNCE, unless another is asked for   (3)
     f(x)_k   = cos(z(x), mean of z(s) over the (s, y) in S with y = k) / T                (4)
 
 What a pair shares is what the embedding is told to keep: two pictures of one class, which asks for labels, or two views
 of one picture, which asks for none (`tasks.Instances`, changed by `tasks.Varied`).
+
+Were pairs drawn independently, (3) would be twice a bound of I(S; Q). Tasks deal distinct classes, so that the others
+tell something too, and it may be above that (docs/information.md); little, where there are many classes.
 
 One way round, (3) with InfoNCE is the episodic loss of prototypical networks with cosines, 1-shot, one query a class.
 """
@@ -37,10 +40,13 @@ def contrastive(
 
     Meta-train it on tasks with as many queries of each class as support examples, one of each as a rule, which are made
     pairs class by class. alpha: the bound is `objectives.interpolated` at it, with q = 1, in place of InfoNCE. Raises
-    ValueError unless the temperature T is above 0; the objective raises it where S and Q are no pairs.
+    ValueError unless the temperature T is above 0 and alpha, if any, from 0 to 1; the objective raises it where S and Q
+    are not of one size: that their classes agree is up to the pool.
     """
     if not temperature > 0:
         raise ValueError(f"contrastive: temperature is {temperature}, expected above 0.")
+    if alpha is not None and not 0 <= alpha <= 1:
+        raise ValueError(f"contrastive: alpha is {alpha}, expected from 0 to 1.")
     bound = infonce if alpha is None else lambda f: interpolated(f, alpha)
 
     def adapt(theta: Params, S: Data) -> NearestPrototype:

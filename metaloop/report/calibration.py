@@ -120,8 +120,14 @@ def _bin(sure: Tensor, bins: int) -> Tensor:
 
 
 def temperature(scores: Tensor, y: Tensor) -> float:
-    """The T of least NLL, from 0.01 to 100, to 6 digits of ln T. (As a function of 1 / T the NLL is convex.)"""
+    """The T of least NLL, from 0.01 to 100, to 6 digits of ln T. (As a function of 1 / T the NLL is convex.)
+
+    Raises ValueError where a true class is called impossible, which no T changes.
+    """
     from scipy.optimize import minimize_scalar
+
+    if not math.isfinite(nll(scores, y)):
+        raise ValueError("temperature: a true class has probability 0, or there are no queries: no T has a finite NLL.")
 
     cost = lambda log_t: nll(scores / math.exp(log_t), y)
     ends = (math.log(0.01), math.log(100))
