@@ -269,7 +269,7 @@ def test_without_a_server(tmp_path, monkeypatch, capsys):
     from metaloop.page.shown import Trained
 
     monkeypatch.setitem(ml.engine.session.calibrate.__kwdefaults__, "tasks", 2)
-    lean = lambda shape, **how: ml.nn.mlp((784, 8, 3), **how)
+    lean = lambda shape, out=None, **how: ml.nn.mlp((784, 8, 3), **how)
     monkeypatch.setattr(ml.nn, "conv4", lean)  # since a graph of four convolutions takes its time to write
     make_run(tmp_path / "proto", "protonet-glyphs", budget="smoke")
     web = ["--onnxruntime-web", os.environ["ONNXRUNTIME_WEB"]]

@@ -306,7 +306,7 @@ BUGS = [
         ("_StillNoise() if law in STILL else nullcontext()", "_StillNoise()"),
         "test_a_noisy_predictor_is_still_found_out"),
     Bug("test tasks are varied like training tasks", "tasks/varied.py",
-        ("self.pool.test)", "self)"), "test_varied_changes_training_tasks_alone"),
+        ("else self.pool.test)", "else self)"), "test_varied_changes_training_tasks_alone"),
     Bug("drawings are shrunk where they should grow", "tasks/varied.py",
         ("u = [(cos + k_x * sin) / s_x, (k_x * cos - sin) / s_x, t_x]",
          "u = [(cos + k_x * sin) * s_x, (k_x * cos - sin) * s_x, t_x]"),

@@ -310,6 +310,8 @@ WRAPPERS = {  # each, and what it changes of what the pool below says
     FlatPool: (FlatPool, {"labels": "pool"}),
     AnyShots: (AnyShots, {}),
     tasks.Varied: (lambda pool: tasks.Varied(pool, tasks.strokes), {}),
+    tasks.Instances: (tasks.Instances, {}),
+    tasks.Beside: (lambda pool: tasks.Beside(pool, pool), {}),
     ClassStream: (ClassStream, {"name": "coded_stream", "labels": "task"}),
     ProblemPool: (lambda pool: ProblemPool(pool, start, 0.1), {}),
     Presentations: (Presentations, {}),

@@ -197,6 +197,6 @@ BUGS = [
     Bug("siamese's accuracy is told as an error", "targets.py",
         ("if metric in IN_PER_CENT:", "if False:"), "test_scores_in_per_cent_and_their_names"),
     Bug("siamese is tested on distorted drawings", "tasks/varied.py",
-        ("test = property(lambda self: self.pool.test)", "test = property(lambda self: self.over(self.pool.test))"),
+        ("self.over(self.pool.test) if self.everywhere else self.pool.test", "self.over(self.pool.test)"),
         "test_training_drawings_are_distorted_and_test_drawings_are_not"),
 ]  # fmt: skip
