@@ -103,7 +103,8 @@ def inference(
         state = method.init(phi)
         cost = lambda phi: -bound(theta, phi["m"], torch.diag_embed(phi["log_v"].exp()), mean, n, spread).sum()
         for step in range(inner_steps):
-            phi, state = method.update(inner_lr * min(1, 2 - 2 * step / inner_steps), grad(cost)(phi), phi, state)               # (3)
+            lr = inner_lr * min(1, 2 - 2 * step / inner_steps)
+            phi, state = method.update(lr, grad(cost)(phi), phi, state)                     # (3)
         return phi["m"], torch.diag_embed(phi["log_v"].exp())
 
     def adapt(theta: Theta, S: Data) -> Densities:
