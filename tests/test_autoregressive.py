@@ -50,10 +50,12 @@ def test_a_level_has_the_mass_of_its_bin():
 
 
 def test_derivatives_are_finite_and_right_where_bins_are_far():
-    out = torch.tensor([[0.0, 0.7, -9.0], [0.0, -4.0, -7.0], [0.0, 3.0, 2.0]], requires_grad=True)
+    out = torch.tensor([[0.0, 0.7, -9.0], [0.0, -4.0, -7.0], [0.0, 3.0, 2.0], [0.0, 0.7, 90.0], [0.0, 0.7, 105.0]],
+                       requires_grad=True)  # fmt: skip
     kind = nn.grey(256, 1)
     for x in (0.0, 0.5, 1.0):
-        (g,) = torch.autograd.grad(kind.of(out).log_prob(torch.full((3, 1), x)).sum(), out)
+        (g,) = torch.autograd.grad(kind.of(out).log_prob(torch.full((5, 1), x)).sum(), out)
+        assert kind.of(out).log_prob(torch.full((5, 1), x)).isfinite().all()
         assert g.isfinite().all()
     spread = torch.randn(4, 6, generator=seeded(), dtype=DOUBLE, requires_grad=True)
     x = torch.tensor([[0.0], [0.2], [0.8], [1.0]], dtype=DOUBLE)
@@ -106,6 +108,17 @@ def test_its_pictures_have_probability_one_together_and_are_drawn_as_often():
     assert abs(own.mean() - entropy) < 3 * own.std() / 4000**0.5
 
 
+def test_of_greys_between_levels_the_nearest_is_judged_and_told():
+    net, code = image(attends=True), torch.randn(6, 2, generator=seeded(1), dtype=DOUBLE)
+    x = 2 * torch.rand(6, 12, generator=seeded(), dtype=DOUBLE) - 0.5  # beyond the ends too
+    near = (3 * x.clamp(0, 1)).round() / 3
+    log_p = net(torch.cat([code, x], 1))
+    assert_close(log_p, net(torch.cat([code, near], 1)), rtol=0, atol=0)
+    assert ((net(torch.cat([code, 1 - near], 1)) - log_p).abs().sum(1) > 1e-3).all()
+    p = nn.grey(4, 2).of(torch.randn(6, 12 * 6, generator=seeded(2), dtype=DOUBLE))
+    assert_close(p.each(x), p.each(near), rtol=0, atol=0)
+
+
 def test_drawing_looks_at_no_more_rows_than_tell_a_pixel():
     net, code = image((1, 7, 2), depth=1), torch.tensor([[0.5, -1.0]], dtype=DOUBLE)
     assert net.reach == 5
@@ -142,6 +155,9 @@ def test_what_makes_no_sense_is_refused():
     with pytest.raises(ValueError, match="levels is 1, components 5, expected at least 2 and 1"):
         nn.grey(1)
     assert nn.grey(16) is nn.grey(16)  # so that two predictors with it have one structure
+    for pixels in (11, 24):
+        with pytest.raises(ValueError, match=f"told pictures of {pixels} pixels, expected 3 x 4"):
+            image()(torch.zeros(2, 2 + pixels, dtype=DOUBLE))
     assert math.isclose(nn.grey(2, 1).of(torch.zeros(3)).log_prob(torch.ones(1)).exp().item(), 0.5)
 
 
@@ -153,4 +169,6 @@ BUGS = [
         "test_a_pixel_sees_the_code_and_the_pixels_before_it[True]"),
     Bug("a pixel sees what is to the right of it", HERE, ("(int(right), 0, int(down), 0)", "(int(right), 0, 0, 0)"),
         "test_a_pixel_sees_the_code_and_the_pixels_before_it[False]"),
+    Bug("later pixels are told a grey that is not judged", HERE, ("x = (x * top).round().clamp(0, top) / top", "x = x"),
+        "test_of_greys_between_levels_the_nearest_is_judged_and_told"),
 ]  # fmt: skip

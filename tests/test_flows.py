@@ -197,6 +197,12 @@ def test_what_makes_no_sense_is_refused():
         nn.ResidualFlow(0, 2)
     with pytest.raises(ValueError, match="expected n >= 1, exact >= 0, 0 < p < 1"):
         flows.roulette(0)
+    for contraction in (0, 1, 1.5):
+        with pytest.raises(ValueError, match=r"cut_off: contraction is .*, expected a number between 0 and 1"):
+            flows.cut_off(8, contraction, 5)
+    for numbers in (1, 3):
+        with pytest.raises(ValueError, match=f"told points of {numbers} numbers, expected dim 2"):
+            nn.ResidualFlow(3, 2)(torch.zeros(4, 3 + numbers))
 
 
 HERE = "nn/flows.py"

@@ -158,7 +158,7 @@ def test_a_set_is_explained_by_its_symbols():
     from test_homoencoder import smooth
     from torch.nn import Linear, Sequential, Tanh
 
-    nothing, whole = nn.Nothing(), levels(shape=(1, 16, 16), symbols=3, dim=2).float()
+    nothing, whole = nn.Nothing(), levels(shape=(1, 16, 16), symbols=3, dim=3).float()
     parts = (Sequential(nn.Shaped(256), Linear(256, 6), Tanh()), smooth(7, 8), nothing, nothing)
     decoder = nn.CodeDensity(4, whole, width=3, depth=1)
     learner = ml.homoencoder(*map(ml.functional, (*parts, decoder)), ways=2, class_size=20, likelihood=nn.Density)
@@ -193,6 +193,8 @@ def test_what_makes_no_sense_is_refused():
     for shape, symbols in (((1, 4, 8), 5), ((8, 8), 5), ((1, 8, 8), 1)):
         with pytest.raises(ValueError, match=r"TwoLevels: shape .*, expected|TwoLevels: shape .*; expected"):
             nn.TwoLevels(shape, symbols=symbols)
+    with pytest.raises(ValueError, match="dim is 2, expected 3 or more"):
+        nn.TwoLevels((1, 8, 8), dim=2)
 
 
 HERE = "nn/quantize.py"

@@ -56,8 +56,9 @@ def inference(
     """A density of x of R^`dim` from a few draws, by a Gaussian cause of R^`causes`; a classifier by densities.
 
     theta = {"W", "b", "log_s2"} and, amortised, "encoder". infer: "exact" (2), "descent" (3), by inner_steps steps of
-    Adam at inner_lr, or "amortised" (4), whose encoder (net, init) takes dim + 1 numbers to 2 `causes`. Raises
-    ValueError for another word, an encoder that is missing or has no use, or sizes below 1.
+    Adam (beta2 = 0.9) at inner_lr, falling to 0 over the second half, or "amortised" (4), whose encoder (net, init)
+    takes dim + 1 numbers to 2 `causes`. Raises ValueError for another word, an encoder that is missing or has no use,
+    or sizes below 1.
     """
     if infer not in ("exact", "descent", "amortised"):
         raise ValueError(f"inference: infer is {infer!r}, expected 'exact', 'descent' or 'amortised'.")
@@ -65,7 +66,7 @@ def inference(
         raise ValueError(f"inference: infer={infer!r} {'has no use for an' if encoder else 'needs an'} encoder.")
     if min(dim, causes) < 1:
         raise ValueError(f"inference: dim is {dim}, causes {causes}, expected at least 1 of each.")
-    method = adam()
+    method = adam(beta2=0.9)  # 0.999 would remember the first gradients, which are the largest, to the end
 
     def init(seed: int) -> Theta:
         W = torch.randn(dim, causes, generator=torch.Generator().manual_seed(seed)) / causes**0.5
@@ -101,8 +102,9 @@ def inference(
         phi = {"m": mean.new_zeros(ways, causes), "log_v": mean.new_zeros(ways, causes)}
         state = method.init(phi)
         cost = lambda phi: -bound(theta, phi["m"], torch.diag_embed(phi["log_v"].exp()), mean, n, spread).sum()
-        for _ in range(inner_steps):
-            phi, state = method.update(inner_lr, grad(cost)(phi), phi, state)               # (3)
+        for step in range(inner_steps):
+            lr = inner_lr * min(1, 2 - 2 * step / inner_steps)
+            phi, state = method.update(lr, grad(cost)(phi), phi, state)                     # (3)
         return phi["m"], torch.diag_embed(phi["log_v"].exp())
 
     def adapt(theta: Theta, S: Data) -> Densities:

@@ -37,7 +37,7 @@ class MixtureOfLogistics(NamedTuple):
     def of(cls, out: Tensor) -> "MixtureOfLogistics":
         """From a network's output [..., d * 3 * components]: of each coordinate its logits, means and log-scales."""
         weight, mean, log_scale = out.unflatten(-1, (-1, 3, cls.components)).unbind(-2)
-        return cls(weight, mean, log_scale.clamp_min(-7))
+        return cls(weight, mean, log_scale.clamp(-7, 20))
 
     def draw(self) -> Tensor:
         """[..., d] levels in [0, 1], drawn; the noise is torch's own."""
@@ -50,7 +50,7 @@ class MixtureOfLogistics(NamedTuple):
     def each(self, x: Tensor) -> Tensor:
         """log p of each coordinate by itself, [..., d] -> [..., d]."""
         top = self.levels - 1
-        k = (x * top).round()[..., None]
+        k = (x * top).round().clamp(0, top)[..., None]
         away, half = 2 * k / top - 1 - self.mean, 1 / top
         per = (-self.log_scale).exp()
         below = torch.where(k == top, 0.0, -F.softplus(-(away + half) * per))
@@ -82,7 +82,8 @@ class CausalImage(nn.Module):
     Told codes [n, inputs] and pictures side by side, [n, inputs + pixels], it answers log p of each pixel given those
     before it, [n, pixels], in nats of the discrete picture; told codes alone it draws pictures, [n, 1, height, width],
     with torch's own noise, a pass for each pixel. Pixels are of `levels` greys in [0, 1], as `MixtureOfLogistics` has
-    them. attends: with (5) behind the blocks. Raises ValueError for pictures of several channels.
+    them; of other numbers the nearest is taken. attends: with (5) behind the blocks. Raises ValueError for pictures of
+    several channels, or told of another number of pixels.
     """
 
     def __init__(
@@ -97,9 +98,12 @@ class CausalImage(nn.Module):
         self.reach = shape[1] if attends else 3 + 2 * depth  # rows above
 
     def forward(self, v: Tensor) -> Tensor:
-        code, (_, height, width) = v[:, : self.inputs], self.shape
+        code, (_, height, width), top = v[:, : self.inputs], self.shape, self.head.levels - 1
         if v.shape[1] > self.inputs:
             x = v[:, self.inputs :]
+            if x.shape[1] != height * width:
+                raise ValueError(f"CausalImage: told pictures of {x.shape[1]} pixels, expected {height} x {width}.")
+            x = (x * top).round().clamp(0, top) / top  # what is judged is what the later pixels are told
             return self.of(self.answers(code, x.view(-1, *self.shape))).each(x)
         x = v.new_zeros(len(v), height * width)
         for n in range(height * width):

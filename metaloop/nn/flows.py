@@ -29,7 +29,8 @@ class ResidualFlow(nn.Module):
     Told codes and x side by side, [n, inputs + dim], it answers log p(x | code), [n, 1], in nats per example; told
     codes alone it draws x, [n, dim], with torch's own noise. `metaloop.nn.Density` makes a likelihood of that. Each
     block first moves and scales x, by the code, then adds g(x, code), which contracts by `contraction` at least in x
-    (the code may do as it likes). Raises ValueError unless contraction is in (0, 1), and sizes are at least 1.
+    (the code may do as it likes). Raises ValueError unless contraction is in (0, 1), sizes are at least 1, and
+    points have `dim` numbers.
     """
 
     def __init__(self, inputs: int, dim: int, *, blocks: int = 4, hidden: int = 32, contraction: float = 0.9):
@@ -47,6 +48,8 @@ class ResidualFlow(nn.Module):
         code, x = v[:, : self.inputs], v[:, self.inputs :]
         if x.shape[1] == 0:
             return self.inverse(torch.randn_like(code[:, :1].expand(-1, self.dim)), code)
+        if x.shape[1] != self.dim:
+            raise ValueError(f"ResidualFlow: told points of {x.shape[1]} numbers, expected dim {self.dim}.")
         z, change = self.into(x, code)
         normal = -(z.square().sum(-1) + self.dim * math.log(2 * math.pi)) / 2
         return (normal + change)[:, None]                                                                 # (2)
@@ -145,10 +148,12 @@ def roulette(n: int, *, exact: int = 2, p: float = 0.5) -> Tensor:
 
 
 def cut_off(dim: int, contraction: float, terms: int) -> float:
-    """What a series of so many terms is off by at most, in nats (4).
+    """What a series of so many terms is off by at most, in nats (4). Raises ValueError unless contraction is in (0, 1).
 
     >>> round(cut_off(8, 0.9, 5), 1)
     3.8
     """
+    if not 0 < contraction < 1:
+        raise ValueError(f"cut_off: contraction is {contraction}, expected a number between 0 and 1.")
     told = sum(contraction**k / k for k in range(1, terms + 1))
     return -dim * (math.log1p(-contraction) + told)

@@ -53,7 +53,8 @@ class TwoLevels(nn.Module):
     """Pictures [n, *shape] as symbols on two grids, the bottom of a fourth of their side, the top of an eighth.
 
     x [n, *shape] -> (x^ [n, *shape], the loss (3) of all). symbols: K of each grid; dim: of their vectors; beta: (3)'s.
-    Raises ValueError unless height and width are 8 at least, and there are two symbols.
+    Raises ValueError unless height and width are 8 at least, there are two symbols, and dim is 3 or more: of one number
+    or two, brought to mean 0 and variance 1, at most a sign is left.
     """
 
     def __init__(self, shape: tuple[int, ...], *, symbols: int = 64, dim: int = 8, width: int = 32, beta: float = 0.25):
@@ -62,6 +63,8 @@ class TwoLevels(nn.Module):
             raise ValueError(
                 f"TwoLevels: shape {tuple(shape)}, {symbols} symbols; expected (channels, 8 or more, 8 or more) and 2."
             )
+        if dim < 3:
+            raise ValueError(f"TwoLevels: dim is {dim}, expected 3 or more: standardised, fewer say a sign at most.")
         self.shape, self.symbols, self.beta = tuple(shape), symbols, beta
         self.grids = tuple(tuple(-(-side // by) for side in shape[1:]) for by in (8, 4))  # top, bottom
         elu = nn.ELU()

@@ -165,7 +165,7 @@ RECIPES = [
         "homoencoder-omniglot-codes", CODES, "VQ-VAE-2, the prior over symbols adapted to a set", data.of_two_colours,
         codes_plan, coding=20_000, steps=100_000, quick={"coding": 2000, "steps": 2000},
         smoke={
-            "coding": 2, "steps": 2, "symbols": 4, "dim": 2, "level_width": 4, "width": 4, "blocks": 1, "c": 4,
+            "coding": 2, "steps": 2, "symbols": 4, "dim": 3, "level_width": 4, "width": 4, "blocks": 1, "c": 4,
             "sets": 4, "widths": (4, 4, 4), "hidden": 16, "tests": ((5, 5),),
         },
     )

@@ -17,7 +17,7 @@ PAPER = "Shu et al. 2018"
 
 def inference_plan(
     pool: Pool, *, steps: int, infer: Literal["exact", "descent", "amortised"] = "amortised", causes: int = 2,
-    hidden: int = 32, inner_steps: int = 30, inner_lr: float = 0.2, tasks: int = 16, lr: float = 1e-2,
+    hidden: int = 32, inner_steps: int = 100, inner_lr: float = 0.2, tasks: int = 16, lr: float = 1e-2,
 ) -> Plan:  # fmt: skip
     """Points in few dimensions: 5 sets of 5 points a task, the bound of their log-density, Adam from lr down a cosine
     to 0; the densest set decides. hidden: units of both layers of the encoder. inner_steps, inner_lr: of descent, whose

@@ -51,6 +51,17 @@ def part(answer):
     return (lambda params, x: answer(x)), (lambda seed: {"unused": torch.zeros(1, dtype=DOUBLE)})
 
 
+@pytest.mark.parametrize("n", [1, 5, 50])
+def test_descent_comes_to_the_best_diagonal_posterior(n):
+    """200 sets of n examples of 10 coordinates with 4 causes, by the steps that are the default."""
+    theta = model()
+    x = drawn(theta, n, 200)
+    L = torch.eye(K, dtype=DOUBLE) + n * theta["W"].mT @ theta["W"] / S2
+    gap = (L.diagonal().log().sum() - torch.logdet(L)) / 2
+    exact, each = (bounds(inference(D, K, ways=1, infer=infer), theta, x) for infer in ("exact", "descent"))
+    assert_close(exact - each, gap.expand(200), atol=2e-5, rtol=0)
+
+
 def test_the_gap_of_a_diagonal_posterior_is_what_the_formula_says():
     """200 examples of 10 coordinates with 4 causes, one in a set."""
     theta = model()
@@ -58,19 +69,20 @@ def test_the_gap_of_a_diagonal_posterior_is_what_the_formula_says():
     L = torch.eye(K, dtype=DOUBLE) + theta["W"].mT @ theta["W"] / S2
     gap = (L.diagonal().log().sum() - torch.logdet(L)) / 2
     assert gap.item() == pytest.approx(0.286391, abs=5e-5)
-    exact, each = (inference(D, K, ways=1, infer=infer, inner_steps=600) for infer in ("exact", "descent"))
     want = together(theta, 1).log_prob(x[:, 0])
-    assert_close(bounds(exact, theta, x), want)
-    found = bounds(each, theta, x)
-    assert_close(want - found, gap.expand(200), atol=1e-4, rtol=0)
+    assert_close(bounds(inference(D, K, ways=1), theta, x), want)
     # A linear encoder holds the best diagonal posterior of one-example sets: nothing is lost by amortisation.
     best = part(lambda s: torch.cat([s[:, :D] @ theta["W"] / S2 @ torch.linalg.inv(L),
                                      -L.diagonal().log().expand(len(s), -1)], 1))  # fmt: skip
     amortised = inference(D, K, ways=1, infer="amortised", encoder=best)
     assert_close(bounds(amortised, {**theta, "encoder": {}}, x), want - gap)
-    narrow = part(lambda s: torch.cat([0 * s[:, :K], -L.diagonal().log().expand(len(s), -1)], 1))
+    # One that sees half of x, and knows all that can be known from it, loses 1/2 (m - m*)' L (m - m*) as well.
+    W = theta["W"][: D // 2]
+    known = lambda x: x[:, : D // 2] @ W / S2 @ torch.linalg.inv(torch.eye(K, dtype=DOUBLE) + W.mT @ W / S2)
+    narrow = part(lambda s: torch.cat([known(s), -L.diagonal().log().expand(len(s), -1)], 1))
     poor = inference(D, K, ways=1, infer="amortised", encoder=narrow)
-    assert (bounds(poor, {**theta, "encoder": {}}, x) < found).all()
+    away = known(x[:, 0]) - x[:, 0] @ theta["W"] / S2 @ torch.linalg.inv(L)
+    assert_close(bounds(poor, {**theta, "encoder": {}}, x), want - gap - ((away @ L) * away).sum(1) / 2)
 
 
 @pytest.mark.parametrize("n", [1, 3])
@@ -206,6 +218,8 @@ CASES = {
 }
 
 BUGS = [
+    Bug("descent remembers its first gradients", "learners/inference.py", ("adam(beta2=0.9)", "adam()"),
+        "test_descent_comes_to_the_best_diagonal_posterior[50]"),
     Bug("the cause of a set is that of one example", "learners/inference.py",
         ("eye + n[:, None, None] * (W.mT @ W) / s2", "eye + (W.mT @ W) / s2"),
         "test_densities_and_evidence_are_those_of_the_joint_normal"),
