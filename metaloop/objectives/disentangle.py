@@ -81,5 +81,7 @@ def dip_vae(q: Gaussian, off: float, on: float, *, second: bool = False) -> Scal
 
 def gaussian_tc(z: Float[Tensor, "n L"]) -> Scalar:
     """TC of the normal distribution with the correlations of z: -1/2 ln det R, in nats; of what is normal, and 0 for
-    what is uncorrelated."""
-    return -torch.linalg.slogdet(torch.corrcoef(z.mT)).logabsdet / 2
+    what is uncorrelated. Coordinates that do not vary are left out."""
+    c, varies = z - z.mean(0), z.amax(0) > z.amin(0)
+    c = c / torch.where(varies, c.square().sum(0), 1.0).sqrt()
+    return -torch.linalg.slogdet(c.mT @ c + (~varies).to(c).diag()).logabsdet / 2
