@@ -139,8 +139,8 @@ def test_a_collapsed_code(v, value):
     d, c, told = dci(z, v, trees=2)
     assert (d, c) == (0, 0)
     assert told < 0.4
-    which = factor_score(z, v, votes=5000)
-    assert which == pytest.approx(1 / 5, abs=0.02)
+    fixed = torch.randint(5, (1000,), generator=seeded())[500:]  # as the score draws them
+    assert factor_score(z, v) == max(fixed.tolist().count(f) for f in range(5)) / 500
     assert beta_score(z, v, examples=100, pairs=2) < 0.4
     assert o.gaussian_tc(z) == 0
 
@@ -248,7 +248,7 @@ BUGS = [
         "test_two_players_of_factor_vae"),
     Bug("a code that tells nothing is complete", "report/disentanglement.py", ("(R.sum(1) > 0) * (1", "(1"),
         "test_a_collapsed_code"),
-    Bug("a code that does not vary votes", "report/disentanglement.py", ("(varies & (", "(~varies | ("),
+    Bug("a code that does not vary votes", "report/disentanglement.py", ("spread.sqrt() > 0.05", "spread.sqrt() >= 0.05"),
         "test_a_collapsed_code"),
     Bug("the gap is to no code at all", "report/disentanglement.py",
         ("((most[0] - most[1]) / H)", "(most[0] / H)"), "test_a_duplicated_code"),

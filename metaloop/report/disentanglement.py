@@ -97,8 +97,7 @@ def factor_score(z: Codes, v: Values, *, votes: int = 500, batch: int = 64, seed
     factor that is fixed most often."""
     z, g = z.double(), torch.Generator().manual_seed(seed)
     spread = z.var(0, correction=0)
-    varies = z.amax(0) > z.amin(0)
-    there = (varies & (spread.sqrt() > 0.05 * spread.sqrt().max())).nonzero()[:, 0]
+    there = (spread.sqrt() > 0.05 * spread.sqrt().max()).nonzero()[:, 0]
     which, rows = _fixed(v, 2 * votes, batch, g)
     if not len(there):
         return which[votes:].bincount().max().item() / votes
