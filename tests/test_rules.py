@@ -74,12 +74,19 @@ def test_every_formula_of_a_group_has_its_rule():
 
 
 @pytest.mark.parametrize(
-    "text", ["", "g g", "log(g)", "g / m", "g ** 2", "2 * g", "exp(g, m)", "__import__('os')", "g.data"]
+    "text", ["", "g g", "log(g)", "g / m", "g ** 2", "2 * g", "exp(g, m)", "__import__('os')", "g.data", "True", "1.0"]
 )
 def test_what_is_no_rule_is_one_line(text):
     with pytest.raises(ValueError, match=r"^rule: .*\.$") as error:
         nn.rule(text)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("sign", ["-", "g+"])
+@pytest.mark.parametrize("deep", [5000, 200_000])
+def test_what_is_nested_too_deep_is_one_line(sign, deep):
+    with pytest.raises(ValueError, match=r"^rule: a formula of \d+ letters that begins '.{20}' is nested too deep\.$"):
+        nn.rule(sign * deep + "g")
 
 
 @pytest.mark.parametrize("text", ["rms", "adam", "exp(sign_g * sign_m) * g"])
@@ -136,6 +143,8 @@ def by_itself(parts, sizes, answer, text: str, lr: float) -> float:
 
 
 BUGS = [
+    Bug("True is one", "nn/rules.py", ("if type(value) is int and value == 1", "if value == 1"),
+        "test_what_is_no_rule_is_one_line[True]"),
     Bug("a rule's average is the old one", "nn/rules.py",
         ("step = {n: f(operands(g[n], p, m[n]", "step = {n: f(operands(g[n], p, state[0][n]"),
         "test_rules_with_a_name_are_the_librarys_own"),

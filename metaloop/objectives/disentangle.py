@@ -59,9 +59,10 @@ def tc_vae(q: Gaussian, beta: float) -> Scalar:
 
 def total_correlation(q: Gaussian, z: Float[Tensor, "m L"]) -> Scalar:
     """(7): z are draws of q(z), one from each of its n parts or as many from each. Told the q of all x that there are,
-    it is the TC of the whole data, but for chance in z; of a batch, that of the batch, which is larger.
+    it is the TC of the whole data, but for chance in z; of a batch, that of the batch, which is not the data's (0 for
+    one x).
 
-    The authors' code adds (L - 1) ln N for N examples in the place of (L - 1) ln n, here exact: a constant.
+    The authors' formula adds (L - 1) ln(n N), of N examples in all, in the place of (L - 1) ln n: a constant.
     """
     n, L = q.mean.shape
     each = -((z[:, None] - q.mean).square() * (-q.logvar).exp() + q.logvar + math.log(2 * math.pi)) / 2

@@ -81,8 +81,8 @@ def dci(z: Codes, v: Values, *, trees: int = 30, seed: int = 0) -> tuple[float, 
 
 
 def disentangled(R: Float[Tensor, "L V"]) -> tuple[float, float]:
-    """D and C of (3), of importances: 1 and 1 where each row and each column has one that is not 0. A row of zeros weighs
-    nothing in D; a column of zeros, a factor of which no code tells, is 0 in the mean that C is."""
+    """D and C of (3), of importances: 1 and 1 where each row and each column has one that is not 0. A row of zeros
+    weighs nothing in D; a column of zeros, a factor of which no code tells, is 0 in the mean that C is."""
 
     def of(R: Tensor) -> Tensor:
         p = R / R.sum(1, keepdim=True).clamp_min(1e-12)
