@@ -168,6 +168,9 @@ def test_smoke_of_the_idea_on_small_pictures():
 
 
 def test_bad_input_is_refused():
+    for steps in (0, -1):
+        with pytest.raises(ValueError, match=f"confused: steps is {steps}, expected those of the whole training"):
+            confused(protonet(embed, init, ways=WAYS), embed, critic, steps=steps)
     with pytest.raises(ValueError, match=r"procrustes: pairs are \(3, 2\) and \(4, 2\), expected one shape, \[n, d\]"):
         procrustes(torch.zeros(3, 2), torch.zeros(4, 2))
     with pytest.raises(ValueError, match="csls: k is 10, expected 1 to 4"):

@@ -289,6 +289,20 @@ def test_a_start_has_its_variance(start, variance):
     assert_close(drawn(init, start, scale=0.5)(3)["0.weight"], w / 2)
 
 
+def test_what_is_drawn_is_by_seed_and_name():
+    """Two layers of one form, drawn together or one upon the other: other numbers each, the same both ways."""
+    _, init = functional(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)))
+    both, before = drawn(init, "he")(3), init(3)
+    nested = drawn(drawn(init, "he", only="0"), "he", only="1")(3)
+    alone = drawn(init, "he", only="1")(3)
+    assert not torch.equal(nested["0.weight"], nested["1.weight"])
+    for name in ("0.weight", "1.weight"):
+        assert torch.equal(nested[name], both[name])
+    assert torch.equal(alone["1.weight"], both["1.weight"])
+    assert torch.equal(alone["0.weight"], before["0.weight"])
+    assert not torch.equal(drawn(init, "he")(4)["1.weight"], both["1.weight"])
+
+
 def test_starts_of_other_kinds():
     _, init = functional(mlp((20, 30, 8, 5)))
     theta = drawn(drawn(init, "orthogonal"), "zero", only="head")(0)
@@ -391,6 +405,8 @@ def test_dropout_is_noise_of_meta_training_alone(network):
 
 
 BUGS = [
+    Bug("layers that are drawn apart are alike", "nn/starts.py", ('f"{seed} {n}"', 'f"{seed}"'),
+        "test_what_is_drawn_is_by_seed_and_name"),
     Bug("split attention gives all maps one weight", "nn/residual.py",
         ("a.softmax(1) if", "a.softmax(2) if"), "test_split_attention_by_loops[2]"),
     Bug("a transformer's norms see all tokens", "nn/tokens.py",

@@ -132,12 +132,41 @@ def test_noise(v):
     assert beta_score(z, v) < 0.35
 
 
+@pytest.mark.parametrize("value", [0.0, 0.1])  # the mean of 0.1 is not 0.1 to the last digit
+def test_a_collapsed_code(v, value):
+    z = torch.full((len(v), 4), value, dtype=DOUBLE)
+    assert (mig(z, v), sap(z, v)) == pytest.approx((0, 0), abs=1e-12)
+    d, c, told = dci(z, v, trees=2)
+    assert (d, c) == (0, 0)
+    assert told < 0.4
+    fixed = torch.randint(5, (1000,), generator=seeded())[500:]  # as the score draws them
+    assert factor_score(z, v) == max(fixed.tolist().count(f) for f in range(5)) / 500
+    assert beta_score(z, v, examples=100, pairs=2) < 0.4
+    assert o.gaussian_tc(z) == 0
+
+
+def test_what_cannot_be_told_is_one_line(v):
+    z, one = v.double(), v.clone()
+    one[:, 3] = 2
+    for measure in (mig, sap):
+        with pytest.raises(ValueError, match=r"^factor 3 has one value, so that no code tells of it\. Leave it out\.$"):
+            measure(z, one)
+    with pytest.raises(ValueError, match=r"^beta_score: there is one factor, expected at least two"):
+        beta_score(z, v[:, :1])
+
+
 def test_importances():
     assert disentangled(torch.eye(3)[[2, 0, 1]]) == (1, 1)
     assert disentangled(torch.ones(3, 3)) == pytest.approx((0, 0), abs=1e-6)
     R = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
     assert disentangled(R) == pytest.approx((1, (1 - math.log(2) / math.log(3) + 1) / 2), abs=1e-6)
     assert disentangled(R.mT) == pytest.approx(((2 * (1 - math.log(2) / math.log(3)) + 1) / 3, 1), abs=1e-6)
+    R[1] = 0  # a code that tells nothing weighs nothing; a factor of which none tells is not complete
+    assert disentangled(R) == (1, 1)
+    R[2] = 0
+    assert disentangled(R) == (1, 0.5)
+    assert disentangled(R[:, :1]) == disentangled(R[:1, :1]) == (1, 1)
+    assert disentangled(0 * R) == (0, 0)
     with pytest.raises(ValueError, match=r"codes are \(4, 2\), factors \(5, 1\); expected \[n, L\] and \[n, V\]"):
         mig(torch.zeros(4, 2), torch.zeros(5, 1, dtype=torch.long))
 
@@ -186,6 +215,10 @@ def test_total_correlation_is_that_of_the_mixture():
     x = torch.randn(20_000, 2, generator=seeded(), dtype=DOUBLE)
     z = torch.stack([x[:, 0], 0.6 * x[:, 0] + 0.8 * x[:, 1]], 1)
     assert o.gaussian_tc(z).item() == pytest.approx(-math.log(1 - 0.6**2) / 2, abs=0.02)
+    assert_close(o.gaussian_tc(z), -torch.linalg.slogdet(torch.corrcoef(z.mT)).logabsdet / 2)
+    still = torch.cat([z, torch.full_like(z[:, :1], 0.1)], 1).requires_grad_()
+    assert_close(o.gaussian_tc(still), o.gaussian_tc(z))
+    assert torch.autograd.grad(o.gaussian_tc(still), still)[0].isfinite().all()
 
 
 def test_two_players_of_factor_vae():
@@ -213,6 +246,11 @@ BUGS = [
     Bug("columns are shuffled together", "objectives/disentangle.py",
         ("torch.rand_like(z).argsort(0)", "torch.rand_like(z).argsort(0)[:, :1].expand_as(z)"),
         "test_two_players_of_factor_vae"),
+    Bug("a code that tells nothing is complete", "report/disentanglement.py", ("(R.sum(1) > 0) * (1", "(1"),
+        "test_a_collapsed_code"),
+    Bug("a collapsed code has no score", "report/disentanglement.py",
+        ("if not len(there):", "if len(there) > z.shape[1]:"),
+        "test_a_collapsed_code"),
     Bug("the gap is to no code at all", "report/disentanglement.py",
         ("((most[0] - most[1]) / H)", "(most[0] / H)"), "test_a_duplicated_code"),
 ]  # fmt: skip

@@ -34,10 +34,13 @@ Theta = dict[str, Params | Tensor]
 
 
 def gap(A: Float[Tensor, "n dim"], Y: Float[Tensor, "n ways"], l: Scalar | float, X: Tensor, p: Tensor) -> Scalar:
-    """(3), in nats: of the sum over examples, not the mean. At least 0; p + Y must be distributions."""
-    U = A @ X
-    primal = (U.logsumexp(-1) - (U * Y).sum(-1)).sum() + l / 2 * X.square().sum()
-    return primal + torch.special.xlogy(p + Y, p + Y).sum() + (A.mT @ p).square().sum() / (2 * l)
+    """(3), in nats: of the sum over examples, not the mean; summed in float64, for its terms nearly cancel. p + Y must
+    be distributions, and what rounding in p takes below 0, of an entry or of the gap, counts as 0."""
+    a, y, w, z = (t.double() for t in (A, Y, X, p))
+    U, q = a @ w, (z + y).clamp_min(0)
+    primal = (U.logsumexp(-1) - (U * y).sum(-1)).sum() + l / 2 * w.square().sum()
+    total = primal + torch.special.xlogy(q, q).sum() + (a.mT @ z).square().sum() / (2 * l)
+    return total.clamp_min(0).to(A.dtype)
 
 
 def descend(

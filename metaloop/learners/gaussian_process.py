@@ -7,7 +7,8 @@ The posterior of a Gaussian process with an infinitely wide network's kernel K (
     m(x)         = K(x, S) A^-1 Y         Y: one-hot rows less 1/ways; or numbers less their mean            (2)
     v(x)         = K(x, x) + h - K(x, S) A^-1 K(S, x)                                                        (3)
     s^2          = tr(Y' A^-1 Y) / (|S| (ways - 1)), of numbers with their number of columns: the scale of
-                   s^2 K at which Y are most likely, so that K's own scale says nothing                      (4)
+                   s^2 K at which Y are most likely, so that K's own scale says nothing; 1, K's own,
+                   where Y are all 0, of one example or of equal numbers, and say nothing of it              (4)
     f(x)_k       = m_k / (s^2 v),   so that p(y = k | x) = softmax_k f(x), which is Bayes' rule for the one-hot
                    rows that y may be, where a row is normal with means m and variances s^2 v                (5)
     theta        = the logarithms of K's w and b and of h:   argmin  E_task  -log p(y | x) over Q            (6)
@@ -47,7 +48,7 @@ class Posterior:
         x = x.double()
         K = self.kernel.between(self.params, x, self.x)
         v = self.kernel.alone(self.params, x) + self.h - (K * torch.cholesky_solve(K.mT, self.L).mT).sum(-1)   # (3)
-        return self.centre + K @ self.alpha, (self.scale * v).clamp_min(1e-12).sqrt()                        # (2)
+        return self.centre + K @ self.alpha, (self.scale * v.clamp_min(1e-12 * self.h)).sqrt()               # (2)
 
     def deviation(self, x: Float[Tensor, "n ..."]) -> Float[Tensor, " n"]:
         return self.moments(x)[1].to(x)
@@ -84,7 +85,8 @@ def gaussian_process(
         L = torch.linalg.cholesky_ex(K + h * torch.eye(len(x), device=x.device, dtype=x.dtype))[0]            # (1)
         alpha = torch.cholesky_solve(y - centre, L)
         free = len(x) * (y.shape[1] - (0 if member is None else 1))
-        scale = ((y - centre) * alpha).sum() / max(free, 1)                                                  # (4)
+        spread = (y - centre).abs().amax() > 1e-14 * y.abs().amax()  # more than the mean's own rounding
+        scale = torch.where(spread, ((y - centre) * alpha).sum() / max(free, 1), 1.0)                        # (4)
         present = torch.ones_like(centre, dtype=torch.bool) if member is None else member.any(0)
         return Posterior(params, h, x, L, alpha, scale, centre, present, kernel, member is not None)
 

@@ -78,10 +78,12 @@ def meta_translation(
         `nn.signs()` (5) unless given; `nn.sgd()` is MAML's. first_order: the gradients of (2) count as constant.
     batch: so many pairs of S for each step, the next ones in their order, and again from the first; all unless given.
     joint: E is part of theta, as in ordinary training on all languages (MultiNMT), for which inner_steps=0.
-    Raises ValueError on another word.
+    Raises ValueError on another word, inner_steps below 0, a batch below 1, and x that is no longer than `source`.
     """
     if moves not in MOVES:
         raise ValueError(f"meta_translation: moves is {moves!r}, expected {', '.join(map(repr, MOVES))}.")
+    if inner_steps < 0 or (batch is not None and batch < 1):
+        raise ValueError(f"meta_translation: {inner_steps=}, {batch=}, expected at least 0 steps, of at least 1 pair.")
     method = optimizer or signs()
 
     def mean(each: Tensor, x: Tensor) -> Tensor:
@@ -103,6 +105,8 @@ def meta_translation(
         return {n: p for n, p in init(seed).items() if joint or n != OFFSET}
 
     def adapt(theta: Params, S: Data) -> Translates:
+        if not 0 < source < S.x.shape[1]:
+            raise ValueError(f"meta_translation: source is {source}, expected 1 to {S.x.shape[1] - 1}: x is [s, t].")
         phi = theta
         if SHARED in theta and OFFSET not in theta:
             phi = {**theta, OFFSET: theta[SHARED].new_zeros(len(theta["source.keys"]), theta[SHARED].shape[1])}

@@ -38,10 +38,13 @@ Rule = Callable[[Operands], Tensor]
 
 def read_rule(text: str) -> tuple[Rule, set[str]]:
     """A formula as a function of its operands, and which they are. Raises ValueError, with the part that is none."""
+    deep = f"rule: a formula of {len(text)} letters that begins {text[:20]!r} is nested too deep."
     try:
         tree = ast.parse(text.strip(), mode="eval").body
     except SyntaxError:
         raise ValueError(f"rule: {text!r} is no formula. It is read as 'exp(sign_g * sign_m) * g' is.") from None
+    except (RecursionError, MemoryError):  # the parser says either
+        raise ValueError(deep) from None
     used: set[str] = set()
 
     def of(node: ast.expr) -> Rule:
@@ -49,7 +52,7 @@ def read_rule(text: str) -> tuple[Rule, set[str]]:
             case ast.Name(id=name) if name in OPERANDS:
                 used.add(name)
                 return lambda given: given[name]()
-            case ast.Constant(value=1):
+            case ast.Constant(value=value) if type(value) is int and value == 1:
                 used.add("1")
                 return lambda given: given["1"]()
             case ast.UnaryOp(op=ast.USub(), operand=inner):
@@ -67,7 +70,10 @@ def read_rule(text: str) -> tuple[Rule, set[str]]:
         known = f"{', '.join(OPERANDS)}; exp, sign, clip, - of one; + and * of two"
         raise ValueError(f"rule: {text!r}: {ast.unparse(node)!r} is not known. There are {known}.")
 
-    return of(tree), used
+    try:
+        return of(tree), used
+    except RecursionError:
+        raise ValueError(deep) from None
 
 
 def operands(

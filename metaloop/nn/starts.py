@@ -15,6 +15,7 @@ times them.
 import math
 from collections.abc import Callable
 from typing import Any
+from zlib import crc32
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +40,8 @@ def drawn(
 
     start: "glorot", "he", "lecun", "orthogonal", "small" or "zero" (the module's page). only: which, as a prefix of
     their names or a test of the name. Of these, what is no weight of two axes or more (biases, scales of norms, places)
-    is left as it is; but "zero" takes every tensor named. What is fixed stays. It may be used upon itself:
+    is left as it is; but "zero" takes every tensor named. What is fixed stays. A tensor's numbers are by seed and its
+    name, whatever else is drawn. It may be used upon itself:
 
     >>> import metaloop as ml
     >>> net, init = ml.functional(ml.nn.mlp((2, 8, 3)))
@@ -60,8 +62,8 @@ def drawn(
         names = [n for n in learned(theta) if named(n) and n not in fixed and weighs(n)]
         if not names:
             raise ValueError(f"drawn: only={only!r} names nothing that {start!r} draws. There are: {', '.join(theta)}.")
-        generator = torch.Generator().manual_seed(seed)
-        new = {n: STARTS[start](torch.empty_like(theta[n], device="cpu"), generator) * scale for n in names}
+        own = lambda n: torch.Generator().manual_seed(crc32(f"{seed} {n}".encode()))
+        new = {n: STARTS[start](torch.empty_like(theta[n], device="cpu"), own(n)) * scale for n in names}
         return {**theta, **{n: p.to(theta[n].device) for n, p in new.items()}}
 
     anew.fixed = fixed  # type: ignore[attr-defined]

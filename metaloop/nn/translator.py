@@ -89,7 +89,7 @@ class Transformer(nn.Module):
     `net(s [n, S]) -> memory` reads a source; `net(t [n, T], memory) -> scores [n, T, target]` of what comes after each
     token of a prefix, which begins with `START`. Tokens are int64, and `PAD` is none. source, target: how many words
     there are. tied: O is the target's embedding, and no matrix of its own. keys: (u, v) of `Universal`, in the place of
-    an embedding of the source. Raises ValueError unless dim is even, and `heads` divide it.
+    an embedding of the source. Raises ValueError unless dim is even, and `heads`, at least 1, divide it.
     """
 
     def __init__(
@@ -97,8 +97,9 @@ class Transformer(nn.Module):
         dropout: float = 0.1, tied: bool = True, keys: tuple[Tensor, Tensor] | None = None,
     ):  # fmt: skip
         super().__init__()
-        if dim % 2 or dim % heads:
-            raise ValueError(f"Transformer: dim={dim}, expected an even number that {heads} heads divide.")
+        if heads < 1 or dim % 2 or dim % heads:
+            wanted = f"an even number that {heads} heads divide, and at least one head"
+            raise ValueError(f"Transformer: dim={dim}, expected {wanted}.")
         if keys is not None and len(keys[0]) != source:
             raise ValueError(f"Transformer: {len(keys[0])} keys for a source of {source} words. Give one each.")
         self.dim, self.tied = dim, tied

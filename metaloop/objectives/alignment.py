@@ -47,7 +47,11 @@ def confused(
     are never looked at. critic: (net, init) of psi, features -> [n, 1], the logit of the other domain; it is in theta
     and learns by the same optimizer. steps: of the whole training, for (3); most: the weight at its end, 0 for a critic
     that only watches. `adapt` is the learner's own, of theta["learner"], and never sees the other domain.
+
+    Raises ValueError unless there is a step.
     """
+    if steps < 1:
+        raise ValueError(f"confused: steps is {steps}, expected those of the whole training, at least 1.")
     say, init_critic = critic
 
     def weight(step: int) -> Tensor:

@@ -59,9 +59,10 @@ def tc_vae(q: Gaussian, beta: float) -> Scalar:
 
 def total_correlation(q: Gaussian, z: Float[Tensor, "m L"]) -> Scalar:
     """(7): z are draws of q(z), one from each of its n parts or as many from each. Told the q of all x that there are,
-    it is the TC of the whole data, but for chance in z; of a batch, that of the batch, which is larger.
+    it is the TC of the whole data, but for chance in z; of a batch, that of the batch, which is not the data's (0 for
+    one x).
 
-    The authors' code adds (L - 1) ln N for N examples in the place of (L - 1) ln n, here exact: a constant.
+    The authors' formula adds (L - 1) ln(n N), of N examples in all, in the place of (L - 1) ln n: a constant.
     """
     n, L = q.mean.shape
     each = -((z[:, None] - q.mean).square() * (-q.logvar).exp() + q.logvar + math.log(2 * math.pi)) / 2
@@ -81,5 +82,7 @@ def dip_vae(q: Gaussian, off: float, on: float, *, second: bool = False) -> Scal
 
 def gaussian_tc(z: Float[Tensor, "n L"]) -> Scalar:
     """TC of the normal distribution with the correlations of z: -1/2 ln det R, in nats; of what is normal, and 0 for
-    what is uncorrelated."""
-    return -torch.linalg.slogdet(torch.corrcoef(z.mT)).logabsdet / 2
+    what is uncorrelated. Coordinates that do not vary are left out."""
+    c, varies = z - z.mean(0), z.amax(0) > z.amin(0)
+    c = c / torch.where(varies, c.square().sum(0), 1.0).sqrt()
+    return -torch.linalg.slogdet(c.mT @ c + (~varies).to(c).diag()).logabsdet / 2

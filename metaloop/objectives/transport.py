@@ -47,7 +47,8 @@ def sinkhorn(
     """(1) by `steps` steps (3) from g = 0, in logarithms.
 
     a [*batch, n] and b [*batch, m], which may be broadcast, are uniform unless given; a point of weight zero counts for
-    nothing. eps: e, in the units of C. Raises ValueError unless eps is above 0 and there is a step.
+    nothing. eps: e, in the units of C. steps: of the order of max C / eps, or more; plan.sum(-1) - a says how far it is
+    from the end. Raises ValueError unless eps is above 0 and there is a step.
 
     >>> C = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
     >>> sinkhorn(C, eps=0.5).plan
@@ -77,7 +78,8 @@ def divergence(
 ) -> Float[Tensor, "*batch"]:  # fmt: skip
     """S_e (5) of points x of weights a and y of weights b, uniform unless given, with |x - y|^2 the cost.
 
-    At least 0 in the limit of many steps, and 0 for equal sets; W_2^2 for small e, |mean x - mean y|^2 for large.
+    At least 0 in the limit of many steps, and 0 for equal sets; W_2^2 for small e and enough steps, which are more the
+    smaller it is (`sinkhorn`), |mean x - mean y|^2 for large.
     Raises as `sinkhorn`.
     """
     how = {"eps": eps, "steps": steps}

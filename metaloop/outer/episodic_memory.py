@@ -78,10 +78,13 @@ def episodic_memory(
 
     Returns a Run; `run.info["levels"]`, kept as levels.json, holds for each level that was lived through whether it was
     `passed`, after which `step` it was over, and the `scores` of all levels then: shares of tasks all right.
-    Raises ValueError on an unknown method, a level that is not there, or numbers below 1; and as `fit` does.
+    Raises ValueError on an unknown method, a pool without levels, a level that is not there, or numbers below 1; and as
+    `fit` does.
     """
     if method not in METHODS:
         raise ValueError(f"episodic_memory: method is {method!r}, expected {', '.join(map(repr, METHODS))}.")
+    if not hasattr(pool, "levels"):
+        raise ValueError(f"episodic_memory: {pool!r} has no levels, expected a pool such as `tasks.copy_levels()`.")
     least = min(updates, look, tested, remembered, tasks)
     if least < 1 or margin < 0 or not 0 <= first < pool.levels:
         raise ValueError(

@@ -14,6 +14,7 @@ Locatello et al. 2019, arXiv:1811.12359; Chen et al. 2018, arXiv:1802.04942; Kum
 Eastwood & Williams 2018; Kim & Mnih 2018, arXiv:1802.05983; Higgins et al. 2017.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -80,24 +81,26 @@ def dci(z: Codes, v: Values, *, trees: int = 30, seed: int = 0) -> tuple[float, 
 
 
 def disentangled(R: Float[Tensor, "L V"]) -> tuple[float, float]:
-    """D and C of (3), of importances: 1 and 1 where no row and no column has more than one that is not 0."""
+    """D and C of (3), of importances: 1 and 1 where each row and each column has one that is not 0. A row of zeros
+    weighs nothing in D; a column of zeros, a factor of which no code tells, is 0 in the mean that C is."""
 
     def of(R: Tensor) -> Tensor:
         p = R / R.sum(1, keepdim=True).clamp_min(1e-12)
-        return 1 - torch.special.entr(p).sum(1) / torch.tensor(float(R.shape[1])).log()
+        return (R.sum(1) > 0) * (1 - torch.special.entr(p).sum(1) / math.log(max(R.shape[1], 2)))
 
-    L, V = R.shape
-    D = 1.0 if V == 1 else (of(R) * R.sum(1) / R.sum()).sum().item()
-    return D, 1.0 if L == 1 else of(R.mT).mean().item()
+    return (of(R) * R.sum(1) / R.sum().clamp_min(1e-12)).sum().item(), of(R.mT).mean().item()
 
 
 def factor_score(z: Codes, v: Values, *, votes: int = 500, batch: int = 64, seed: int = 0) -> float:
     """(4): the votes that decide what each code votes for are half of 2 x `votes`, the others are judged. Codes of a
-    deviation of 0.05 at most, where the largest is 1, do not vote."""
+    deviation of 0.05 at most, where the largest is 1, do not vote. Where none does, the score is that of naming the
+    factor that is fixed most often."""
     z, g = z.double(), torch.Generator().manual_seed(seed)
     spread = z.var(0, correction=0)
     there = (spread.sqrt() > 0.05 * spread.sqrt().max()).nonzero()[:, 0]
     which, rows = _fixed(v, 2 * votes, batch, g)
+    if not len(there):
+        return which[votes:].bincount().max().item() / votes
     var = z[:, there][rows].var(1, correction=0) / spread[there]
     chosen = var.argmin(1)
     table = torch.zeros(len(there), v.shape[1])
@@ -107,9 +110,11 @@ def factor_score(z: Codes, v: Values, *, votes: int = 500, batch: int = 64, seed
 
 def beta_score(z: Codes, v: Values, *, examples: int = 500, pairs: int = 64, seed: int = 0) -> float:
     """(5), fitted to half of 2 x `examples` and judged on the others; codes are divided by their deviation first, which
-    the paper does not do."""
+    the paper does not do. Raises ValueError of a single factor."""
     from sklearn.linear_model import LogisticRegression
 
+    if v.shape[1] < 2:
+        raise ValueError("beta_score: there is one factor, expected at least two, to tell which of them is fixed.")
     g, z = torch.Generator().manual_seed(seed), z.double() / z.double().std(0).clamp_min(1e-9)
     which, rows = _fixed(v, 2 * examples, 2 * pairs, g, paired=True)
     far = (z[rows[:, :pairs]] - z[rows[:, pairs:]]).abs().mean(1).numpy()
@@ -135,9 +140,11 @@ def _fixed(v: Values, n: int, batch: int, g: torch.Generator, paired: bool = Fal
 
 def _tables(z: Codes, v: Values) -> list[list[Tensor]]:
     """Of each code and factor, the shares of examples in (bin, value): [L][V] of [BINS, values]. Raises ValueError
-    where there are not as many codes as values."""
+    where there are not as many codes as values, or a factor has one value."""
     if len(z) != len(v) or z.ndim != 2 or v.ndim != 2:
         raise ValueError(f"codes are {tuple(z.shape)}, factors {tuple(v.shape)}; expected [n, L] and [n, V].")
+    if (same := (v == v[:1]).all(0)).any():
+        raise ValueError(f"factor {same.int().argmax()} has one value, so that no code tells of it. Leave it out.")
     z = z.double()
     low, high = z.amin(0), z.amax(0)
     place = ((z - low) / (high - low).clamp_min(1e-12) * BINS).long().clamp(0, BINS - 1)

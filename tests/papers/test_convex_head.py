@@ -67,6 +67,19 @@ def test_the_gap_bounds_the_distance_to_the_solution_and_closes():
     assert grad(lambda X: primal(0.5, X))(X).abs().max() < 1e-6
 
 
+def test_the_gap_in_float32_is_never_below_zero_and_near_what_it_is():
+    for seed in range(5):
+        a, y, l = some(N, DIM, seed=seed).float(), Y.float(), torch.tensor(0.5)
+        for steps in (10, 30, 100, 400):
+            X, p = descend(a, y, l, steps=steps)
+            got = gap(a, y, l, X, p)
+            assert got.dtype == torch.float32
+            assert got >= 0
+            assert_close(got.double(), gap(a.double(), Y, 0.5, X.double(), p.double()), rtol=1e-6, atol=0)
+    sure = torch.tensor([[50.0, 0, 0]]), torch.tensor([[1.0, 0, 0]])  # an entry of p + Y that rounding took below 0
+    assert gap(torch.ones(1, 1), sure[1], torch.tensor(0.5), sure[0], torch.tensor([[0.0, -1e-9, 0]])).isfinite()
+
+
 def test_the_first_gap_is_in_closed_form():
     """X = 0, p = softmax(0) - Y: ln ways from F, as much back from F*, and what is left is G*."""
     p = 1 / WAYS - Y
@@ -156,8 +169,10 @@ CASES = {"convex_head": lambda: Case(convex_head(embed, init, ways=WAYS, steps=2
 
 HERE = "learners/convex_head.py"
 BUGS = [
-    Bug("the certificate forgets half of the dual", HERE, (" + (A.mT @ p).square().sum() / (2 * l)", ""),
+    Bug("the certificate forgets half of the dual", HERE, (" + (a.mT @ z).square().sum() / (2 * l)", ""),
         "test_the_gap_bounds_the_distance_to_the_solution_and_closes"),
+    Bug("the certificate is what rounding leaves", HERE, ("(t.double() for t in (A, Y, X, p))", "(A, Y, X, p)"),
+        "test_the_gap_in_float32_is_never_below_zero_and_near_what_it_is"),
     Bug("the step is twice what is stable", HERE, ("h = 1 / (1 + A.norm()", "h = 2 / (1 + A.norm()"),
         "test_ours_is_the_semi_implicit_step_within_its_limit"),
     Bug("the head holds back the gradient", HERE, ("A.mT @ p / l", "A.mT.detach() @ p / l"),

@@ -153,6 +153,8 @@ def test_what_does_not_fit_is_said(tmp_path, capsys):
     ):
         with pytest.raises(ValueError, match=told):
             live(**wrong)
+    with pytest.raises(ValueError, match=r"episodic_memory: .* has no levels, expected a pool such as"):
+        episodic_memory(ntm(net, init), LEVELS.pool, **OPTIONS)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"recall_levels\(shots=\(2, 1\)\): expected whole numbers that rise"):
         recall_levels(shots=(2, 1))
     with pytest.raises(ValueError, match=r"sample\(shots=4\): the pool has levels of 1, 2, 3 shots"):

@@ -184,6 +184,24 @@ def test_numbers_are_those_of_a_gaussian_process():
     assert_close(loss, -normal.log_prob(Q.y).mean())
 
 
+def test_the_scale_of_what_has_no_spread_is_the_kernels_own_and_any_other_is_the_numbers():
+    S, Q = one(waves(1, 0))
+    learner = gaussian_process(DENSE, noise=0.05)
+    theta = learner.init(0)
+    for n in (1, 3):
+        few = Data(S.x[:n], torch.full_like(S.y[:n], 0.1))  # the mean of three is not 0.1 to the last digit
+        f = learner.adapt(theta, few)
+        assert f.scale == 1
+        K = lambda a, b, f=f: DENSE.between(f.params, a, b)
+        A = K(few.x, few.x) + f.h * torch.eye(n).double()
+        v = (K(Q.x, Q.x) - K(Q.x, few.x) @ torch.linalg.inv(A) @ K(few.x, Q.x)).diagonal() + f.h
+        assert_close(f.deviation(Q.x), v.sqrt())
+        assert_close(f(Q.x), torch.full_like(Q.y, 0.1))
+        assert learner.objective(learner.adapt, theta, Task(few, Q))[0] < 100
+    want, f = learner.adapt(theta, S), learner.adapt(theta, Data(S.x, 1e-8 * S.y))
+    assert_close(f.deviation(Q.x), 1e-8 * want.deviation(Q.x), rtol=1e-9, atol=0)
+
+
 def test_it_serves_the_regressor_and_tells_spreads():
     S, Q = one(waves(1, 0))
     learner = gaussian_process(DENSE)
@@ -220,6 +238,11 @@ BUGS = [
     Bug("pooled positions move by themselves", THERE, ("wide.narrow(axis, d, n).narrow(axis + 2, d, n)",
         "wide.narrow(axis, d, n).narrow(axis + 2, size - 1 - d, n)"),
         "test_both_positions_move_together"),
+    Bug("equal numbers leave no doubt", HERE, ("torch.where(spread, (", "torch.where(~spread | spread, ("),
+        "test_the_scale_of_what_has_no_spread_is_the_kernels_own_and_any_other_is_the_numbers"),
+    Bug("a deviation has an absolute floor", HERE, ("(self.scale * v.clamp_min(1e-12 * self.h)).sqrt()",
+        "(self.scale * v).clamp_min(1e-12).sqrt()"),
+        "test_the_scale_of_what_has_no_spread_is_the_kernels_own_and_any_other_is_the_numbers"),
     Bug("noise holds back the gradient", HERE, ('theta["noise"].double()', 'theta["noise"].detach().double()'),
         law("all_of_theta_learns", "gaussian_process")),
 ]  # fmt: skip

@@ -265,7 +265,17 @@ def test_a_translator_says_what_is_most_probable(task):
         assert first == ones[f(torch.cat([s.expand(len(ones), -1), ones], 1))[:, 0].argmax()]
 
 
-def test_what_does_not_fit_is_said():
+def test_what_does_not_fit_is_said(task):
+    for wrong in ({"inner_steps": -1}, {"batch": 0}):
+        with pytest.raises(ValueError, match="expected at least 0 steps, of at least 1 pair"):
+            meta_translation(*plain, source=S, inner_lr=0.1, **wrong)
+    for source in (0, S + T):
+        learner = meta_translation(*plain, source=source, inner_lr=0.1)
+        with pytest.raises(ValueError, match=rf"source is {source}, expected 1 to {S + T - 1}: x is \[s, t\]"):
+            learner.adapt(learner.init(0), task.support)
+    for heads in (0, -2):
+        with pytest.raises(ValueError, match=rf"dim=6, expected an even number that {heads} heads divide, and at"):
+            Transformer(5, 5, dim=6, heads=heads)
     with pytest.raises(ValueError, match="moves is 'decoder', expected 'all', 'embedding"):
         meta_translation(*plain, source=S, inner_lr=0.1, moves="decoder")
     with pytest.raises(ValueError, match=r"dim=6, expected an even number that 4 heads divide"):
