@@ -1,5 +1,5 @@
 # make demo       meta-train on embedded data, evaluate, write a report        (under two minutes after installing)
-# make test       the whole test suite                                         (about eleven minutes on two cores)
+# make test       the whole test suite                                         (about nine minutes on two cores)
 # make fuzz       ten thousand command lines, damaged files and arrays, others each time (the suite tries a thousand)
 # make fuzz-page  ten thousand bodies and as many questions for the page's server, others each time
 # make learner    what is about one learner, as its laws and planted bugs: make learner NAME=protonet

@@ -102,9 +102,8 @@ def inference(
         phi = {"m": mean.new_zeros(ways, causes), "log_v": mean.new_zeros(ways, causes)}
         state = method.init(phi)
         cost = lambda phi: -bound(theta, phi["m"], torch.diag_embed(phi["log_v"].exp()), mean, n, spread).sum()
-        for step in range(inner_steps):
-            lr = inner_lr * min(1, 2 - 2 * step / inner_steps)
-            phi, state = method.update(lr, grad(cost)(phi), phi, state)                     # (3)
+        for k in range(inner_steps):
+            phi, state = method.update(inner_lr * min(1, 2 - 2 * k / inner_steps), grad(cost)(phi), phi, state)  # (3)
         return phi["m"], torch.diag_embed(phi["log_v"].exp())
 
     def adapt(theta: Theta, S: Data) -> Densities:

@@ -47,10 +47,8 @@ class Translates:
     def __call__(self, x: Int[Tensor, "n both"]) -> Float[Tensor, "n 1"]:
         return -losses(self.net, self.phi, x, self.source).sum(1, keepdim=True)                       # (3)
 
-    def translate(
-        self, s: Int[Tensor, "n source"], *, length: int = 60, width: int = 1, alpha: float = 1.0
-    ) -> Int[Tensor, "n length"]:
-        """t for each s: the most probable word each time, or of `width` beginnings the best (`nn.beam`)."""
+    def translate(self, s: Int[Tensor, "n S"], *, length: int = 60, width: int = 1, alpha: float = 1.0) -> Tensor:
+        """t [n, length] of s: the most probable word each time, or of `width` beginnings the best (`nn.beam`)."""
         scores = lambda said, memory: self.net(self.phi, said, memory)
         memory, how = self.net(self.phi, s), {"length": length, "device": s.device}
         if width == 1:
@@ -86,8 +84,7 @@ def meta_translation(
         raise ValueError(f"meta_translation: {inner_steps=}, {batch=}, expected at least 0 steps, of at least 1 pair.")
     method = optimizer or signs()
 
-    def mean(each: Tensor, x: Tensor) -> Tensor:
-        """Over tokens of t."""
+    def mean(each: Tensor, x: Tensor) -> Tensor:  # over tokens of t
         return each.sum() / (x[:, source:] != PAD).sum()
 
     def loss(phi: Params, rest: Params, x: Tensor) -> Tensor:
@@ -116,9 +113,8 @@ def meta_translation(
         return Translates({**rest, **(path[-1][0] if path else fast)}, net, source)
 
     def objective(adapt, theta: Params, task: Task):
-        S, Q = task
-        f = adapt(theta, S)
-        each = losses(net, f.phi, Q.x, source, smoothing)                                              # (4)
-        return mean(each, Q.x), {"nats_per_sentence": each.sum(1).mean()}
+        x = task.query.x
+        each = losses(net, adapt(theta, task.support).phi, x, source, smoothing)                       # (4)
+        return mean(each, x), {"nats_per_sentence": each.sum(1).mean()}
 
     return Learner(start, adapt, objective, differentiates=inner_steps > 0)
