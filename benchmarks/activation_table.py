@@ -11,9 +11,7 @@ random sample of the 4450 units.
 """
 
 import argparse
-import gzip
 import json
-import os
 import random
 import time
 from pathlib import Path
@@ -21,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from shrunk import Parts, shrunk
 from told import filled
 from torch import Tensor
 
@@ -47,22 +46,13 @@ def order() -> list[str]:
     return [*NAMED, *rest]
 
 
-def data() -> dict[str, tuple[Tensor, Tensor]]:
-    """x [n, 49] of mean 0 and variance 1 over all training pixels, and classes [n]."""
-    folder, parts = Path(os.environ["METALOOP_DATA"]) / "fashion_mnist", {}
-    for kind, many in (("train", TRAIN + VALIDATION), ("t10k", TEST)):
-        with gzip.open(folder / f"{kind}-images-idx3-ubyte.gz") as file:
-            x = np.frombuffer(file.read(16 + many * 784), np.uint8, offset=16).reshape(many, 7, 4, 7, 4).mean((2, 4))
-        with gzip.open(folder / f"{kind}-labels-idx1-ubyte.gz") as file:
-            y = np.frombuffer(file.read(8 + many), np.uint8, offset=8)
-        parts[kind] = torch.tensor(x.reshape(many, 49), dtype=torch.float32), torch.tensor(y.astype(np.int64))
-    (x, y), (x_test, y_test) = parts["train"], parts["t10k"]
-    mean, spread = x[:TRAIN].mean(), x[:TRAIN].std()
-    x, x_test = (x - mean) / spread, (x_test - mean) / spread
-    return {"train": (x[:TRAIN], y[:TRAIN]), "validation": (x[TRAIN:], y[TRAIN:]), "test": (x_test, y_test)}
+def data() -> Parts:
+    """Flat pictures, x [n, 49]."""
+    parts = shrunk("fashion_mnist", 4, TRAIN, VALIDATION, TEST)
+    return {kind: (x.flatten(1), y) for kind, (x, y) in parts.items()}
 
 
-def train(parts: dict[str, tuple[Tensor, Tensor]], names: list[str], seed: int) -> dict[str, list[float]]:
+def train(parts: Parts, names: list[str], seed: int) -> dict[str, list[float]]:
     """Of each function the accuracy at its best rate, all functions and rates in one batch; nan if all diverged."""
     given, names = names, sorted(names, key=lambda name: name.split()[1])  # less to move about
     n, g = len(names) * len(RATES), torch.Generator().manual_seed(place(seed, "activations", 0))
@@ -109,7 +99,7 @@ def train(parts: dict[str, tuple[Tensor, Tensor]], names: list[str], seed: int) 
     return {kind: [of[name] for name in given] for kind, of in chosen.items()}
 
 
-def alone(parts: dict[str, tuple[Tensor, Tensor]], name: str, seed: int) -> float:
+def alone(parts: Parts, name: str, seed: int) -> float:
     """The same of one function with torch's modules and Adam, one rate after the other: validation accuracy."""
     found = []
     for rate in RATES:

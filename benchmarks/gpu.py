@@ -36,7 +36,7 @@ import torch
 
 import metaloop as ml
 from metaloop.cli import main as metaloop
-from metaloop.engine.run import machine, versions
+from metaloop.engine.run import BEST, checkpoints, machine, versions
 from metaloop.recipes import RECIPES
 from metaloop.testing import _StillNoise
 from metaloop.torch_private import pytree
@@ -279,9 +279,8 @@ def pack(session: Session, where: Path) -> None:
     with tarfile.open(session.out / "runs.tar", "w") as tar:
         total = 0
         for folder in sorted(where.glob("*/")):
-            newest = sorted(folder.glob("checkpoint-*.safetensors"))[-1:]
             files = [path for path in folder.iterdir() if path.suffix in (".json", ".jsonl")]
-            files += [*folder.glob("best.safetensors"), *newest]
+            files += [*folder.glob(BEST), *checkpoints(folder)[-1:]]
             size = sum(path.stat().st_size + 2048 for path in files)
             if total + size > LARGEST:
                 session.say(f"{folder.name} is left out of runs.tar: {size / 2**20:.0f} MB too many")

@@ -15,9 +15,7 @@ chosen with a seed of its own; then 10 seeds, in pairs with Adam's.
 """
 
 import argparse
-import gzip
 import json
-import os
 import random
 import time
 from collections.abc import Callable
@@ -28,8 +26,8 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.stats import t as student
-from told import filled
+from shrunk import Parts, shrunk
+from told import filled, interval
 from torch import Tensor
 
 from metaloop.engine.checkpoint import write_bytes
@@ -46,7 +44,6 @@ NAMED = {
 }  # fmt: skip
 RATES, BATCH, SEEDS, TOGETHER = tuple(10.0**k for k in range(-5, 2)), 64, 3, 50
 TRAIN, VALIDATION, TEST = 10_000, 2000, 5000
-Parts = dict[str, tuple[Tensor, Tensor]]
 
 
 def order() -> list[str]:
@@ -56,21 +53,7 @@ def order() -> list[str]:
 
 
 def data(name: str, *, others: bool = False) -> Parts:
-    """x [n, 1, 14, 14] of mean 0 and variance 1 over all training pixels, and classes [n]; others: the next pictures of
-    each file, which share none with the first."""
-    folder, parts = Path(os.environ["METALOOP_DATA"]) / name, {}
-    for kind, many in (("train", TRAIN + VALIDATION), ("t10k", TEST)):
-        first = many if others else 0
-        with gzip.open(folder / f"{kind}-images-idx3-ubyte.gz") as file:
-            x = np.frombuffer(file.read(16 + (first + many) * 784), np.uint8, offset=16 + first * 784)
-        with gzip.open(folder / f"{kind}-labels-idx1-ubyte.gz") as file:
-            y = np.frombuffer(file.read(8 + first + many), np.uint8, offset=8 + first)
-        x = x.reshape(many, 1, 14, 2, 14, 2).mean((3, 5))
-        parts[kind] = torch.tensor(x, dtype=torch.float32), torch.tensor(y.astype(np.int64))
-    (x, y), (x_test, y_test) = parts["train"], parts["t10k"]
-    mean, spread = x[:TRAIN].mean(), x[:TRAIN].std()
-    x, x_test = (x - mean) / spread, (x_test - mean) / spread
-    return {"train": (x[:TRAIN], y[:TRAIN]), "validation": (x[TRAIN:], y[TRAIN:]), "test": (x_test, y_test)}
+    return shrunk(name, 2, TRAIN, VALIDATION, TEST, others=others)
 
 
 # Many networks of one form: sizes of their parameters, and answers [networks, rows, 10] of their parameters, each
@@ -189,8 +172,8 @@ def held_out() -> None:
 
 def gap(a: np.ndarray, b: np.ndarray) -> str:
     """Points of accuracy in pairs, with the 95 % interval over seeds."""
-    d = 100 * (a - b)
-    return f"{d.mean():+.2f} ± {student.ppf(0.975, len(d) - 1) * d.std(ddof=1) / len(d) ** 0.5:.2f}"
+    mean, half = interval(100 * (a - b))
+    return f"{mean:+.2f} ± {half:.2f}"
 
 
 def show() -> str:

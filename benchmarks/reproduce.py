@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from metaloop.engine.lock import Lock
+from metaloop.engine.run import checkpoints
 from metaloop.recipes import RECIPES
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -40,8 +41,7 @@ class Item:
     @property
     def step(self) -> int:
         """How far its newest checkpoint is."""
-        kept = self.folder.glob("checkpoint-*.safetensors")
-        return max((int(path.stem.rpartition("-")[2]) for path in kept), default=0)
+        return max((int(path.stem.rpartition("-")[2]) for path in checkpoints(self.folder)), default=0)
 
     @property
     def done(self) -> bool:
