@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import metaloop as ml
 
-from . import data, optim
-from .plan import Plan, Row, label, recipe
+from . import data
+from .plan import Plan, inductive, recipe
 
 if TYPE_CHECKING:
     from ..tasks.pool import Pool
@@ -19,21 +19,13 @@ def convex_head_plan(
     pool: Pool, *, ways: int, shots: int, queries: int, steps: int, width: int = 64, inner_steps: int = 20,
     strength: float = 0.1,
 ) -> Plan:  # fmt: skip
-    """One episode per step, matched ways and shots, Adam 1e-3 halved every tenth of the run, 15 queries per class at
-    test, population statistics (inductive). inner_steps, strength: as `ml.convex_head` takes them."""
+    """As `inductive`. inner_steps, strength: as `ml.convex_head` takes them."""
     net, init = ml.functional(ml.nn.conv4(pool.shape, width=width, norm_policy="running"))
 
     def learner(net, ways: int):
         return ml.convex_head(net, init, ways=ways, strength=strength, steps=inner_steps)
 
-    def at_test(ways: int = ways):
-        return learner(net.eval(), ways)
-
-    return Plan(
-        pool, learner(net, ways), at_test, (Row(label(ways, shots), at_test(), ways, shots, 15),),
-        steps=steps, tasks=1, ways=ways, shots=shots, queries=queries,
-        options={"optimizer": optim.adam(1e-3), "schedule": optim.halved(steps)},
-    )  # fmt: skip
+    return inductive(pool, net, learner, ways=ways, shots=shots, queries=queries, steps=steps)
 
 
 RECIPES = [

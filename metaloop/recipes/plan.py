@@ -116,6 +116,23 @@ class Plan:
         return table("Plan", [("data", self.pool.name), ("meta-steps", self.steps), ("a step", step), ("tests", tests)])
 
 
+def inductive(
+    pool: Pool, net: Any, learner: Callable[[Any, int], Learner], *, ways: int, shots: int, queries: int, steps: int
+) -> Plan:  # fmt: skip
+    """One episode per step, ways and shots as at test, Adam 1e-3 halved every tenth of the run, 15 queries per class at
+    test, population statistics there. learner: (net, ways) -> F with the network in that mode."""
+    from . import optim
+
+    def at_test(ways: int = ways) -> Learner:
+        return learner(net.eval(), ways)
+
+    return Plan(
+        pool, learner(net, ways), at_test, (Row(label(ways, shots), at_test(), ways, shots, 15),),
+        steps=steps, tasks=1, ways=ways, shots=shots, queries=queries,
+        options={"optimizer": optim.adam(1e-3), "schedule": optim.halved(steps)},
+    )  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Recipe:
     """A named recipe. `build(pool, steps=..., **settings)` makes the plan; `data` is what the published row is about.

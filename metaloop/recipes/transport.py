@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Literal
 
 import metaloop as ml
 
-from . import data, optim
-from .plan import Plan, Row, label, recipe
+from . import data
+from .plan import Plan, inductive, recipe
 
 if TYPE_CHECKING:
     from ..tasks.pool import Pool
@@ -20,8 +20,7 @@ def transport_plan(
     eps: float = 1.0, inner_steps: int = 20, place: float = 0.0,
     scored_by: Literal["transport", "prototypes"] = "transport",
 ) -> Plan:  # fmt: skip
-    """One episode per step, matched ways and shots, Adam 1e-3 halved every tenth of the run, 15 queries per class at
-    test, population statistics (inductive). scored_by: "transport" of local features, or "prototypes", a prototypical
+    """As `inductive`. scored_by: "transport" of local features, or "prototypes", a prototypical
     network on the same maps, trained alike. eps, inner_steps, place: as `ml.transport` takes them."""
     features = "map" if scored_by == "transport" else "flatten"
     module = ml.nn.conv4(pool.shape, width=width, downsample=downsample, norm_policy="running", features=features)
@@ -32,14 +31,7 @@ def transport_plan(
             return ml.protonet(net, init, ways=ways)
         return ml.transport(net, init, ways=ways, eps=eps, steps=inner_steps, place=place)
 
-    def at_test(ways: int = ways):
-        return learner(net.eval(), ways)
-
-    return Plan(
-        pool, learner(net, ways), at_test, (Row(label(ways, shots), at_test(), ways, shots, 15),),
-        steps=steps, tasks=1, ways=ways, shots=shots, queries=queries,
-        options={"optimizer": optim.adam(1e-3), "schedule": optim.halved(steps)},
-    )  # fmt: skip
+    return inductive(pool, net, learner, ways=ways, shots=shots, queries=queries, steps=steps)
 
 
 def _pair(name: str, protocol: data.Protocol, shots: int, quick: int) -> list:
