@@ -7,7 +7,7 @@
     python benchmarks/architecture_table.py page      put the figures into docs/searched.md
 
 --seconds: after which it stops, and keeps what is done; --processes, of one thread each; --out: the folder, `results`
-unless given. It needs METALOOP_DATA.
+unless given; --rehearse: all in miniature. It needs METALOOP_DATA.
 
 A network is `nn.Macro` with three layers of four operations and three possible skips: 4^3 2^3 = 512. Fashion-MNIST's
 pictures of 14x14 pixels (means of 2x2), 10 000 to train on; 400 steps of 64 by SGD with Nesterov's momentum .9, the
@@ -50,13 +50,18 @@ TOGETHER = 64  # networks between two writes of the table
 RUNS, ROUNDS, UPDATES, LESSONS, SCORED = 20, 20, 200, 20, 2000
 SEARCHERS = {"random": "random", "tpe": "TPE", "evolution": "regularised evolution", "controller": "controller"}
 POINTS = (5, 10, 20, 30, 50, 75, 100)  # different networks after which ranks are kept
-MOST = 200  # seeds of a searcher
+MOST, ASKS = 200, 10  # seeds of a searcher; answers for each of its networks, after which it has settled
+
+SMALL = {"VALIDATION": 100, "TEST": 100, "STEPS": 2, "ROUNDS": 2, "UPDATES": 2, "LESSONS": 2, "SCORED": 10}
+SMALL |= {"RUNS": 3, "MOST": 3, "TRAIN": 1000}
 
 parts: Parts = {}  # of this process
 
 
-def begin() -> None:
+def begin(small: bool) -> None:
     torch.set_num_threads(1)
+    if small:
+        globals().update(SMALL)
     parts.update(shrunk("fashion_mnist", 2, TRAIN, VALIDATION, TEST))
 
 
@@ -110,7 +115,7 @@ def shared(seed: int) -> dict[str, Any]:
 def searched(given: tuple[str, int, int, str]) -> tuple[str, int, list[int]]:
     """Of one searcher and seed: the cells in the order that it evaluated them."""
     sampler, seed, seeds, path = given
-    return sampler, seed, read_table(path, seeds=seeds).run(sampler, POINTS[-1], seed)
+    return sampler, seed, read_table(path, seeds=seeds).run(sampler, POINTS[-1], seed, asks=ASKS)
 
 
 class Enough(Exception):
@@ -120,9 +125,11 @@ class Enough(Exception):
 class Work:
     """Processes, until a time; and the folder of what is kept."""
 
-    def __init__(self, seconds: float, processes: int, out: Path):
+    def __init__(self, seconds: float, processes: int, out: Path, *, small: bool):
         self.ends, self.out = time.monotonic() + seconds, out
-        self.pool = multiprocessing.get_context("spawn").Pool(processes, begin)
+        if small:
+            globals().update(SMALL)
+        self.pool = multiprocessing.get_context("spawn").Pool(processes, begin, (small,))
 
     def left(self) -> float:
         return max(0.0, self.ends - time.monotonic())
@@ -305,6 +312,7 @@ def main() -> None:
     given.add_argument("--seconds", type=float, default=3600)
     given.add_argument("--processes", type=int, default=1)
     given.add_argument("--out", type=Path, default=ROOT / "results")
+    given.add_argument("--rehearse", action="store_true")
     asked = given.parse_args()
     if asked.what == "show":
         print(show(asked.out))
@@ -312,7 +320,7 @@ def main() -> None:
         path = ROOT / "docs" / "searched.md"
         path.write_text(filled(path.read_text(), "table D", show(asked.out), path.name))
     else:
-        do(asked.what, Work(asked.seconds, asked.processes, asked.out))
+        do(asked.what, Work(asked.seconds, asked.processes, asked.out, small=asked.rehearse))
 
 
 def do(what: str, work: Work) -> None:

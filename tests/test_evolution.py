@@ -1,5 +1,7 @@
 """Regularised evolution as a sampler: its population, its parents and its children, and where it stands by a table."""
 
+from itertools import pairwise
+
 import numpy as np
 import optuna
 import pytest
@@ -32,7 +34,7 @@ def score(choice):
 def test_a_child_differs_from_the_best_of_some_of_the_youngest_in_one_setting():
     """Of a population of one the parent is known: the trial before, though it may be worse than the one before it."""
     found, _ = trials(60, score, population=1)
-    changed = [[name for name in SPACE if was[name] != now[name]] for was, now in zip(found, found[1:], strict=False)]
+    changed = [[name for name in SPACE if was[name] != now[name]] for was, now in pairwise(found)]
     assert {len(each) for each in changed} == {0, 1}  # none: what has one value alone was to change
     counts = {name: sum(each == [name] for each in changed) for name in SPACE}
     assert counts.pop("one") == 0
@@ -57,20 +59,18 @@ def test_a_search_is_a_function_of_its_seed_and_goes_on():
     assert trials(20, score, study=part)[0] == whole != trials(20, score, seed=1)[0]
 
 
-def test_it_and_the_controller_find_more_than_random_on_a_table(tmp_path):
-    """Of 64 cells the best, after at most 24, where two settings matter and one does not."""
-    space = read_space({name: [0, 1, 2, 3] for name in "abc"})
-    number = np.arange(64)
-    scores = (number // 16) + 1.0 * (number // 4 % 4)
-    table = Table(space, {"validation": scores[None]}, True, {})
-    best = lambda sampler, seed, **options: table.means()[table.run(sampler, 24, seed, **options)].mean()
-    mean = {name: np.mean([best(name, seed) for seed in range(5)]) for name in ("random", "evolution")}
-    mean["controller"] = np.mean([best("controller", seed, lr=0.05) for seed in range(3)])
-    assert mean["evolution"] > mean["random"] + 0.5
-    assert mean["controller"] > mean["random"] + 0.2
+def test_on_a_table_it_finds_more_than_random():
+    """Of 64 cells, where two settings matter and one does not: of random the first 24 have all cells' mean."""
+    scores = np.array([[a + b for a in range(4) for b in range(4) for _ in range(4)]], dtype=float)
+    table = Table(read_space({name: [0, 1, 2, 3] for name in "abc"}), {"validation": scores}, True, {})
+    found = [table.run("evolution", 24, seed) for seed in range(4)]
+    assert all(len({*each}) == 24 for each in found)
+    assert np.mean([table.means()[each] for each in found]) > table.means().mean() + 0.2
+    settled = table.run("controller", 64, 0, asks=2, lr=0.3, hidden=8, layers=1)
+    assert len({*settled}) == len(settled) < 64
 
 
-def test_a_table_of_which_the_last_seed_is_not_whole(tmp_path):
+def test_a_table_whose_last_seed_is_not_whole(tmp_path):
     path = tmp_path / "table.json"
     batch = '{"seed":%d,"first":0,"scores":{"validation":[%s]}}'
     about = '{"space":{"a":"1,2"},"seeds":2,"higher":true,"about":{},"batches":['
