@@ -85,6 +85,6 @@ BUGS = [
         ("key=lambda t: t.number)[-self.population :]", "key=lambda t: -t.value)[: self.population]"),
         "test_a_child_differs_from_the_best_of_some_of_the_youngest_in_one_setting"),
     Bug("the parent is the worst where less is better", "outer/evolution.py",
-        ("sign = 1.0 if study.direction", "sign = 1.0 or study.direction"),
+        ("key=lambda t: sign * t.value).params", "key=lambda t: t.value).params"),
         "test_the_parent_is_the_best_of_those_that_live[minimize]"),
 ]  # fmt: skip
