@@ -1,5 +1,5 @@
-"""A network of chosen layers: all architectures of a small space as parts of one, after Pham et al. 2018
-(arXiv:1802.03268), section 2.3, the macro search space."""
+"""A network of chosen layers: all architectures of a small space as parts of one, after the macro search space of Pham et
+al. 2018 (arXiv:1802.03268)."""
 
 from collections.abc import Sequence
 
