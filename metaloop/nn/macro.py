@@ -1,5 +1,4 @@
-"""A network of chosen layers: all architectures of a small space as parts of one, after the macro search space of Pham et
-al. 2018 (arXiv:1802.03268)."""
+"""All architectures of a small space as parts of one network, after Pham et al. 2018 (arXiv:1802.03268): macro search."""
 
 from collections.abc import Sequence
 
