@@ -1,4 +1,4 @@
-"""All architectures of a small space as parts of one network, after Pham et al. 2018 (arXiv:1802.03268): macro search."""
+"""All architectures of a small space as parts of one network, after Pham et al. 2018 (arXiv:1802.03268)."""
 
 from collections.abc import Sequence
 
