@@ -1,6 +1,6 @@
 """One prepared quarter of an hour on a GPU: is it exact there, how fast, and the rows that were short of steps.
 
-    python benchmarks/gpu.py [--seconds 420] [--data DIR] [--from DIR] [--out DIR]
+    python benchmarks/gpu.py [--seconds 420] [--data DIR] [--from DIR] [--out DIR] [--parts exactness speed maml rows]
     python benchmarks/gpu.py --rehearse            all of it in miniature, on a CPU
 
 Four parts in this order, each with a share of the seconds, so that one that takes too long costs nothing earlier:
@@ -10,7 +10,8 @@ Four parts in this order, each with a share of the seconds, so that one that tak
 2. speed: MAML's and ProtoNet's meta-gradient beside plain loops, as benchmarks/bench.py has it, and tasks per second by
    the size of chunks; beside the card's own rates on a large product and a large copy.
 3. MAML, 5-way 1-shot, as published: 60 000 meta-steps of 32 tasks, timed and tested.
-4. rows: those of benchmarks/queue.json, in its order, each going on where the last time left it.
+4. rows: those of benchmarks/queue.json, in its order, some side by side in processes of their own, each going on where
+   the last time left it.
 
 It needs torch, numpy, Pillow, safetensors, jaxtyping and scikit-learn, and installs nothing. DIR of --data holds the
 data sets (`METALOOP_DATA` unless given); a part whose data are absent says so. It writes six files of at most 16 MB:
@@ -22,10 +23,12 @@ import argparse
 import json
 import os
 import signal
+import subprocess
 import sys
 import tarfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -36,12 +39,14 @@ import torch
 
 import metaloop as ml
 from metaloop.cli import main as metaloop
+from metaloop.engine.methods import METHODS
 from metaloop.engine.run import BEST, checkpoints, machine, versions
 from metaloop.recipes import RECIPES
 from metaloop.testing import _StillNoise
 from metaloop.torch_private import pytree
 
-SHARES = {"exactness": 0.2, "speed": 0.2, "maml": 0.35, "rows": 1.0}  # of the seconds that are left at its beginning
+SHARES = {"exactness": 0.3, "speed": 0.3, "maml": 0.6, "rows": 1.0}  # of the seconds that are left at its beginning
+ROOT = Path(__file__).resolve().parent.parent
 LARGEST = 15 * 2**20  # bytes of runs.tar
 MAML = reproduce.Item("maml-omniglot-5w1s", 60_000, 0, "as published, timed")
 
@@ -49,8 +54,8 @@ MAML = reproduce.Item("maml-omniglot-5w1s", 60_000, 0, "as published, timed")
 class Session:
     """Where it runs, how large, until when, and the folder of what it writes."""
 
-    def __init__(self, device: str, seconds: float, out: Path, *, small: bool):
-        self.device, self.out, self.small = torch.device(device), out, small
+    def __init__(self, device: str, seconds: float, out: Path, *, small: bool, at_once: int = 1):
+        self.device, self.out, self.small, self.at_once = torch.device(device), out, small, at_once
         self.ends = time.monotonic() + seconds
         self.lines: list[str] = []
 
@@ -93,11 +98,18 @@ def at_most(seconds: float) -> Iterator[None]:
 REHEARSED = ("maml-glyphs", "meta-rnn-boolean", "statistician-distributions")
 
 
-def systems(small: bool) -> Iterator[tuple[str, Any]]:
-    """The first recipe of each system; of a few that need no data for the rehearsal."""
-    first = {recipe.system: name for name, recipe in reversed(RECIPES.items())}
-    for name in REHEARSED if small else sorted(first.values()):
-        yield name, RECIPES[name]
+def plans(small: bool) -> Iterator[tuple[str, Any]]:
+    """The first recipe of each system whose data are here, or why there is none; three of the rehearsal need none."""
+    recipes = [RECIPES[name] for name in REHEARSED] if small else RECIPES.values()
+    for system in sorted({recipe.system for recipe in recipes}):
+        why, plan, name = "", None, system
+        for recipe in recipes:
+            if recipe.system == system and plan is None:
+                try:
+                    plan, name = recipe.plan(budget="smoke"), recipe.name
+                except (ValueError, OSError) as error:
+                    why = first_line(error)
+        yield name, plan or why
 
 
 PRECISIONS = {"float32": (torch.float32, "ieee"), "tf32": (torch.float32, "tf32"), "bfloat16": (torch.bfloat16, "ieee")}
@@ -126,6 +138,8 @@ def cast(tree: Any, device: torch.device, dtype: torch.dtype) -> Any:
 
 def gradient_of(plan: Any, theta: Any, tasks: ml.Task) -> torch.Tensor:
     options = {name: plan.options[name] for name in ("method", "horizon") if name in plan.options}
+    if options.get("method") not in METHODS:  # it is a way to train, whose gradients are the exact ones
+        options = {}
     with _StillNoise():  # noise that is the same everywhere
         grads = ml.meta_gradient(plan.learner, **options)(theta, tasks)[0]
     leaves = [g.detach().cpu().double().flatten() for g in pytree.tree_leaves(grads) if g.is_floating_point()]
@@ -134,11 +148,10 @@ def gradient_of(plan: Any, theta: Any, tasks: ml.Task) -> torch.Tensor:
 
 def exactness(session: Session) -> None:
     told: dict[str, Any] = {"gradients": {}, "graphs": {}, "dealing": {}}
-    for name, recipe in systems(session.small):
-        try:
-            plan = recipe.plan(budget="smoke")
-        except (ValueError, OSError) as error:  # its data are not here
-            told["gradients"][name] = {"left out": first_line(error)}
+    for name, plan in plans(session.small):
+        if isinstance(plan, str):
+            told["gradients"][name] = {"left out": plan}
+            session.say(f"{name:36} left out: {plan}")
             continue
         row: dict[str, Any] = {}
         try:
@@ -168,30 +181,48 @@ def exactness(session: Session) -> None:
     session.keep("exactness", told)
 
 
-def same_steps(session: Session) -> str:
-    """Whether a run of whole steps ends in the weights of one that goes step by step."""
+def same_steps(session: Session) -> dict[str, str]:
+    """Whether a run of whole steps ends in the weights of one that goes step by step; and whether that one does twice.
+
+    With torch's deterministic algorithms: sums that are taken in another order each time differ from run to run, and
+    Adam makes whole steps of differences in gradients that should be zero.
+    """
     pool = ml.tasks.glyphs()
     net, init = ml.functional(ml.nn.conv4(pool.shape, width=8))
-    ends = []
-    for capture in (False, True):
+
+    def ends(capture: bool) -> list[torch.Tensor]:
         run = ml.fit(
             ml.protonet(net, init, ways=5), pool, steps=6, tasks=2, shots=1, queries=2, capture=capture, progress=False,
             device=session.device,
         )  # fmt: skip
-        ends.append(pytree.tree_leaves(run.theta))
-    worst = max((a - b).abs().max().item() for a, b in zip(*ends, strict=True))
-    return "equal bit by bit" if worst == 0 else f"differ by {worst:.1e}"
+        return pytree.tree_leaves(run.theta)
+
+    def apart(some: list[torch.Tensor], others: list[torch.Tensor]) -> str:
+        worst = max((a - b).abs().max().item() for a, b in zip(some, others, strict=True))
+        return "equal bit by bit" if worst == 0 else f"differ by {worst:.1e}"
+
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    try:
+        ordinary = ends(False)
+        return {"captured": apart(ends(True), ordinary), "once more": apart(ends(False), ordinary)}
+    finally:
+        torch.use_deterministic_algorithms(before)
 
 
 def dealt_there(session: Session) -> str:
-    """Whether tasks that are drawn on the device hold the pictures that their drawing says."""
+    """Whether tasks that are drawn on the device hold the pictures that their drawing says, but for one rounding: a GPU
+    divides bytes by 255 as a product."""
     pool = ml.tasks.glyphs().train
     there = pool.to(session.device)
     where = session.device.type if session.device.type == "cuda" else "cpu"
     drawn = there.draw(2, ways=3, shots=1, queries=2, generator=torch.Generator(where).manual_seed(0))
     ours, theirs = there.deal(drawn), pool.deal(cast(drawn, torch.device("cpu"), torch.float32))
-    pairs = zip(pytree.tree_leaves(ours), pytree.tree_leaves(theirs), strict=True)
-    return "equal" if all(torch.equal(a.cpu(), b) for a, b in pairs) else "differ"
+    pairs = [(a.cpu(), b) for a, b in zip(pytree.tree_leaves(ours), pytree.tree_leaves(theirs), strict=True)]
+    if all(torch.equal(a, b) for a, b in pairs):
+        return "equal"
+    worst = max((a.double() - b.double()).abs().max().item() for a, b in pairs)
+    return f"equal but for a rounding of {worst:.1e}" if worst < 1e-7 else f"differ by {worst:.1e}"
 
 
 def first_line(error: BaseException) -> str:
@@ -202,6 +233,11 @@ def first_line(error: BaseException) -> str:
 
 
 def speed(session: Session) -> None:
+    with products("ieee"):  # torch's own default, TF32, is for neither side
+        raced(session)
+
+
+def raced(session: Session) -> None:
     device, told = session.device.type, {}
     if not session.small:
         ceilings = bench.sgemm_gflops(device), bench.copy_gbyte_per_s(device)
@@ -236,15 +272,22 @@ def chunks(session: Session) -> dict[str, float]:
 # 3 and 4. What was short of steps
 
 
+def words_of(session: Session, item: reproduce.Item) -> list[str]:
+    small = ["--budget", "smoke", "--tasks", "2"] if session.small else []
+    return [*item.words, "--device", str(session.device), *small]
+
+
 def train(session: Session, item: reproduce.Item) -> dict[str, Any]:
     """Train an item on, until it is done or the time is over; what became of it."""
-    began, words = time.monotonic(), [*item.words, "--device", str(session.device)]
-    if session.small:
-        words += ["--budget", "smoke", "--tasks", "2"]
+    began = time.monotonic()
     try:
-        status = metaloop(words)
+        status = metaloop(words_of(session, item))
     except KeyboardInterrupt:
         status = 130
+    return told_about(session, item, began, status)
+
+
+def told_about(session: Session, item: reproduce.Item, began: float, status: int | None) -> dict[str, Any]:
     told = {"recipe": item.recipe, "why": item.why, "seconds": time.monotonic() - began, "step": item.step}
     told |= {"steps": item.steps, "status": status}
     if (scores := item.folder / "evaluation.json").exists():
@@ -254,21 +297,37 @@ def train(session: Session, item: reproduce.Item) -> dict[str, Any]:
 
 
 def maml(session: Session) -> None:
-    _trained(session, "maml", [reproduce.Item("maml-sinusoid-5shot", 2, 0, "rehearsed") if session.small else MAML])
+    item = reproduce.Item("maml-sinusoid-5shot", 2, 0, "rehearsed") if session.small else MAML
+    if not item.done:
+        session.keep("maml", told := train(session, item))
+        if told["status"] == 130:
+            raise KeyboardInterrupt
 
 
 def rows(session: Session) -> None:
     items = [reproduce.Item("meta-rnn-boolean", 2, 0, "rehearsed")] if session.small else reproduce.queue()
-    _trained(session, "rows", [item for item in items if not item.done])
-
-
-def _trained(session: Session, name: str, items: list[reproduce.Item]) -> None:
     told: list[dict[str, Any]] = []
-    for item in items:
-        told.append(train(session, item))
-        session.keep(name, told)
-        if told[-1]["status"] == 130:
-            raise KeyboardInterrupt
+    with ThreadPoolExecutor(session.at_once) as several:
+        for one in several.map(lambda item: beside(session, item), [item for item in items if not item.done]):
+            told.append(one)
+            session.keep("rows", told)
+
+
+def beside(session: Session, item: reproduce.Item) -> dict[str, Any]:
+    """Train an item in a process of its own; when the time is over it gets Ctrl-C, and saves."""
+    began = time.monotonic()
+    words = [sys.executable, "-m", "metaloop", *words_of(session, item)]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "2"}
+    status: int | None = None
+    if session.left() > 50:  # else it would not come to its first step
+        with open(item.folder.parent / f"{item.recipe}.txt", "w") as log:
+            child = subprocess.Popen(words, env=env, stdout=log, stderr=subprocess.STDOUT)
+            while (status := child.poll()) is None and session.left() > 30:
+                time.sleep(0.1)
+            if status is None:
+                child.send_signal(signal.SIGINT)
+                status = child.wait()
+    return told_about(session, item, began, status)
 
 
 # All of it
@@ -296,6 +355,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--data", metavar="DIR", help="the folder of the data sets (METALOOP_DATA)")
     parser.add_argument("--from", dest="earlier", metavar="DIR", help="what an earlier time wrote: its runs go on")
     parser.add_argument("--out", metavar="DIR", default="results/gpu", help="where to write (results/gpu)")
+    parser.add_argument("--parts", nargs="+", choices=list(SHARES), default=list(SHARES), help="of the four (all)")
+    parser.add_argument("--at-once", type=int, default=4, metavar="N", help="rows that train side by side (4)")
     parser.add_argument("--rehearse", action="store_true", help="all of it in miniature, on a CPU")
     args = parser.parse_args(argv)
     device = "cpu" if args.rehearse else "cuda"
@@ -309,14 +370,16 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     out = Path(args.out).resolve()
     out.mkdir(parents=True, exist_ok=True)
-    session = Session(device, args.seconds, out, small=args.rehearse)
+    session = Session(device, args.seconds, out, small=args.rehearse, at_once=args.at_once)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what its deterministic algorithms want
     reproduce.RUNS.mkdir(parents=True, exist_ok=True)
     if args.earlier:
         with tarfile.open(Path(args.earlier) / "runs.tar") as tar:
             tar.extractall(reproduce.RUNS, filter="data")
     table = []
     parts: dict[str, Callable[[Session], None]] = {"exactness": exactness, "speed": speed, "maml": maml, "rows": rows}
-    for name, part in parts.items():
+    for name in args.parts:
+        part = parts[name]
         began, how = time.monotonic(), "whole"
         session.say(f"-- {name}")
         try:

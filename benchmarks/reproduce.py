@@ -45,8 +45,13 @@ class Item:
 
     @property
     def done(self) -> bool:
-        """Trained to its end, and tested."""
-        return self.step >= self.steps and (self.folder / "evaluation.json").exists()
+        """Trained to its end, and tested on every row of its paper."""
+        path = self.folder / "evaluation.json"
+        return (
+            self.step >= self.steps
+            and path.exists()
+            and len(json.loads(path.read_text())) >= len(RECIPES[self.recipe].published)
+        )
 
     @property
     def words(self) -> list[str]:

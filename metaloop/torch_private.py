@@ -15,7 +15,10 @@ import torch.utils._pytree as pytree
 from torch.nn.utils.parametrizations import _SpectralNorm as SpectralNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 
-__all__ = ["SpectralNorm", "TorchDispatchMode", "compile_anew", "in_vmap", "modes", "of_compiler", "pytree", "values"]
+__all__ = [
+    "SpectralNorm", "TorchDispatchMode", "compile_anew", "in_vmap", "modes", "of_compiler", "per_task", "pytree",
+    "values",
+]  # fmt: skip
 
 
 def of_compiler(error: Exception) -> bool:
@@ -49,6 +52,18 @@ def in_vmap() -> bool:
         return any(level.key() == functorch.TransformType.Vmap for level in functorch.get_interpreter_stack() or ())
     except (AttributeError, TypeError):
         return True
+
+
+def per_task() -> bool:
+    """Whether a gradient is being taken of each task in a vmap, of weights that are or will be the task's own; False
+    where torch does not tell."""
+    try:
+        functorch = torch._C._functorch  # type: ignore[attr-defined]
+        kinds = [level.key() for level in functorch.get_interpreter_stack() or ()]
+        batched = functorch.TransformType.Vmap
+        return batched in kinds and functorch.TransformType.Grad in kinds[kinds.index(batched) :]
+    except (AttributeError, TypeError):
+        return False
 
 
 def modes() -> int:

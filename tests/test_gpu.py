@@ -12,6 +12,8 @@ import gpu
 import pytest
 import reproduce
 
+from metaloop.recipes import RECIPES
+
 BENCHMARKS = Path(gpu.__file__).parent
 ABSENT = ("rich", "pytorch_metric_learning", "tensorboard", "optuna", "cloudpickle", "fastapi", "matplotlib", "onnx")
 REHEARSE = f"""
@@ -51,7 +53,7 @@ def test_on_a_cpu_float32_is_near_float64_and_bfloat16_is_not_as_near(rehearsed)
     for name in gpu.REHEARSED:
         row = told["gradients"][name]
         assert row["float32"] < 1e-4 < row["bfloat16"], (name, row)
-    assert told["graphs"] == {"protonet, six steps": "equal bit by bit"}
+    assert told["graphs"] == {"protonet, six steps": {"captured": "equal bit by bit", "once more": "equal bit by bit"}}
     assert told["dealing"] == {"glyphs": "equal"}
 
 
@@ -92,7 +94,9 @@ def test_what_is_done_is_left_out_and_what_was_begun_goes_on(tmp_path, monkeypat
         item.folder.mkdir(parents=True)
         (item.folder / "run.json").write_text("{}")
         (item.folder / f"checkpoint-{step:08d}.safetensors").touch()
-    (done.folder / "evaluation.json").write_text("[]")
+    (done.folder / "evaluation.json").write_text("[{}]")  # broken off after the first of its rows
+    assert reproduce.chosen(reproduce.queue(), [])[:2] == [done, begun]
+    (done.folder / "evaluation.json").write_text(json.dumps([{}] * len(RECIPES[done.recipe].published)))
     assert reproduce.chosen(reproduce.queue(), [])[:2] == [begun, fresh]
     assert "--resume" in begun.words
     assert "--resume" not in fresh.words

@@ -2,13 +2,14 @@
 
 from collections import OrderedDict
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
 from mutations import Bug, law
 from torch import nn
-from torch.func import grad, vmap
+from torch.func import functional_call, grad, vmap
 from torch.testing import assert_close
 from zoo import WAYS, blobs, one, pictures
 
@@ -48,10 +49,10 @@ from metaloop.nn import (
     unit,
 )  # fmt: skip
 from metaloop.nn.functional import pooled
-from metaloop.nn.fused import Block
+from metaloop.nn.fused import Block, by_columns
 from metaloop.nn.unit import length
 from metaloop.objectives import normface
-from metaloop.torch_private import in_vmap, pytree
+from metaloop.torch_private import in_vmap, per_task, pytree
 
 
 @pytest.fixture
@@ -654,9 +655,32 @@ def test_conv4_needs_nothing_that_torch_keeps_private(change, monkeypatch):
 
 def test_torch_tells_whether_tasks_are_batched():
     seen = []
-    vmap(grad(lambda x: (seen.append(in_vmap()), x)[1]))(torch.ones(2))
-    grad(lambda x: (seen.append(in_vmap()), x)[1])(torch.ones(()))
-    assert seen == [True, False]
+    tell = lambda x: (seen.append((in_vmap(), per_task())), x)[1]
+    vmap(grad(tell))(torch.ones(2))
+    grad(lambda x: vmap(tell)(x).sum())(torch.ones(2))
+    grad(tell)(torch.ones(()))
+    assert seen == [(True, True), (True, False), (False, False)]
+
+
+@pytest.mark.parametrize("how", [{"stride": 2, "padding": 1}, {"padding": (0, 2), "dilation": (1, 2), "bias": False}])
+def test_convolutions_by_columns_are_convolutions_with_their_second_derivatives(how):
+    """Each task with weights of its own, as a GPU does them."""
+    conv = nn.Conv2d(2, 3, (3, 2), dtype=torch.float64, **how)
+    x, names = torch.randn(4, 5, 2, 7, 6, dtype=torch.float64), [name for name, _ in conv.named_parameters()]
+
+    def of(work):
+        def stepped(theta, x):
+            loss = lambda theta: work(theta, x).square().sum()
+            return sum((v.detach() - g).square().sum() for v, g in zip(theta, grad(loss)(theta), strict=True))
+
+        return vmap(grad(stepped, argnums=(0, 1)), in_dims=(None, 0))(tuple(conv.parameters()), x)
+
+    def columns(theta, x):
+        own = SimpleNamespace(**{n: getattr(conv, n) for n in ("kernel_size", "stride", "padding", "dilation", "bias")})
+        vars(own).update(zip(names, theta, strict=True))
+        return by_columns(own, x)
+
+    assert_close(of(columns), of(lambda theta, x: functional_call(conv, dict(zip(names, theta, strict=True)), x)))
 
 
 def test_a_first_block_keeps_single_precision():

@@ -19,6 +19,7 @@ from ..nn.unroll import backward
 from ..targets import target_of
 from ..torch_private import pytree
 from . import methods
+from .device import float32
 from .memory import in_bytes, largest_chunk
 from .renamed import renamed
 from .theta import check, without_fixed
@@ -139,7 +140,7 @@ def meta_gradient(
             check("meta_gradient", learner, theta)
         if route.method != "exact" and not route.met:
             methods.check_inner_loop(learner, theta, first_task(tasks), route)
-        with backward(route):
+        with backward(route), float32(tasks.support.x.device):
             if method != "evolution":
                 grads, (loss, info) = mean_of(theta, tasks)
                 return held(grads), loss, info
@@ -172,7 +173,7 @@ def predict(learner: Learner, theta: Theta, tasks: Task) -> Tensor:
         with at_meta_test():
             return learner.adapt(theta, task.support)(task.query.x)
 
-    with torch.no_grad():
+    with torch.no_grad(), float32(tasks.support.x.device):
         if count(tasks) == 1:
             return one(theta, first_task(tasks))[None]
         return vmap(one, in_dims=(None, 0), randomness="different")(theta, tasks)

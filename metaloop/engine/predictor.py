@@ -10,6 +10,7 @@ from torch import Tensor
 from ..core import Data, Learner, Task, Theta
 from ..nn.functional import at_meta_test
 from . import checkpoint
+from .device import float32
 from .evaluate import check_labels, check_outputs
 from .seeds import generator
 from .theta import check
@@ -27,7 +28,7 @@ def adapt(learner: Learner, theta: Theta, x: Tensor, y: Tensor, *, ways: int, ca
     alone = Task(*(Data(d.x[None], d.y[None]) for d in (support, Data(x[:1], y[:1]))))
     check_labels(call, alone, ways)
     check_outputs(call, learner, theta, alone, ways)
-    with torch.no_grad(), at_meta_test():
+    with torch.no_grad(), at_meta_test(), float32(x.device):
         return learner.adapt(theta, support)
 
 
@@ -43,7 +44,7 @@ def probabilities(f: Callable, x: Tensor, *, ways: int) -> Tensor:
     """
     together = "transductive" in policies(f)  # then the examples of a call are normalised by each other
     own = getattr(f, "probabilities", None)
-    with torch.no_grad(), at_meta_test():
+    with torch.no_grad(), at_meta_test(), float32(x.device):
         parts = x.split(len(x) if together else 200)
         if own is None:
             p = torch.cat([f(part)[:, :ways].softmax(-1) for part in parts])

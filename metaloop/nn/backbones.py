@@ -5,8 +5,10 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from torch import Tensor, nn
+from torch.compiler import is_compiling
 
-from .fused import Block
+from ..torch_private import per_task
+from .fused import Block, by_columns
 from .norms import norm
 
 
@@ -134,6 +136,11 @@ class _Residual(nn.Module):
 
 class Conv2d(nn.Conv2d):
     """Convolution initialised as Glorot & Bengio 2010, bias zero."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if input.device.type == "cuda" and self.groups == 1 and not is_compiling() and per_task():
+            return by_columns(self, input)
+        return super().forward(input)
 
     def reset_parameters(self) -> None:
         nn.init.xavier_uniform_(self.weight)

@@ -1,4 +1,4 @@
-"""A convolutional block in fewer passes over memory, with the numbers of its layers."""
+"""A convolutional block in fewer passes over memory, and convolutions of many tasks, with the numbers of the layers."""
 
 from typing import Any
 
@@ -83,3 +83,63 @@ def _largest_of_fours(x: Tensor) -> Tensor:
     n, channels, height, width = x.shape[0], x.shape[1], x.shape[2] // 2, x.shape[3] // 2
     fours = x[:, :, : 2 * height, : 2 * width].movedim(1, -1).reshape(n, height, 2, width, 2, channels)
     return fours.amax((2, 4)).movedim(-1, 1)
+
+
+def by_columns(conv: Any, x: Tensor) -> Tensor:
+    """conv(x) as products of weights and columns: what each output position sees, [n, channels * kernel, positions].
+
+    For tasks that have weights of their own, on a GPU: vmap makes them groups of one convolution, and cuDNN takes the
+    groups one by one on the way back. Products of matrices are batched, and one kernel makes all tasks' columns.
+    """
+    how = {name: getattr(conv, name) for name in ("kernel_size", "dilation", "padding", "stride")}
+    columns: Any = Columns.apply(x.flatten(0, 1), how)
+    reach = [d * (k - 1) - 2 * p for d, k, p in zip(conv.dilation, conv.kernel_size, conv.padding, strict=True)]
+    height = (x.shape[2] - reach[0] - 1) // conv.stride[0] + 1
+    out = conv.weight.flatten(1) @ columns.reshape(len(x), -1, columns.shape[-1])
+    out = out if conv.bias is None else out + conv.bias[:, None]
+    return out.unflatten(-1, (height, -1))
+
+
+class Columns(torch.autograd.Function):
+    """Pictures [n, h, w] -> their columns [n, kernel, positions]; linear, so that Pictures is its derivative.
+
+    A task axis, like channels, is more pictures.
+    """
+
+    @staticmethod
+    def forward(x: Tensor, how: dict[str, Any]) -> Tensor:
+        return nn.functional.unfold(x[None], **how).unflatten(1, (len(x), -1))[0]
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.size, ctx.how = inputs[0].shape[1:], inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, *g: Any) -> Any:
+        return Pictures.apply(*g, ctx.how, ctx.size), None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, x: Tensor, how: dict[str, Any]) -> Any:
+        x = x.movedim(in_dims[0], 0)
+        return Columns.apply(x.flatten(0, 1), how).unflatten(0, x.shape[:2]), 0
+
+
+class Pictures(torch.autograd.Function):
+    """Columns [n, kernel, positions] -> pictures [n, h, w], each entry added where it was seen."""
+
+    @staticmethod
+    def forward(columns: Tensor, how: dict[str, Any], size: Any) -> Tensor:
+        return nn.functional.fold(columns.flatten(0, 1)[None], size, **how)[0]
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.how = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, *g: Any) -> Any:
+        return Columns.apply(*g, ctx.how), None, None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, columns: Tensor, how: dict[str, Any], size: Any) -> Any:
+        columns = columns.movedim(in_dims[0], 0)
+        return Pictures.apply(columns.flatten(0, 1), how, size).unflatten(0, columns.shape[:2]), 0
