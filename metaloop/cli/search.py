@@ -9,10 +9,11 @@ from .console import note, quoted, say, suggest
 from .data import advice, find_pool, measured, rows_for
 from .options import DATA, DATA_ROOT, DEVICE, TASKS, count, option
 
+SAMPLERS = ("tpe", "random", "grid", "gp", "evolution")
 OPTIONS = (
     option("recipe", metavar="RECIPE", help="see `metaloop recipes`"),
     option("--space", action="append", default=[], metavar="NAME=...", help="what may be chosen: 1,2,5 or 1e-3..1:log"),
-    option("--sampler", choices=("tpe", "random", "grid", "gp"), default="tpe", help="what proposes (tpe)"),
+    option("--sampler", choices=SAMPLERS, default="tpe", help="what proposes (tpe)"),
     option("--trials", type=count, default=20, metavar="N", help="in all, over all workers (20)"),
     option("--prune", action="store_true", help="stop testing a trial that is worse than the best, by tasks in pairs"),
     option("--storage", metavar="FILE|URL", help="a journal file (OUT/search.journal), or postgresql://user@host/name"),

@@ -50,6 +50,7 @@ from .imagination import Hallucinator as Hallucinator
 from .in_context import InContext as InContext
 from .infinite import Kernel as Kernel
 from .infinite import infinite as infinite
+from .macro import Macro as Macro
 from .masked import Masked as Masked
 from .memory import LeastUsed as LeastUsed
 from .memory import Memory as Memory

@@ -107,9 +107,9 @@ def search(
     space: {"inner_lr": "1e-3..1:log", "inner_steps": "1,2,5", "norm_policy": ["group", "layer"]}, or texts such as
         "inner_steps=1,2,5"; `metaloop.outer.search_space` has the language.
     pool: the recipe's own unless given; a function's learners are trained on it.
-    trials: how many, over all workers and starts; more, when started again, go on. sampler: "tpe", "random", "grid" or
-        "gp", which takes a second to choose. prune: stop scoring a trial that the tasks so far, in pairs, say is worse
-        than the best (`search_prune`).
+    trials: how many, over all workers and starts; more, when started again, go on. sampler: "tpe", "random", "grid",
+        "evolution", or "gp", which takes a second to choose. prune: stop scoring a trial that the tasks so far, in
+        pairs, say is worse than the best (`search_prune`).
     storage: a journal file, OUT/search.journal unless given, for workers with a shared disk; or
         "postgresql://user@host/database" for those without. Start the same search as often as wanted, on as many
         machines: a worker takes new trials until there are enough, and trials whose worker died before them.
@@ -119,7 +119,7 @@ def search(
     budget: the recipe's. options: for a recipe `steps`; for a learner what `fit` takes (steps, tasks, ways, ...).
     info: further entries of each trial's run.json.
 
-    Random search without an end of choices, and grids, try the same for any number of workers; what "tpe" and "gp" try
+    Random search without an end of choices, and grids, try the same for any number of workers; what the others try
     depends on what was told when. A trial that diverges is told as such and has no score.
     Raises ValueError on bad arguments; if the study or `out` holds another search, naming the difference; if the
     storage is damaged or cannot be reached; if no trial comes to a score. Ctrl-C leaves the trial to the next start.

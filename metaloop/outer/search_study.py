@@ -26,10 +26,11 @@ from ..engine.checkpoint import write_bytes
 from ..engine.lock import Lock
 from ..engine.schema import conform, read_json
 from ..engine.seeds import place
+from .evolution import Evolution
 from .search_space import Choice, Range, Space, cell, cells
 
 MOST_CELLS = 10**6  # of a space that is drawn from without replacement
-SAMPLERS = ("tpe", "random", "grid", "gp")
+SAMPLERS = ("tpe", "random", "grid", "gp", "evolution")
 START = b'{"op_code":'  # of each line of a journal
 
 
@@ -188,6 +189,8 @@ def make_sampler(kind: str, space: Space, trials: int, seed: int) -> BaseSampler
         return Cells(space, range(most or 0))
     if kind == "random" and most is not None and most <= MOST_CELLS:
         return Cells(space, np.random.default_rng(place(seed, "search", 0)).permutation(most).tolist())
+    if kind == "evolution":
+        return Evolution(space, seed=seed)
     return Addressed({"random": RandomSampler, "tpe": TPESampler, "gp": GPSampler}[kind], seed)
 
 

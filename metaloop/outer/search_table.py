@@ -68,24 +68,29 @@ class Table:
             "diverged": int(np.isnan(scores).any(0).sum()),
         }
 
-    def run(self, sampler: str, draws: int, seed: int) -> list[int]:
-        """The first `draws` different cells that a searcher of `search_study.SAMPLERS` asks for, in its order.
+    def run(self, sampler: str, draws: int, seed: int, *, asks: int = 100, **options: Any) -> list[int]:
+        """The first `draws` different cells that a searcher asks for, in its order: one of `search_study.SAMPLERS`, or
+        "controller", `Controller` with these options.
 
-        A cell asked for again is answered again, and is no draw. Raises ValueError if it asks a hundred times for each
-        draw.
+        A cell asked for again is answered again, and is no draw; after asks * draws answers in all it has settled, and
+        there are fewer cells.
         """
         import optuna
 
+        from .controller import Controller
         from .search_study import make_sampler, quiet, suggest
 
-        means, order = self.means(), {}
+        means, order, controller = self.means(), {}, None
         known = {json.dumps(cell(self.space, i)): i for i in range(len(self))}
         with quiet():
-            study = optuna.create_study(
-                sampler=make_sampler(sampler, self.space, len(self) if sampler == "grid" else draws, seed),
-                direction="maximize" if self.higher else "minimize",
-            )
-            for _ in range(100 * draws):
+            study = optuna.create_study(direction="maximize" if self.higher else "minimize")
+            if sampler == "controller":
+                controller = Controller(self.space, seed=seed, **options)
+            else:
+                study.sampler = make_sampler(sampler, self.space, len(self) if sampler == "grid" else draws, seed)
+            for i in range(asks * draws):
+                if controller is not None and i % controller.batch == 0:
+                    controller.propose(study)
                 trial = study.ask()
                 number = known[json.dumps(suggest(trial, self.space))]
                 order.setdefault(number, len(order))
@@ -94,8 +99,8 @@ class Table:
                 else:
                     study.tell(trial, means[number])
                 if len(order) == draws:
-                    return [*order]
-        raise ValueError(f"Table.run: {sampler} asked {100 * draws} times for {len(order)} different cells.")
+                    break
+        return [*order]
 
 
 def evaluate_table(
@@ -140,9 +145,12 @@ def evaluate_table(
     return read_table(path)
 
 
-def read_table(path: str | Path) -> Table:
-    """A table that `evaluate_table` kept. Raises ValueError if there is none, or it is not whole."""
+def read_table(path: str | Path, *, seeds: int | None = None) -> Table:
+    """A table that `evaluate_table` kept; seeds: the first so many of its seeds, all unless given. Raises ValueError if
+    there is none, or it is not whole."""
     kept = conform(read_json(Path(path)), dict[str, Any], str(path))
+    kept["seeds"] = min(kept["seeds"], seeds or kept["seeds"])
+    kept["batches"] = [each for each in kept["batches"] if each["seed"] < kept["seeds"]]
     space = read_space(kept["space"])
     scores: dict[str, np.ndarray] = {}
     for each in kept["batches"]:
