@@ -1,0 +1,103 @@
+"""The theta that comes with metaloop, and the meta-gradient that it was trained by."""
+
+import json
+
+import pytest
+import shipped_theta
+import torch
+import unrolled
+from mutations import Bug
+from torch import nn
+from torch.nn.functional import cross_entropy
+from torch.testing import assert_close
+
+import metaloop as ml
+from metaloop import optim
+
+
+@pytest.mark.parametrize(("steps", "unroll"), [(6, 4), (4, 4), (5, 2)])
+def test_the_written_out_meta_gradient_is_the_learners(steps, unroll):
+    net, init = ml.functional(nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)))
+    learner = ml.lstm_optimizer(net, inner_steps=steps, batch=5, unroll=unroll, hidden=4, scale=0.3)
+    theta, start = learner.init(0), init(1)
+    torch.manual_seed(0)
+    x, y = torch.randn(5 * steps + 7, 3), torch.randint(2, (5 * steps + 7,))
+    stacked = ml.Problem(x[None, :-7], y[None, :-7], {name: p[None] for name, p in start.items()})
+    want, loss, _ = ml.meta_gradient(learner)(theta, ml.Task(stacked, ml.Data(x[None, -7:], y[None, -7:])))
+
+    def f(phi, t):
+        phi, rows = phi.clone().requires_grad_(), slice(5 * t, 5 * t + 5) if t < steps else slice(-7, None)
+        parts = phi.split([p.numel() for p in start.values()])
+        named = {name: part.view(p.shape) for part, (name, p) in zip(parts, start.items(), strict=True)}
+        value = cross_entropy(net(named, x[rows]), y[rows])
+        return value.detach(), torch.autograd.grad(value, phi)[0]
+
+    flat = torch.cat([p.flatten() for p in start.values()])
+    for _ in range(2):  # the second in memory that the first has used
+        found, losses = unrolled.meta_gradient(unrolled.packed(theta), 0.3, flat, f, steps, unroll)
+        assert_close(found, unrolled.packed(want), rtol=1e-4, atol=1e-6)
+        assert_close(torch.tensor(sum(losses[1:])), loss)
+
+
+def test_theta_is_packed_and_kept(tmp_path):
+    theta = shipped_theta.learner(5).init(0)
+    again = unrolled.unpacked(unrolled.packed(theta), theta["scale"])
+    assert_close(again, theta, rtol=0, atol=0)
+    shipped_theta.save(theta, tmp_path / "theta.safetensors", {})
+    kept = shipped_theta.load(tmp_path / "theta.safetensors")
+    assert_close(kept["m"], {name: p.half().float() for name, p in theta["m"].items()}, rtol=0, atol=0)
+
+
+def test_an_optimizer_without_a_run_takes_what_came_along(tmp_path, monkeypatch):
+    model = nn.Linear(3, 2)
+    monkeypatch.setattr(optim, "SHIPPED", tmp_path / "theta.safetensors")
+    with pytest.raises(ValueError, match="no trained theta comes with this copy. Give a run of lstm_optimizer"):
+        optim.Learned(model.parameters())
+    shipped_theta.save(shipped_theta.learner(5).init(0), tmp_path / "theta.safetensors", {})
+    given, own = (optim.Learned(model.parameters(), theta).theta
+                  for theta in (None, shipped_theta.load(tmp_path / "theta.safetensors")))  # fmt: skip
+    assert_close(given, own, rtol=0, atol=0)
+
+
+def test_what_is_tested_was_not_trained_on():
+    seen = shipped_theta.TRAINED + shipped_theta.CHOSEN_BY
+    assert not {p.data for p in seen} & {p.data for p in shipped_theta.HELD}
+    assert not {(p.kind, p.sizes) for p in seen} & {(p.kind, p.sizes) for p in shipped_theta.HELD}
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch):
+    """One held-out problem, three steps, two rates, two initialisations; a theta."""
+    x, y = torch.randn(40, 3), torch.arange(40) % 2
+    data = {"train": (x, y), "test": (x[:9], y[:9])}
+    problem = shipped_theta.Problem("letter", 1, "perceptron", (4,), "ReLU")
+    for name, value in {
+        "HELD": [problem], "TESTED_ON": {"letter": lambda: data}, "STEPS": 2, "BATCH": 20, "CURVE": (0, 1, 2, 4),
+        "RATES": {name: [0.01, 0.1] for name in shipped_theta.RATES}, "INITIALISATIONS": 2, "EVERY": {},
+    }.items():  # fmt: skip
+        monkeypatch.setattr(shipped_theta, name, value)
+    shipped_theta.save(shipped_theta.learner(4).init(0), tmp_path / "theta.safetensors", {})
+    return tmp_path, problem.label
+
+
+def test_the_test_goes_on_where_it_stopped(small, capsys):
+    folder, label = small
+    shipped_theta.test_all(folder, 60, 1, ["learned", "Adam"], False)
+    first = json.loads((folder / "test.json").read_text())
+    assert set(first["ends"][label]) == {"Adam"}
+    assert set(first["curves"][label]) == {"learned", "Adam"}
+    assert len(first["curves"][label]["learned"]) == 2
+    shipped_theta.test_all(folder, 60, 1, ["learned", *shipped_theta.RATES], False)
+    whole = json.loads((folder / "test.json").read_text())
+    assert whole["ends"][label]["Adam"] == first["ends"][label]["Adam"]
+    (row,) = shipped_theta.compared(whole).values()
+    best = min(sum(losses) / 2 for losses in whole["ends"][label]["Adam"].values())
+    assert row["Adam"]["loss"][0] == pytest.approx(best)
+    assert row["learned"]["loss"][0] == pytest.approx(sum(c["2"] for c in whole["curves"][label]["learned"]) / 2)
+    assert "better than Adam on" in capsys.readouterr().out
+
+
+BUGS = [
+    Bug("an optimizer without a run takes the stored numbers as they are", "optim.py",
+        ("{name: t.float() for", "{name: t for"), "test_an_optimizer_without_a_run_takes_what_came_along"),
+]  # fmt: skip
