@@ -51,6 +51,7 @@ from metaloop.engine.run import machine, versions
 
 ROOT = Path(__file__).resolve().parent.parent
 STEPS, BATCH, SCALE = 100, 128, 0.01
+SAMPLE = 200  # coordinates of a tensor that are differentiated
 RATES = {
     "Adam": [10 ** (k / 3 - 4) for k in range(12)], "SGD with momentum 0.9": [10 ** (k / 3 - 3) for k in range(12)],
     "PowerSign": [10 ** (k / 3 - 3.5) for k in range(12)],
@@ -172,8 +173,10 @@ class Problem:
 P, C, N = "perceptron", "convolutions", "convolutions with batch norm"
 TRAINED = [
     *(Problem(d, by, P, u, a) for d, (by, u), a in product(
-        ("digits", "alphabets"), ((4, (16,)), (4, (24,)), (4, (12, 12)), (2, (8,))), ("ReLU", "Tanh"))),
-    *(Problem(d, 2, C, u, a) for d, u, a in product(("digits", "alphabets"), ((4, 8), (6, 6)), ("ReLU", "Tanh"))),
+        ("digits", "alphabets"), ((4, (24,)), (4, (12, 12)), (2, (8,)), (2, (16, 16)), (1, (8,)), (1, (16,))),
+        ("ReLU", "Tanh"))),
+    *(Problem(d, by, C, u, a) for d, (by, u), a in product(
+        ("digits", "alphabets"), ((2, (4, 8)), (2, (6, 6)), (1, (4, 8, 8))), ("ReLU", "Tanh"))),
     *(Problem("pendigits", 1, P, u, a) for u, a in product(((16,), (32,), (16, 16), (24, 16)), ("ReLU", "Tanh"))),
 ]  # fmt: skip
 CHOSEN_BY = [
@@ -212,8 +215,8 @@ def learner(hidden: int) -> ml.Learner:
     return ml.lstm_optimizer(net, inner_steps=STEPS, batch=BATCH, hidden=hidden, scale=SCALE)
 
 
-def task(problem: Problem, data: Data, scales: float, g: torch.Generator) -> tuple[Tensor, unrolled.Problem]:
-    """A start, and the losses: of minibatches drawn anew, and at last of 512 examples."""
+def task(problem: Problem, data: Data, scales: float, g: torch.Generator):
+    """A start, the losses (of minibatches drawn anew, and at last of 512 examples), and a sample of coordinates."""
     x, y = data["train"]
     torch.manual_seed(int(torch.randint(2**62, (), generator=g)))
     module = problem.network(x.shape[1:], int(y.max()) + 1)
@@ -230,7 +233,7 @@ def task(problem: Problem, data: Data, scales: float, g: torch.Generator) -> tup
         value = cross_entropy(module(x[rows]), y[rows])
         return value.detach(), torch.cat([d.flatten() for d in torch.autograd.grad(value, params)]).mul_(factor)
 
-    return weights / factor, f
+    return weights / factor, f, unrolled.sample(sizes, SAMPLE, g)
 
 
 def rate(lr: float, done: float) -> float:
@@ -252,13 +255,14 @@ def train(c: Candidate, rank: int, shared: Tensor, meet: Any, every: dict[tuple[
     done, losses, steps = 0.0, [], 0
     while done < 1:
         problem = TRAINED[int(torch.randint(len(TRAINED), (), generator=alike))]
-        start, f = task(problem, every[problem.data, problem.by], c.scales, own)
+        start, f, sampled = task(problem, every[problem.data, problem.by], c.scales, own)
         many = horizon(done)
         with torch.no_grad():
             plain = [p.detach() for p in parts]
         with torch.enable_grad():
             f_t = lambda phi, t: f(phi, t == many)  # noqa: B023
-            grads, values = unrolled.meta_gradient(plain, SCALE, start, f_t, many, min(c.unroll, many))
+            unroll = min(c.unroll, many)
+            grads, values = unrolled.meta_gradient(plain, theta["scale"], start, f_t, many, unroll, sampled)
         flat = torch.cat([g.flatten() for g in grads])
         shared[rank, :-1] = flat / max(1.0, float(flat.norm())) if flat.isfinite().all() else 0.0
         shared[rank, -1] = (time.monotonic() - began) / seconds

@@ -1,9 +1,10 @@
 """`lstm_optimizer`'s meta-gradient for one network at a time, written out: no graph is kept, and no task is batched.
 
-What `ml.meta_gradient` computes for a learner of preprocessed gradients (a test holds the two together), at a fraction
-of the time for networks of about a thousand parameters. Since gradients count as constants in the meta-gradient, the
-losses of an unroll are linear in its steps: what comes back to g_t is the sum of the later gradients of the unroll, and
-all that is left to differentiate is the recurrence. Coordinates are columns, as in `ml.optim.Learned`.
+What `ml.meta_gradient` computes for a learner of preprocessed gradients (a test holds the two together), in less time.
+Since gradients count as constants in the meta-gradient, the losses of an unroll are linear in its steps: what comes back
+to g_t is the sum of the later gradients of the unroll, and all that is left to differentiate is the recurrence, each
+coordinate by itself. So the meta-gradient is a sum over coordinates, of which a sample will do: all are moved, by
+`ml.optim.Learned`, and a few of each tensor are differentiated, weighted so that the mean is right.
 """
 
 import math
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from metaloop.learners.lstm_optimizer import P
+from metaloop.optim import Learned
 
 Problem = Callable[[Tensor, int], tuple[Tensor, Tensor]]  # (phi, t) -> f_t(phi), its gradient
 
@@ -102,30 +104,51 @@ def layers(hidden: int, steps: int) -> tuple[Layer, Layer]:
     return Layer(2, hidden, steps), Layer(hidden, hidden, steps)
 
 
+def sample(sizes: list[int], most: int, g: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Which coordinates, at most `most` of each tensor, and what each stands for."""
+    rows, weights, first = [], [], 0
+    for n in sizes:
+        m = min(n, most)
+        rows.append(first + torch.randperm(n, generator=g)[:m].sort()[0])
+        weights.append(torch.full((m,), n / m))
+        first += n
+    return torch.cat(rows), torch.cat(weights)
+
+
 def meta_gradient(
-    parts: list[Tensor], scale: float, start: Tensor, f: Problem, steps: int, unroll: int
+    parts: list[Tensor],
+    scale: Tensor,
+    start: Tensor,
+    f: Problem,
+    steps: int,
+    unroll: int,
+    sampled: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[list[Tensor], list[float]]:
-    """The gradient, in the form of `parts`, of sum_{t=1..steps} f_t(phi_t); f_0(phi_0) .. f_steps(phi_steps)."""
-    W0, W1, head = parts
-    hidden, n, phi = head.shape[1] - 1, len(start), start.clone()
+    """The gradient, in the form of `parts`, of sum_{t=1..steps} f_t(phi_t); f_0(phi_0) .. f_steps(phi_steps).
+
+    sampled: as `sample` gives them; all coordinates unless given.
+    """
+    rows, weights = sampled or (torch.arange(len(start)), torch.ones(len(start)))
+    (W0, W1, head), phi = parts, torch.nn.Parameter(start.clone())
+    optimizer, hidden = Learned([phi], unpacked(parts, scale)), head.shape[1] - 1
     lower, upper = layers(hidden, unroll)
-    grads, losses, ds = [torch.zeros_like(p) for p in parts], [], []
-    lower.begin(n)
-    upper.begin(n)
-    value, d = f(phi, 0)
-    losses.append(value.item())
+    grads, ds = [torch.zeros_like(p) for p in parts], []
+    lower.begin(len(rows))
+    upper.begin(len(rows))
+    value, phi.grad = f(phi.detach(), 0)
+    losses = [value.item()]
     for t in range(steps):
-        k = t % unroll
+        k, d = t % unroll, phi.grad[rows]  # type: ignore[index]
         torch.log(d.abs(), out=lower.seen[k, 0]).div_(P).clamp_(min=-1)
         torch.mul(d, math.exp(P), out=lower.seen[k, 1]).clamp_(-1, 1)
         upper.seen[k, :hidden] = lower.forward(W0, k)
         upper.forward(W1, k)
-        phi.add_(torch.mv(upper.seen[k + 1, hidden:].T, head[0]), alpha=scale)
-        value, d = f(phi, t + 1)
+        optimizer.step()
+        value, phi.grad = f(phi.detach(), t + 1)
         losses.append(value.item())
-        ds.append(d)
+        ds.append(phi.grad[rows] * weights)
         if k + 1 == unroll or t + 1 == steps:
-            back(parts, grads, scale, lower, upper, ds)
+            back(parts, grads, float(scale), lower, upper, ds)
             lower.again(k + 1)
             upper.again(k + 1)
             ds = []
@@ -133,7 +156,7 @@ def meta_gradient(
 
 
 def back(parts: list[Tensor], grads: list[Tensor], scale: float, lower: Layer, upper: Layer, ds: list[Tensor]) -> None:
-    """Add the gradient of sum_k d_k phi_k of an unroll's steps k."""
+    """Add the gradient of sum_k d_k phi_k of an unroll's steps k, d_k weighted."""
     (W0, W1, head), (dW0, dW1, d_head), hidden = parts, grads, upper.hidden
     later = torch.zeros_like(ds[0])
     for layer in (lower, upper):

@@ -34,9 +34,15 @@ def test_the_written_out_meta_gradient_is_the_learners(steps, unroll):
 
     flat = torch.cat([p.flatten() for p in start.values()])
     for _ in range(2):  # the second in memory that the first has used
-        found, losses = unrolled.meta_gradient(unrolled.packed(theta), 0.3, flat, f, steps, unroll)
+        found, losses = unrolled.meta_gradient(unrolled.packed(theta), theta["scale"], flat, f, steps, unroll)
         assert_close(found, unrolled.packed(want), rtol=1e-4, atol=1e-6)
         assert_close(torch.tensor(sum(losses[1:])), loss)
+    few = [unrolled.sample([12, 4, 8, 2], 4, torch.Generator().manual_seed(seed)) for seed in range(3)]
+    assert [len(rows) for rows, _ in few] == [14, 14, 14]
+    assert_close(torch.stack([weights.sum() for _, weights in few]), torch.full((3,), 26.0))
+    parts = unrolled.packed(theta), theta["scale"], flat, f, steps, unroll
+    each = [unrolled.meta_gradient(*parts, (torch.arange(n, 26, 2), torch.ones(13)))[0] for n in range(2)]
+    assert_close([a + b for a, b in zip(*each, strict=True)], unrolled.packed(want), rtol=1e-4, atol=1e-6)
 
 
 def test_theta_is_packed_and_kept(tmp_path):
