@@ -1,9 +1,9 @@
 """`lstm_optimizer`'s meta-gradient for one network at a time, written out: no graph is kept, and no task is batched.
 
 What `ml.meta_gradient` computes for a learner of preprocessed gradients (a test holds the two together), in less time.
-Since gradients count as constants in the meta-gradient, the losses of an unroll are linear in its steps: what comes back
-to g_t is the sum of the later gradients of the unroll, and all that is left to differentiate is the recurrence, each
-coordinate by itself. So the meta-gradient is a sum over coordinates, of which a sample will do: all are moved, by
+Since gradients count as constants in the meta-gradient, the losses of an unroll are linear in its steps: what comes
+back to g_t is the sum of the later gradients of the unroll, and all that is left to differentiate is the recurrence,
+each coordinate by itself. So the meta-gradient is a sum over coordinates, of which a sample will do: all are moved, by
 `ml.optim.Learned`, and a few of each tensor are differentiated, weighted so that the mean is right.
 """
 

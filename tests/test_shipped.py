@@ -57,7 +57,7 @@ def test_theta_is_packed_and_kept(tmp_path):
 def test_an_optimizer_without_a_run_takes_what_came_along(tmp_path, monkeypatch):
     model = nn.Linear(3, 2)
     monkeypatch.setattr(optim, "SHIPPED", tmp_path / "theta.safetensors")
-    with pytest.raises(ValueError, match="no trained theta comes with this copy. Give a run of lstm_optimizer"):
+    with pytest.raises(ValueError, match=r"no trained theta comes with this copy. Give a run of lstm_optimizer"):
         optim.Learned(model.parameters())
     shipped_theta.save(shipped_theta.learner(5).init(0), tmp_path / "theta.safetensors", {})
     given, own = (optim.Learned(model.parameters(), theta).theta
