@@ -79,7 +79,7 @@ def small(tmp_path, monkeypatch):
     problem = shipped_theta.Problem("letter", 1, "perceptron", (4,), "ReLU")
     for name, value in {
         "HELD": [problem], "TESTED_ON": {"letter": lambda: data}, "STEPS": 2, "BATCH": 20, "CURVE": (0, 1, 2, 4),
-        "RATES": {name: [0.01, 0.1] for name in shipped_theta.RATES}, "INITIALISATIONS": 2, "EVERY": {},
+        "RATES": {name: [0.01, 0.1] for name in shipped_theta.RATES}, "INITIALISATIONS": 2, "TUNED_ON": 2, "EVERY": {},
     }.items():  # fmt: skip
         monkeypatch.setattr(shipped_theta, name, value)
     shipped_theta.save(shipped_theta.learner(4).init(0), tmp_path / "theta.safetensors", {})
@@ -92,6 +92,7 @@ def test_the_test_goes_on_where_it_stopped(small, capsys):
     first = json.loads((folder / "test.json").read_text())
     assert set(first["ends"][label]) == {"Adam"}
     assert set(first["curves"][label]) == {"learned", "Adam"}
+    assert not shipped_theta.compared(first)
     assert len(first["curves"][label]["learned"]) == 2
     shipped_theta.test_all(folder, 60, 1, ["learned", *shipped_theta.RATES], False)
     whole = json.loads((folder / "test.json").read_text())
@@ -100,6 +101,7 @@ def test_the_test_goes_on_where_it_stopped(small, capsys):
     best = min(sum(losses) / 2 for losses in whole["ends"][label]["Adam"].values())
     assert row["Adam"]["loss"][0] == pytest.approx(best)
     assert row["learned"]["loss"][0] == pytest.approx(sum(c["2"] for c in whole["curves"][label]["learned"]) / 2)
+    assert row["Adam"]["at_edge"]
     assert "better than Adam on" in capsys.readouterr().out
 
 
