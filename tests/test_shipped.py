@@ -105,6 +105,54 @@ def test_the_test_goes_on_where_it_stopped(small, capsys):
     assert "better than Adam on" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("ours", "good"), [(0.9, True), (1.1, False)])
+def test_only_what_is_better_than_adam_is_shipped(small, monkeypatch, capsys, ours, good):
+    folder, label = small
+    root = folder / "root"
+    for part in ("metaloop", "results", "docs/learners"):
+        (root / part).mkdir(parents=True)
+    (root / "pyproject.toml").write_text('metaloop = ["py.typed", "pixels.js"]\n')
+    page = root / "docs" / "learners" / "lstm_optimizer.md"
+    page.write_text("<!-- shipped -->\nNot yet.\n<!-- /shipped -->\n")
+    monkeypatch.setattr(shipped_theta, "ROOT", root)
+    curves = {
+        m: [{"2": 1.0 + 0.01 * i, "20": 1.0, "50": 1.0, "200": 1.0} for i in range(2)] for m in shipped_theta.RATES
+    }
+    curves["learned"] = [{**c, "2": ours} for c in curves["Adam"]]
+    ends = {m: {"0.01": [1.0, 1.0], "0.1": [2.0, float("inf")]} for m in shipped_theta.RATES}
+    choice = {"chosen": "a", "candidates": {"a": {"meta_steps": 7}}}
+    test = {"ends": {label: ends}, "curves": {label: {"Adam": curves["Adam"]}}}
+    (folder / "choice.json").write_text(json.dumps(choice))
+    (folder / "test.json").write_text(json.dumps(test))
+    with pytest.raises(SystemExit, match=f"not tested to the end: {label}"):
+        shipped_theta.ship(folder)
+    (folder / "test.json").write_text(json.dumps({**test, "curves": {label: curves}}))
+    shipped_theta.ship(folder)
+    assert (root / "metaloop" / "optim.safetensors").is_file() == good
+    assert ('"optim.safetensors"' in (root / "pyproject.toml").read_text()) == good
+    said = page.read_text()
+    assert f"better than Adam at Adam's best rate on {int(good)} of 1" in said
+    assert f"| {label} | {ours:.3f} ± 0.000 | 1.005" in said
+    stored = json.loads((root / "results" / "shipped-theta.json").read_text())
+    assert stored["shipped"] == good
+    assert stored["ends"][label]["Adam"]["0.1"] == [2.0, None]
+
+
+def test_the_choice_is_made_on_problems_that_all_were_asked(tmp_path, monkeypatch):
+    monkeypatch.setattr(shipped_theta, "CHOSEN_BY", [shipped_theta.Problem("a", 1, "perceptron", (n,), "ReLU")
+                                                     for n in (1, 2)])  # fmt: skip
+    for name in ("lr1", "lr2"):
+        shipped_theta.save(shipped_theta.learner(4).init(int(name[-1])), tmp_path / f"{name}.safetensors", {})
+        (tmp_path / f"{name}.json").write_text('{"steps": 3}')
+    losses = {("lr1", 1): 2.0, ("lr2", 1): 1.0, ("lr1", 2): 0.1}  # the second problem of lr2 was not done in time
+    monkeypatch.setattr(shipped_theta, "finished", lambda jobs, *_: (
+        (job[0], [{100: losses[job[0][0], job[1].sizes[0]]}]) for job in jobs
+        if (job[0][0], job[1].sizes[0]) in losses))  # fmt: skip
+    shipped_theta.choose(tmp_path, 0.0, 1)
+    assert json.loads((tmp_path / "choice.json").read_text())["chosen"] == "lr2"
+    assert_close(shipped_theta.load(tmp_path / "theta.safetensors"), shipped_theta.load(tmp_path / "lr2.safetensors"))
+
+
 BUGS = [
     Bug("an optimizer without a run takes the stored numbers as they are", "optim.py",
         ("{name: t.float() for", "{name: t for"), "test_an_optimizer_without_a_run_takes_what_came_along"),
