@@ -118,6 +118,43 @@ def test_all_learners_answer_as_the_library_does(page, files):
     assert mine["none"] == [False, False]
 
 
+def test_those_that_are_named_answer(page):
+    every, one = (page.post("/api/adapt", json=t).json()["answers"] for t in (TASK, {**TASK, "learners": [2, 2]}))
+    assert [len(every), len(one)] == [3, 1]
+    assert one[0]["p"] == every[2]["p"]
+    assert "no learner 3; 3 are loaded" in sentence(page.post("/api/adapt", json={**TASK, "learners": [0, 3]}))
+
+
+def test_one_stroke_costs_one_picture_and_no_trial(page, monkeypatch):
+    """What was asked about before is not decoded again, nor is a learner tried again on a task of that size."""
+    from metaloop.engine import predictor
+
+    page.post("/api/adapt", json=TASK)
+    decoded, tried = [], []
+    decode, trial = asked.Budget.decoded, predictor.check_outputs
+    monkeypatch.setattr(asked.Budget, "decoded", lambda *given: decoded.append(given[2]) or decode(*given))
+    monkeypatch.setattr(predictor, "check_outputs", lambda *given: tried.append(given) or trial(*given))
+    changed = {**TASK, "queries": [*TASK["queries"], png(np.minimum(stripes(0), stripes(1)))]}
+    page.post("/api/adapt", json=changed)
+    assert (decoded, tried) == (["query 3"], [])
+
+
+def test_pictures_that_are_kept_are_counted_and_few(monkeypatch):
+    """Of a request's pixels they are as many as when they were read; the oldest go first."""
+    kept, mark = asked.Kept(), [png(np.full((10, 10), v)) for v in range(4)]
+    read = lambda *which: [asked.Budget(kept).read(mark[i], "it") for i in which]
+    first = read(0)[0]
+    assert read(0)[0] is first
+    monkeypatch.setattr(asked, "KEPT", 300)
+    read(1, 2, 3)
+    assert (kept.size, read(1)[0] is read(1)[0], read(0)[0] is first) == (300, True, False)
+    budget = asked.Budget(kept)
+    budget.left = 150
+    budget.read(mark[0], "it")
+    with pytest.raises(ValueError, match="it is too large"):
+        budget.read(mark[0], "it")
+
+
 @pytest.fixture(scope="module")
 def others(tmp_path_factory):
     """Runs of other kinds: what they attend to, what they draw, how they descend."""
@@ -141,7 +178,7 @@ def test_what_is_attended_to_and_drawn_and_how_a_learned_rule_descends(others):
     by_class = np.stack([weights[:, 0], weights[:, 1], weights[:, 2:].sum(1)], 1)
     np.testing.assert_allclose(by_class, attends["p"], atol=5e-4)  # of matching networks, p is what is attended to
     budget = asked.Budget()
-    drawn = [[np.asarray(budget.read(x, "")) for x in of_one] for of_one in draws["samples"]]
+    drawn = [[np.asarray(budget.read(x, "").image) for x in of_one] for of_one in draws["samples"]]
     assert np.shape(drawn) == (3, 5, 28, 28)
     assert 0 < np.mean(drawn) < 255
     descent = rule["descent"]
@@ -201,7 +238,7 @@ def test_a_dealt_task_is_unseen_and_comes_back(page):
         ways=3, shots=2, queries=1, generator=ml.engine.seeds.generator(4, "page", 1)
     )  # fmt: skip
     budget = asked.Budget()
-    x = np.asarray(budget.read(dealt["classes"][0]["pictures"][0], ""))
+    x = np.asarray(budget.read(dealt["classes"][0]["pictures"][0], "").image)
     ours = (task.support.x[0][task.support.y[0] == 0][0, 0] * 255).round()
     np.testing.assert_array_equal(255 - x, ours)
     assert "answers" in page.post("/api/adapt", json={k: dealt[k] for k in ("classes", "queries")}).json()
@@ -217,21 +254,72 @@ def test_the_predictor_is_a_file_that_predict_takes(page, tmp_path):
     assert f(x).argmax().item() == 1
 
 
-def test_the_predictor_is_a_page_where_the_runtime_is_at_hand(page, files, tmp_path, monkeypatch):
-    """What is in it is of the adapted predictor; `test_export.py` runs such a page."""
+@pytest.fixture
+def web(tmp_path):
+    """A folder that looks like onnxruntime-web."""
     from metaloop import exported
+
+    for name in exported.WEB:
+        (tmp_path / name).write_bytes(b"web")
+    return tmp_path
+
+
+def scripted(monkeypatch, script: str, *more: str) -> None:
+    """Predictors are made into pages by this script, of their file, the page's and onnxruntime-web's folder."""
+    import sys
+
+    from metaloop.page import making
+
+    monkeypatch.setattr(making, "command", lambda *paths: [sys.executable, "-c", script, *map(str, paths), *more])
+
+
+def test_the_predictor_is_made_into_a_page_by_a_process_of_its_own(page, files, web, monkeypatch):
+    """It is given the adapted predictor's file; `test_export.py` holds what `metaloop export` makes of that."""
+    from metaloop.page import making
 
     data = lambda run: pool_of(run, None)[1]
     assert "onnxruntime-web" in sentence(page.post("/api/page/0", json=TASK))
-    for name in exported.WEB:
-        (tmp_path / name).write_bytes(b"web")
-    monkeypatch.setattr(exported, "onnx_bytes", lambda f, about: type(f).__name__.encode())
-    with TestClient(app([load(str(files / "proto"), data)], web=tmp_path), **HOME) as client:
+    told = making.command(*(web / name for name in ("f.safetensors", "f.html", "dist")))[3:]
+    assert told == ["export", f"{web}/f.safetensors", "--html", "-o", f"{web}/f.html",
+                    "--onnxruntime-web", f"{web}/dist"]  # fmt: skip
+    scripted(monkeypatch, "import sys; open(sys.argv[2], 'wb').write(open(sys.argv[1], 'rb').read() + b'made')")
+    with TestClient(app([load(str(files / "proto"), data)], web=web), **HOME) as client:
         assert client.get("/api/learners").json()["pages"]
-        html = client.post("/api/page/0", json=TASK).text
-    assert base64.b64encode(b"NearestPrototype").decode() in html
-    assert '["down", "across"]' in html
-    assert "function resized" in html
+        reply = client.post("/api/page/0", json=TASK)
+        assert reply.content == client.post("/api/predictor/0", json=TASK).content + b"made"
+        assert 'filename="predictor.html"' in reply.headers["content-disposition"]
+        scripted(monkeypatch, "raise SystemExit('secret')")
+        reply = client.post("/api/page/0", json=TASK)
+        assert (reply.status_code, sentence(reply)) == (422, "the page could not be made; the server has logged why.")
+        scripted(monkeypatch, "import sys; sys.stderr.write('metaloop: there is no page.'); sys.exit(2)")
+        assert sentence(client.post("/api/page/0", json=TASK)) == "there is no page."
+
+
+def test_while_a_page_is_made_others_are_answered_and_few_wait(files, web, monkeypatch):
+    import httpx2
+
+    from metaloop.page import making
+
+    monkeypatch.setattr(making, "WAITING", 2)
+    scripted(monkeypatch, """import os, sys, time
+while not os.path.exists(sys.argv[4]): time.sleep(0.01)
+open(sys.argv[2], 'wb').write(b'made')""", str(web / "go"))  # fmt: skip
+
+    async def all_of_them():
+        learners = [load(str(files / "proto"), lambda run: pool_of(run, None)[1])]
+        transport = httpx2.ASGITransport(app(learners, web=web))
+        async with httpx2.AsyncClient(transport=transport, base_url="http://localhost", timeout=60) as client:
+            made = [asyncio.create_task(client.post("/api/page/0", json=TASK)) for _ in range(3)]
+            refused = await next(asyncio.as_completed(made))
+            assert (refused.status_code, "Ask again" in sentence(refused)) == (429, True)
+            adapted = await client.post("/api/adapt", json=TASK)
+            assert adapted.status_code == 200
+            assert sum(one.done() for one in made) == 1
+            (web / "go").touch()
+            return await asyncio.gather(*made)
+
+    replies = asyncio.run(all_of_them())
+    assert sorted(r.status_code for r in replies) == [200, 200, 429]
 
 
 def test_meta_training_betters_the_answers_to_one_support_set(page, monkeypatch):

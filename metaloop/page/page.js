@@ -273,6 +273,7 @@ const filled = () => {
 };
 
 // ---- asking the server: one request at a time, the newest task next
+const SLOW = ["gradient", "rule"];
 let busy = false, waiting = false, asked = 0;
 
 async function send(path, body, method = body === undefined ? "GET" : "POST") {
@@ -301,17 +302,20 @@ async function adapt() {
   }
   busy = true;
   document.body.dataset.state = "busy";
-  const began = performance.now(), number = ++asked;
+  const began = performance.now(), number = ++asked, asks = {classes, queries: queries.map(q => q.src)};
+  // a class without a picture is not known to f: its answers are over the others
+  const boxes = task.boxes.map((b, k) => k).filter(k => classes[k].pictures.length);
+  const pictures = classes.flatMap(c => c.pictures.map(src => ({src, name: c.name})));
   try {
-    const reply = await send("/api/adapt", {classes, queries: queries.map(q => q.src)});
-    answers = (await reply.json()).answers;
-    // a class without a picture is not known to f: its answers are over the others
-    const kept = task.boxes.map((b, k) => k).filter(k => classes[k].pictures.length);
-    const pictures = classes.flatMap(c => c.pictures.map(src => ({src, name: c.name})));
-    answers.forEach(a => { a.boxes = kept; a.pictures = pictures; });
+    // those that descend take longest: the others answer before them, and alone while the pen moves on
+    const [quick, slow] = [false, true].map(is => learners.map((_, i) => i).filter(i => SLOW.includes(learners[i].kind) === is));
+    for (const group of [quick, slow].filter(one => one.length)) {
+      if (waiting && group === slow && quick.length) break;
+      const told = (await (await send("/api/adapt", {...asks, learners: group})).json()).answers;
+      group.forEach((i, j) => { answers[i] = {...told[j], boxes, pictures}; showAnswers(i); });
+    }
     problem("");
-    showAnswers();
-    $("status").textContent = summary(performance.now() - began);
+    if (!waiting) $("status").textContent = summary(performance.now() - began);
   } catch (error) { problem(error.message); }
   busy = false;
   document.body.dataset.state = waiting ? "busy" : "still";

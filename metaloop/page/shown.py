@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from .. import exported
 from ..core import Data
 from ..engine.predictor import adapt, probabilities, taken
 from ..engine.run import Run
@@ -25,10 +24,9 @@ from ..nn.functional import at_meta_test
 from ..own.pictures import KIND
 from ..recipes.stored import any_predictor, open_run, save_predictor
 from ..targets import CLASSES
-from ..tasks.decode import fitted
 from ..tasks.pool import Outline, Pool
 from ..torch_private import pytree
-from .asked import Asked, Given, png
+from .asked import Asked, Given, Picture, png
 
 WRITTEN = 1e-3  # a change of a slot that is none, measured by its norm
 SAMPLES = 5  # of each class, where a learner can draw them
@@ -36,11 +34,11 @@ DESCENT, RATES, UNITS, SIDE = 100, (1e-3, 1e-2, 1e-1), 20, 14  # steps; of Adam;
 REFERENCE = 20  # classes of unseen examples, which say in what plane embeddings are seen
 
 
-def of_pictures(images: Sequence[Image.Image], shape: tuple[int, ...]) -> Tensor:
+def of_pictures(pictures: Sequence[Picture], shape: tuple[int, ...]) -> Tensor:
     """float32 [n, *shape] from 0 to 1, as `metaloop adapt` reads files."""
-    if not images:
+    if not pictures:
         return torch.zeros(0, *shape)
-    return torch.from_numpy(np.stack([fitted(image, shape) for image in images])).float() / 255
+    return torch.from_numpy(np.stack([one.fitted(shape) for one in pictures])).float() / 255
 
 
 def pictured(pool: Any, source: str) -> tuple[int, ...]:
@@ -59,6 +57,7 @@ class Trained:
         self._data = data
         takes = inspect.signature(self.run.plan.at_test).parameters
         self.steps, self.usual = [], None
+        self._checked: set[tuple[int, int]] = set()
         if "inner_steps" in takes:
             self.usual = takes["inner_steps"].default
             self.steps = sorted({0, self.usual, *self.run.plan.inner_steps})
@@ -69,15 +68,13 @@ class Trained:
         return {**told, **of, "steps": self.steps, "usual": self.usual}
 
     def answer(self, given: Given, asked: Asked) -> dict[str, Any]:
-        images, y, names, queries = given
-        x, labels, q = of_pictures(images, self.shape), torch.tensor(y), of_pictures(queries, self.shape)
-        plan, ways = self.run.plan, len(names)
-        began = perf_counter()
-        f = adapt(plan.at_test(ways=ways), self.run.theta, x, labels, ways=ways)
-        ms = 1000 * (perf_counter() - began)
-        shown = {"classes": names, "p": rows(f, q, ways), "ms": round(ms, 1)}
+        pictures, y, names, queries = given
+        x, labels, q = of_pictures(pictures, self.shape), torch.tensor(y), of_pictures(queries, self.shape)
+        ways, began = len(names), perf_counter()
+        f = self.adapted(x, labels, ways)
+        shown = {"classes": names, "ms": _since(began), "p": rows(f, q, ways)}
         if self.steps:
-            shown["path"] = self.path(x, labels, q, ways)
+            shown["path"] = self.path(f, x, labels, q, ways)
         elif (embed := embedding(f)) is not None:
             shown["plane"] = self.plane(embed, f, x, labels, q)
         with torch.no_grad(), at_meta_test():
@@ -89,6 +86,18 @@ class Trained:
                 shown["samples"] = self.samples(f, ways)
         return shown
 
+    def adapted(self, x: Tensor, y: Tensor, ways: int, **how: Any) -> Any:
+        """f as `engine.predictor.adapt` makes it, which also tries the learner: here once for tasks of a size. how:
+        another number of inner steps."""
+        learner = self.run.plan.at_test(ways=ways, **how)
+        if (ways, len(x)) not in self._checked:
+            f = adapt(learner, self.run.theta, x, y, ways=ways)
+            self._checked.add((ways, len(x)))
+            return f
+        order = taken(len(x))
+        with torch.no_grad(), at_meta_test():
+            return learner.adapt(self.run.theta, Data(x[order], y[order]))
+
     def samples(self, f: Any, ways: int) -> list[list[str]]:
         """Pictures that are drawn from each class's density."""
         with noise(0, "page", 0):
@@ -96,13 +105,12 @@ class Trained:
         pictures = (255 * x.clamp(0, 1)).round().to(torch.uint8).transpose(0, 1).numpy()
         return [[*map(png, of_one)] for of_one in pictures]
 
-    def path(self, x: Tensor, y: Tensor, q: Tensor, ways: int) -> list[dict[str, Any]]:
+    def path(self, usual: Any, x: Tensor, y: Tensor, q: Tensor, ways: int) -> list[dict[str, Any]]:
         """Of each number of inner steps: the loss on S, what is predicted, and where phi is, in the plane in which phi
-        moves most."""
+        moves most. usual: f after the usual number."""
         found, phis = [], []
         for steps in self.steps:
-            with torch.no_grad(), at_meta_test():
-                f = self.run.plan.at_test(ways=ways, inner_steps=steps).adapt(self.run.theta, Data(x, y))
+            f = usual if steps == self.usual else self.adapted(x, y, ways, inner_steps=steps)
             loss = F.nll_loss(probabilities(f, x, ways=ways).clamp_min(1e-12).log(), y).item()
             found.append({"steps": steps, "loss": round(loss, 4), "p": rows(f, q, ways)})
             phis.append(moved(f))
@@ -159,19 +167,13 @@ class Trained:
         return {"support": [S.x[S.y == k].numpy() for k in range(ways)], "query": Q.x[mixed].numpy(),
                 "labels": Q.y[mixed].tolist()}  # fmt: skip
 
-    def file(self, given: Given, web: Path | None = None) -> bytes:
-        """The adapted predictor as `metaloop adapt` writes it; or, with onnxruntime-web's folder, as a page of its own.
-
-        Raises ValueError if it cannot be in a page.
-        """
-        images, y, names, _ = given
+    def file(self, given: Given) -> bytes:
+        """The adapted predictor as `metaloop adapt` writes it."""
+        pictures, y, names, _ = given
         with tempfile.TemporaryDirectory() as folder:
-            path, page = (Path(folder) / f"predictor.{kind}" for kind in ("safetensors", "html"))
-            save_predictor(path, self.run, of_pictures(images, self.shape), torch.tensor(y), names)
-            if web is None:
-                return path.read_bytes()
-            exported.to_html(page, *any_predictor(str(path)), web)
-            return page.read_bytes()
+            path = Path(folder) / "predictor.safetensors"
+            save_predictor(path, self.run, of_pictures(pictures, self.shape), torch.tensor(y), names)
+            return path.read_bytes()
 
 
 class Fixed:
@@ -198,7 +200,7 @@ class Fixed:
         if self.shape is not None:
             x, ways = of_pictures(queries, self.shape), len(self.classes)
             return {"classes": self.classes, "p": rows(self.f, x, ways), "ms": _since(began)}
-        answers = self.f.answers([image.convert("RGB") for image in queries])
+        answers = self.f.answers([one.image.convert("RGB") for one in queries])
         shown = {"classes": self.classes, "p": answers.p.tolist(), "ms": _since(began)}
         for name, find in (
             ("sets", lambda: self.f.sets(answers.p, asked.coverage)),
@@ -229,8 +231,8 @@ class Rule:
         Adam at the best of its rates."""
         from ..optim import Learned
 
-        images, y, names, queries = given
-        x, q = of_pictures(images, (1, SIDE, SIDE)), of_pictures(queries, (1, SIDE, SIDE))
+        pictures, y, names, queries = given
+        x, q = of_pictures(pictures, (1, SIDE, SIDE)), of_pictures(queries, (1, SIDE, SIDE))
         labels, began = torch.tensor(y), perf_counter()
         learned, net = descended(lambda p: Learned(p, self.run), x, labels, len(names))
         ms = _since(began)
@@ -345,6 +347,6 @@ def load(what: str, data: Callable[[Run], Pool]) -> Shown:
 
 def warm(one: Shown) -> None:
     """Ask it once, of blank pictures, since a first answer takes longer than others. What fails will be told there."""
-    blank = Image.new("L", (28, 28), 255)
+    blank = Picture(Image.new("L", (28, 28), 255))
     with suppress(ValueError):
         one.answer(([blank, blank], [0, 1], ["a", "b"], [blank]), Asked(classes=[], queries=[]))
