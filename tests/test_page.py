@@ -164,15 +164,17 @@ def others(tmp_path_factory):
         for name, recipe in (("attends", "matching-fce-omniglot-1shot"), ("draws", "homoencoder-omniglot")):
             make_run(home / name, recipe, pool, budget="smoke")
         make_run(home / "rule", "lstm-optimizer-quadratic", budget="smoke")
-    return [load(str(home / name), lambda run: pool) for name in ("attends", "draws", "rule")]
+        make_run(home / "says", "ntm-copy", budget="smoke")
+    return [load(str(home / name), lambda run: pool) for name in ("attends", "draws", "rule", "says")]
 
 
 def test_what_is_attended_to_and_drawn_and_how_a_learned_rule_descends(others):
     """The order in which S is taken does not show; both optimizers begin at one loss."""
     three = [*TASK["classes"], {"name": "both", "pictures": [png(np.minimum(stripes(0), stripes(1)))] * 2}]
     with TestClient(app(others), **HOME) as client:
-        attends, draws, rule = client.post("/api/adapt", json={**TASK, "classes": three}).json()["answers"]
-        assert [one["kind"] for one in client.get("/api/learners").json()["learners"]] == ["other", "other", "rule"]
+        attends, draws, rule, says = client.post("/api/adapt", json={**TASK, "classes": three}).json()["answers"]
+        kinds = [one["kind"] for one in client.get("/api/learners").json()["learners"]]
+        assert kinds == ["other", "other", "rule", "sequence"]
         assert "no learner 2 that adapts" in sentence(client.get("/api/task/2"))
     weights = np.array(attends["attends"])
     by_class = np.stack([weights[:, 0], weights[:, 1], weights[:, 2:].sum(1)], 1)
@@ -186,12 +188,23 @@ def test_what_is_attended_to_and_drawn_and_how_a_learned_rule_descends(others):
     assert descent["learned"][0] == descent["adam"][0]
     assert descent["adam"][-1] < 0.5 * descent["adam"][0]
     assert np.shape(rule["p"]) == (2, 3)
+    picture = lambda of: 255 - np.asarray(budget.read(says["said"][of], "").image)  # ink is light
+    read = picture("read") > 0
+    assert read.shape == picture("says").shape == (8, 20)  # five columns of each of four pictures
+    assert read[1:7, 2].all()  # the bar down
+    assert not read[:, 0].any()
+    run = others[3].run
+    x = torch.zeros(21, 9)
+    x[:20, :8], x[20, 8] = torch.from_numpy(read.T), 1
+    p = run.plan.learner.adapt(run.theta, ml.Data(x, x))(torch.zeros(20, 9))
+    np.testing.assert_allclose(picture("says").T, 255 * p.detach(), atol=1)
+    assert picture("looks").shape == (20, 21)
 
 
 def test_a_slot_counts_for_the_example_that_changed_it_most():
     """A memory that writes x_t into slot t, nudges slot 0 each time, and reads the slots that q points at."""
     from metaloop.learners.meta_rnn import Continued
-    from metaloop.page.shown import attended
+    from metaloop.page.memory import attended
 
     def net(theta, inputs, state):
         for u in inputs:
@@ -209,6 +222,24 @@ def test_a_slot_counts_for_the_example_that_changed_it_most():
     weights, by_slots = attended(Continued({}, h, torch.eye(3)[1], net), S, q)
     assert by_slots
     torch.testing.assert_close(weights, torch.tensor([[0.1, 0.2, 0.3], [0.0, 0.0, 0.0]]))
+
+
+def test_of_a_sequence_said_again_each_answer_looks_where_it_was_written():
+    """A tape that is written in order, and read from its beginning before what is read there is written over."""
+    from metaloop.learners.ntm import Answering
+    from metaloop.page.memory import attended
+
+    def net(theta, inputs, state):
+        for u in inputs:
+            t, M = (torch.zeros(()), torch.zeros(6, 1)) if state is None else (state[0], state[2][0])
+            w = (torch.arange(6) == t - 3).float()
+            state = t + 1, t, (M + (torch.arange(6) == t)[:, None] + 5 * w[:, None], w, w)
+        return inputs, state
+
+    S = ml.Data(torch.zeros(3, 2), torch.zeros(3, 2))
+    weights, by_slots = attended(Answering({}, net(None, S.x, None)[1], net), S, torch.zeros(4, 2))
+    assert by_slots
+    torch.testing.assert_close(weights, torch.eye(4)[:, :3])  # the fourth looks at what was written while it spoke
 
 
 def test_the_plane_stays_put(page):
@@ -592,8 +623,11 @@ def test_serve_refuses_what_it_cannot_show(files, tmp_path, capsys):
 
 
 BUGS = [
-    Bug("a slot counts for the example that changed it least", "page/shown.py",
+    Bug("a slot counts for the example that changed it least", "page/memory.py",
         ("changed.argmax(0)", "changed.argmin(0)"), "test_a_slot_counts_for_the_example_that_changed_it_most"),
-    Bug("slots of the query's own count for S", "page/shown.py",
+    Bug("a tape's reader is held to what is written behind it", "page/memory.py",
+        ("(h[2][1], before) if", "(h[2][1], h[2][0]) if"),
+        "test_of_a_sequence_said_again_each_answer_looks_where_it_was_written"),
+    Bug("slots of the query's own count for S", "page/memory.py",
         ("<= most) & (most > WRITTEN)", "< torch.inf)"), "test_a_slot_counts_for_the_example_that_changed_it_most"),
 ]  # fmt: skip

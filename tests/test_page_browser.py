@@ -126,6 +126,8 @@ def test_in_a_browser(tmp_path, monkeypatch):
             assert page.locator("#learner-1 .few img").count() == 10
             assert page.locator("#learner-2 polyline").count() == 2
             assert "5 steps from the same start" in page.inner_text("#learner-2 figcaption")
+            dots = "[...document.querySelectorAll('#learner-3 .dots')].map(i => [i.naturalWidth, i.naturalHeight])"
+            assert page.evaluate(dots) == [[16, 8], [16, 8], [17, 16]]  # read, said, attended to
         browser.close()
 
 
@@ -159,7 +161,8 @@ def others(home):
         for name, recipe in kinds.items():
             make_run(home / name, recipe, pool, budget="smoke")
         make_run(home / "rule", "lstm-optimizer-quadratic", budget="smoke")
-    return [load(str(home / name), lambda run: pool) for name in (*kinds, "rule")]
+        make_run(home / "says", "ntm-copy", budget="smoke")
+    return [load(str(home / name), lambda run: pool) for name in (*kinds, "rule", "says")]
 
 
 def used(page, tmp_path):

@@ -6,6 +6,7 @@ import warnings
 from collections import OrderedDict
 from hashlib import blake2b
 from io import BytesIO
+from time import perf_counter
 from typing import Annotated, Any
 
 import numpy as np
@@ -192,6 +193,11 @@ def png(x: np.ndarray) -> str:
     return "data:image/png;base64," + base64.b64encode(out.getvalue()).decode()
 
 
+def since(began: float) -> float:
+    """Milliseconds since a `perf_counter`."""
+    return round(1000 * (perf_counter() - began), 1)
+
+
 async def limited(stream: Any) -> bytes:
     """A request's body, of at most BODY bytes. Raises ValueError."""
     body = bytearray()
@@ -204,5 +210,3 @@ async def limited(stream: Any) -> bytes:
 
 class TooMuch(ValueError):
     """A request that is too large."""
-
-

@@ -229,7 +229,7 @@ async function addFiles(list, put) {
       put(src);
     } catch { problem(`${file.name} cannot be read as a picture.`); }
   }
-  show(); changed();
+  if (before) { show(); changed(); }
 }
 
 async function shrunk(file) {
@@ -286,7 +286,7 @@ async function send(path, body, method = body === undefined ? "GET" : "POST") {
 }
 
 function changed() {
-  document.querySelectorAll(".learner").forEach(card => card.classList.add("old"));
+  document.querySelectorAll("#answers > .learner").forEach(card => card.classList.add("old"));
   if (busy) waiting = true;
   else adapt();
 }
@@ -348,12 +348,13 @@ const KINDS = {
   file: "It was made before and keeps its own classes; it does not look at S.",
   attends: "It reads S as a sequence, and the query as what comes next.",
   samples: "It makes a density of each class's few pictures, from which new ones can be drawn.",
+  sequence: "It reads the pictures of S as dots, column by column, into its memory, and then says them again without seeing them.",
   rule: "It is an optimizer that was learned: it trains a small network on S, from scratch.",
   other: "It reads S as a whole, and answers in one pass.",
 };
 
 function kind(i) {
-  if (["file", "rule"].includes(learners[i].kind)) return learners[i].kind;
+  if (["file", "rule", "sequence"].includes(learners[i].kind)) return learners[i].kind;
   return ["path", "plane", "attends", "samples"].find(name => answers[i]?.[name]) ?? (learners[i].kind === "gradient" ? "path" : "other");
 }
 
@@ -430,6 +431,13 @@ function drawn(samples, names) {
     make("figcaption", {}, "New pictures that it draws from the density it has made of each class's pictures; none of them is in S."));
 }
 
+function saidAgain({read, says, right, columns, looks}) {
+  const dots = (src, alt, text) => make("figure", {}, make("img", {src, alt, class: "dots"}), make("figcaption", {}, text));
+  return make("div", {class: "plots"}, dots(read, "the dots that it read", `What it read: ${columns} columns of dots.`),
+    dots(says, "the dots that it says", `What it says of them; grey is unsure. ${percent(right)} of the dots are right.`),
+    looks ? dots(looks, "what it attends to", "What it attends to: a row for each column that it says, from the top, and in it the columns that it read, from left to right. A slot of the memory counts for the column that changed it most; a line from corner to corner says that it looks them up in their order.") : null);
+}
+
 function race({learned, adam, lr}) {
   const told = `Loss on S: the learned rule (line) ends at ${learned.at(-1).toFixed(3)}, Adam (dashes) at ${adam.at(-1).toFixed(3)}, at ${lr}, the best of three rates; ${learned.length - 1} steps from the same start.`;
   const svg = draw("svg", {viewBox: "0 0 160 110", role: "img", "aria-label": told});
@@ -452,7 +460,7 @@ function card(one, i) {
       if (answer.sets) parts.push(make("p", {}, `Set that holds the right class nine times in ten: ${answer.sets[place()].map(k => answer.classes[k]).join(", ")}.`));
       const why = answer["why no sets"];
       if (why) parts.push(make("p", {class: "says"}, `No set: ${why}`));
-    } else parts.push(make("p", {class: "says"}, "Draw a query to see what it says."));
+    } else if (!answer.said) parts.push(make("p", {class: "says"}, "Draw a query to see what it says."));
     parts.push(right(i));
     if (answer.path) {
       const at = chosen[i] ?? usual(i), text = () => `${answer.path[chosen[i] ?? at].steps} inner steps`;
@@ -467,6 +475,7 @@ function card(one, i) {
     }
     if (answer.plane) parts.push(make("div", {class: "plots"}, space(answer.plane, answer.classes)));
     if (answer.attends?.[place()]) parts.push(attention(answer.attends[place()], answer.pictures, answer.slots));
+    if (answer.said) parts.push(saidAgain(answer.said));
     if (answer.samples) parts.push(drawn(answer.samples, answer.classes));
     if (answer.descent) parts.push(make("div", {class: "plots"}, race(answer.descent)));
     parts.push(make("p", {class: "says"}, one.adapts ? `Adapted in ${answer.ms} ms.` : `Answered in ${answer.ms} ms.`));

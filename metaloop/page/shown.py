@@ -19,16 +19,15 @@ from ..core import Data
 from ..engine.predictor import adapt, probabilities, taken
 from ..engine.run import Run
 from ..engine.seeds import generator, noise
-from ..learners.meta_rnn import Continued
 from ..nn.functional import at_meta_test
 from ..own.pictures import KIND
 from ..recipes.stored import any_predictor, open_run, save_predictor
 from ..targets import CLASSES
 from ..tasks.pool import Outline, Pool
 from ..torch_private import pytree
-from .asked import Asked, Given, Picture, png
+from .asked import Asked, Given, Picture, png, since
+from .memory import Said, attended, says_again
 
-WRITTEN = 1e-3  # a change of a slot that is none, measured by its norm
 SAMPLES = 5  # of each class, where a learner can draw them
 DESCENT, RATES, UNITS, SIDE = 100, (1e-3, 1e-2, 1e-1), 20, 14  # steps; of Adam; of the small network, and its pictures
 REFERENCE = 20  # classes of unseen examples, which say in what plane embeddings are seen
@@ -72,7 +71,7 @@ class Trained:
         x, labels, q = of_pictures(pictures, self.shape), torch.tensor(y), of_pictures(queries, self.shape)
         ways, began = len(names), perf_counter()
         f = self.adapted(x, labels, ways)
-        shown = {"classes": names, "ms": _since(began), "p": rows(f, q, ways)}
+        shown = {"classes": names, "ms": since(began), "p": rows(f, q, ways)}
         if self.steps:
             shown["path"] = self.path(f, x, labels, q, ways)
         elif (embed := embedding(f)) is not None:
@@ -199,9 +198,9 @@ class Fixed:
             return {"classes": self.classes, "p": [], "ms": 0.0}
         if self.shape is not None:
             x, ways = of_pictures(queries, self.shape), len(self.classes)
-            return {"classes": self.classes, "p": rows(self.f, x, ways), "ms": _since(began)}
+            return {"classes": self.classes, "p": rows(self.f, x, ways), "ms": since(began)}
         answers = self.f.answers([one.image.convert("RGB") for one in queries])
-        shown = {"classes": self.classes, "p": answers.p.tolist(), "ms": _since(began)}
+        shown = {"classes": self.classes, "p": answers.p.tolist(), "ms": since(began)}
         for name, find in (
             ("sets", lambda: self.f.sets(answers.p, asked.coverage)),
             ("none", lambda: (answers.known <= self.threshold(asked.false_accept)).tolist()),
@@ -235,7 +234,7 @@ class Rule:
         x, q = of_pictures(pictures, (1, SIDE, SIDE)), of_pictures(queries, (1, SIDE, SIDE))
         labels, began = torch.tensor(y), perf_counter()
         learned, net = descended(lambda p: Learned(p, self.run), x, labels, len(names))
-        ms = _since(began)
+        ms = since(began)
         adams = {lr: descended(lambda p, lr=lr: torch.optim.Adam(p, lr), x, labels, len(names))[0] for lr in RATES}
         best = min(adams, key=lambda lr: adams[lr][-1])
         return {"classes": names, "p": rows(net, q, len(names)), "ms": ms,
@@ -262,10 +261,6 @@ def descended(
     return [round(min(loss, 99.0), 4) for loss in losses], net
 
 
-def _since(began: float) -> float:
-    return round(1000 * (perf_counter() - began), 1)
-
-
 def rows(f: Any, x: Tensor, ways: int) -> list[list[float]]:
     """p(y | x) of each x."""
     return [[round(p, 5) for p in row] for row in probabilities(f, x, ways=ways).tolist()] if len(x) else []
@@ -278,31 +273,6 @@ def embedding(f: Any) -> Callable[[Tensor], Tensor] | None:
         return None
     part = theta["embed"] if isinstance(theta, dict) and isinstance(theta.get("embed"), dict) else theta
     return lambda x: embed(part, x).flatten(1)
-
-
-def attended(f: Any, S: Data, q: Tensor) -> tuple[Tensor, bool] | None:
-    """The weight [n, m] of each example of S, in the order in which f took them, as f answers each q, and whether it is
-    counted by slots; None where f does not tell.
-
-    Of a network with a memory, a slot is counted to the input that changed it most: what lacks to 1 is on slots that
-    belong to q itself, or that nothing was written to.
-    """
-    if hasattr(f, "attends"):
-        return f.attends(q), False
-    if not isinstance(f, Continued) or not isinstance(f.h, tuple) or len(f.h) != 3 or len(f.h[2]) != 3:
-        return None
-    before, h, M, changes = torch.zeros_like(f.y), None, 0.0, []
-    for x, y in zip(S.x, S.y, strict=True):
-        _, h = f.net(f.theta, torch.cat([x.flatten(), before])[None], h)
-        changes.append((h[2][0] - M).norm(dim=-1))
-        before, M = F.one_hot(y, len(f.y)).to(f.y), h[2][0]
-    changed = torch.stack(changes)  # [m, slots]
-    n, most = len(q), changed.amax(0)
-    first = pytree.tree_map(lambda t: t.expand(n, *t.shape), f.h)
-    _, (_, _, (M, w, _)) = f.net(f.theta, torch.cat([q.flatten(1), f.y.expand(n, -1)], -1)[None], first)
-    w = w if w.ndim == 2 else w.mean(1)  # of all heads
-    w = torch.where(((M - f.h[2][0]).norm(dim=-1) <= most) & (most > WRITTEN), w, 0)
-    return w @ F.one_hot(changed.argmax(0), len(S.x)).to(w), True
 
 
 def prototypes(f: Any, dim: int) -> Tensor | None:
@@ -333,7 +303,7 @@ def main_plane(phi: Tensor) -> list[list[float]]:
     return (at / at.abs().amax().clamp_min(1e-12)).round(decimals=3).tolist()
 
 
-Shown = Trained | Fixed | Rule
+Shown = Trained | Fixed | Rule | Said
 
 
 def load(what: str, data: Callable[[Run], Pool]) -> Shown:
@@ -342,6 +312,8 @@ def load(what: str, data: Callable[[Run], Pool]) -> Shown:
         return Fixed(what)
     run = open_run(what)
     optimizes = isinstance(run.theta, dict) and set(run.theta) == {"m", "scale"}
+    if says_again(run):
+        return Said(what, run)
     return Rule(what, run) if optimizes else Trained(what, data, run)
 
 
