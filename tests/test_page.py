@@ -73,7 +73,8 @@ def files(tmp_path_factory):
 def page(files):
     data = lambda run: pool_of(run, None)[1]
     learners = [load(str(files / name), data) for name in ("proto", "maml", "mine.safetensors")]
-    with TestClient(app(learners), **HOME) as client:
+    with TestClient(app(learners), **HOME) as client, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("metaloop.page.sure.SECONDS", 0.0)
         yield client
 
 
@@ -123,6 +124,35 @@ def test_those_that_are_named_answer(page):
     assert [len(every), len(one)] == [3, 1]
     assert one[0]["p"] == every[2]["p"]
     assert "no learner 3; 3 are loaded" in sentence(page.post("/api/adapt", json={**TASK, "learners": [0, 3]}))
+
+
+def test_sets_and_strangers_are_told_from_unseen_tasks_of_that_size(page, files, monkeypatch):
+    """A look at a time, no further than is asked; then the quantiles of what those tasks showed."""
+    from metaloop.page import sure
+    from metaloop.page.shown import Trained
+
+    monkeypatch.setattr(sure, "TASKS", 12)
+    before = page.post("/api/adapt", json={**TASK, "learners": [0, 2]}).json()["answers"]
+    assert before[0]["sure"] == {"ways": 2, "shots": 1, "done": 0, "of": 12}
+    assert not {"sets", "none", "sure"} & {*before[0]} - {"sure"}
+    assert "sure" not in before[1]
+    run = Trained(str(files / "proto"), lambda run: pool_of(run, None)[1])
+    assert [run.sure(2, 1).look()["done"] for _ in range(13)] == [*range(1, 13), 12]
+    seen = run.sure(2, 1)
+    p = torch.tensor([[0.7, 0.3], [0.2, 0.8]])
+    seen.true, seen.strangers = [k / 16 for k in range(4, 16)], [0.5 + k / 32 for k in range(12)]
+    told = seen.shown(p, 0.5, 0.25)  # the 7th of 12 misses is 7/16, the 10th of 12 strangers 25/32
+    assert (told["sets"], told["none"]) == ([[0], [1]], [True, False])
+    told = seen.shown(p, 0.9, 0.05)  # the 12th miss is 12/16: all with p of 1/4 and more
+    assert told["sets"] == [[0, 1], [1]]
+    assert "0.95 needs 19 tasks" in told["why no none"]
+
+    def lost(*what, **how):
+        raise ValueError("it has no data.")
+
+    run.pool = type("Lost", (), {"sample": lost})()
+    assert run.sure(3, 1).look()["done"] == 12
+    assert run.sure(3, 1).shown(p, 0.9, 0.1)["why no sets"] == "it has no data."
 
 
 def test_one_stroke_costs_one_picture_and_no_trial(page, monkeypatch):
@@ -230,7 +260,7 @@ def test_of_a_sequence_said_again_each_answer_looks_where_it_was_written():
     from metaloop.page.memory import attended
 
     def net(theta, inputs, state):
-        for u in inputs:
+        for _ in inputs:
             t, M = (torch.zeros(()), torch.zeros(6, 1)) if state is None else (state[0], state[2][0])
             w = (torch.arange(6) == t - 3).float()
             state = t + 1, t, (M + (torch.arange(6) == t)[:, None] + 5 * w[:, None], w, w)
@@ -596,12 +626,12 @@ words = st.one_of(st.integers(-(10**12), 10**12).map(str), st.floats().map(str),
 @given(
     asks=st.dictionaries(st.sampled_from(["ways", "shots", "queries", "seed", "x"]), words, max_size=4),
     number=st.sampled_from(["0", "1", "2", "9"]) | words,
-    kind=st.sampled_from(["get", "get", "delete", "post"]),
+    kind=st.sampled_from(["get", "get", "look", "delete", "post"]),
 )
 @example(asks={"ways": "20", "shots": "10", "queries": "5"}, number="0", kind="get")
 def test_no_question_brings_it_down(page, asks, number, kind):
-    path = {"get": "/api/task/", "delete": "/api/training/", "post": "/api/training/"}[kind] + quote(number, safe="")
-    reply = page.request(kind, path, params=asks, follow_redirects=False)
+    path = {"get": "/api/task/", "look": "/api/sure/"}.get(kind, "/api/training/") + quote(number, safe="")
+    reply = page.request("get" if kind == "look" else kind, path, params=asks, follow_redirects=False)
     assert reply.status_code in (200, 307, 404, 405, 409, 415, 422)
     if reply.status_code not in (200, 307):
         sentence(reply)
@@ -625,6 +655,9 @@ def test_serve_refuses_what_it_cannot_show(files, tmp_path, capsys):
 BUGS = [
     Bug("a slot counts for the example that changed it least", "page/memory.py",
         ("changed.argmax(0)", "changed.argmin(0)"), "test_a_slot_counts_for_the_example_that_changed_it_most"),
+    Bug("strangers are held to the share of the right class", "page/sure.py",
+        ("self.strangers, 1 - false_accept", "self.strangers, false_accept"),
+        "test_sets_and_strangers_are_told_from_unseen_tasks_of_that_size"),
     Bug("a tape's reader is held to what is written behind it", "page/memory.py",
         ("(h[2][1], before) if", "(h[2][1], h[2][0]) if"),
         "test_of_a_sequence_said_again_each_answer_looks_where_it_was_written"),

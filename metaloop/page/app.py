@@ -164,6 +164,15 @@ def app(
         boxes = [{"name": f"class {k + 1}", "pictures": [*map(asked.png, x)]} for k, x in enumerate(dealt["support"])]
         return {"classes": boxes, "queries": [*map(asked.png, dealt["query"])], "labels": dealt["labels"]}
 
+    @page.get("/api/sure/{number}", responses=ERRORS)
+    async def sure(
+        number: Id,
+        ways: Annotated[int, Query(ge=2, le=asked.CLASSES)] = 5,
+        shots: Annotated[int, Query(ge=1, le=asked.EXAMPLES)] = 1,
+    ) -> dict[str, Any]:
+        """A look at more unseen tasks of that size, from which sets and strangers are told once they are enough."""
+        return await compute(one(number).sure(ways, shots).look)
+
     @page.exception_handler(StarletteHTTPException)
     async def refused(_: Request, error: StarletteHTTPException):
         plain = {404: "there is nothing here by that name.", 405: "that cannot be done here."}

@@ -55,7 +55,7 @@ def _has_memory(h: Any) -> bool:
 
 
 def _read(f: Continued | Answering, q: Tensor) -> tuple[Tensor, Tensor]:
-    """The weights [n, slots] by which f reads as it answers each q, of its heads in the mean; the memory that it reads."""
+    """The weights [n, slots] by which f reads as it answers each q, of its heads in the mean; the memory it reads."""
     if isinstance(f, Continued):
         n = len(q)
         h = pytree.tree_map(lambda t: t.expand(n, *t.shape), f.h)

@@ -139,13 +139,40 @@ function ask(take) {
   input.click();
 }
 
+// the camera, where the browser lends one: of a page from elsewhere it does so by https alone, and a phone's file chooser always
+async function photograph(put) {
+  let stream;
+  problem("");
+  try { stream = await navigator.mediaDevices.getUserMedia({video: {facingMode: "environment"}}); }
+  catch { return problem("there is no camera that this page may use."); }
+  const video = make("video", {autoplay: true, playsinline: true, "aria-label": "what the camera sees"});
+  video.muted = true;
+  video.srcObject = stream;
+  const dialog = make("dialog", {"aria-label": "Camera", onclose: () => { stream.getTracks().forEach(track => track.stop()); dialog.remove(); }},
+    video, make("div", {class: "row"},
+      make("button", {type: "button", onclick: () => {
+        const side = Math.min(video.videoWidth, video.videoHeight);
+        if (!side) return;  // it sees nothing yet
+        const canvas = make("canvas", {width: 256, height: 256});
+        canvas.getContext("2d").drawImage(video, (video.videoWidth - side) / 2, (video.videoHeight - side) / 2, side, side, 0, 0, 256, 256);
+        dialog.close();
+        remember(); put(canvas.toDataURL("image/png")); show(); changed(); }}, "Take picture"),
+      make("button", {type: "button", onclick: () => dialog.close()}, "Close")));
+  document.body.append(dialog);
+  dialog.showModal();
+}
+
+const byCamera = put => navigator.mediaDevices?.getUserMedia
+  ? make("button", {type: "button", onclick: () => photograph(put)}, "Camera") : null;
+
 function boxOf(one, k) {
   const name = make("input", {value: one.name, maxlength: 80, "aria-label": `name of class ${k + 1}`, onchange: event => {
     remember(); one.name = event.target.value.trim() || `class ${k + 1}`; show(); }});
-  const take = list => addFiles(list, src => {
+  const put = src => {
     if (one.pictures[one.at] == null) one.pictures[one.at] = src;
     else { one.pictures.push(src); one.at = one.pictures.length - 1; }
-  });
+  };
+  const take = list => addFiles(list, put);
   const few = make("div", {class: "few"});
   const see = () => few.replaceChildren(...thumbnails(one.pictures, one.at, i => `picture ${i + 1} of ${one.name}${one.pictures[i] == null ? ", empty" : ""}`, i => { one.at = i; }));
   const canvas = pad(`${one.name}, picture ${one.at + 1}`, () => one.pictures[one.at], (src, done) => {
@@ -157,7 +184,7 @@ function boxOf(one, k) {
     make("div", {class: "row"},
       make("button", {type: "button", disabled: one.pictures.length >= limits.examples, onclick: () => {
         remember(); one.pictures.push(null); one.at = one.pictures.length - 1; show(); }}, "Another"),
-      make("button", {type: "button", onclick: () => ask(take)}, "Files"),
+      make("button", {type: "button", onclick: () => ask(take)}, "Files"), byCamera(put),
       make("button", {type: "button", onclick: () => {
         remember();
         one.pictures.splice(one.at, 1);
@@ -171,12 +198,14 @@ function boxOf(one, k) {
         show(); changed(); }}, "Remove"))), take);
 }
 
+function toQuery(src) {
+  if (task.queries[task.at].src == null) task.queries[task.at] = {src, label: null};
+  else { task.queries.push({src, label: null}); task.at = task.queries.length - 1; }
+}
+
 function queryBox() {
   const one = task.queries[task.at];
-  const take = list => addFiles(list, src => {
-    if (task.queries[task.at].src == null) task.queries[task.at] = {src, label: null};
-    else { task.queries.push({src, label: null}); task.at = task.queries.length - 1; }
-  });
+  const take = list => addFiles(list, toQuery);
   const few = make("div", {class: "few"});
   const see = () => few.replaceChildren(...thumbnails(task.queries.map(q => q.src), task.at,
     i => `query ${i + 1}${known(task.queries[i])}`, i => { task.at = i; }));
@@ -194,7 +223,7 @@ function queryBox() {
     make("div", {class: "row"},
       make("button", {type: "button", disabled: task.queries.length >= limits.queries, onclick: () => {
         remember(); task.queries.push({src: null, label: null}); task.at = task.queries.length - 1; show(); }}, "Another"),
-      make("button", {type: "button", onclick: () => ask(take)}, "Files"),
+      make("button", {type: "button", onclick: () => ask(take)}, "Files"), byCamera(toQuery),
       make("button", {type: "button", onclick: () => {
         remember();
         task.queries.splice(task.at, 1);
@@ -320,7 +349,28 @@ async function adapt() {
   busy = false;
   document.body.dataset.state = waiting ? "busy" : "still";
   document.body.dataset.answered = number;
-  if (waiting) { waiting = false; adapt(); }
+  if (waiting) { waiting = false; adapt(); } else surer();
+}
+
+// ---- sets and strangers: looks at unseen tasks of the same size while nothing is drawn, then the answers anew
+const REST = 500;
+let resting = null;
+
+function surer() {
+  clearTimeout(resting);
+  resting = setTimeout(async () => {
+    const number = asked;
+    let more = false;
+    for (const i of learners.keys()) {
+      const sure = answers[i]?.sure;
+      while (sure && sure.done < sure.of) {
+        try { sure.done = (await (await send(`/api/sure/${i}?ways=${sure.ways}&shots=${sure.shots}`)).json()).done; } catch { return; }
+        if (busy || number !== asked) return;
+        more = true;
+      }
+    }
+    if (more) adapt();
+  }, REST);
 }
 
 function summary(ms) {
@@ -458,6 +508,7 @@ function card(one, i) {
       parts.push(bars(answer.classes, p));
       if (answer.none?.[place()]) parts.push(make("p", {class: "wrong"}, "None of these: it is unlike every class that it knows."));
       if (answer.sets) parts.push(make("p", {}, `Set that holds the right class nine times in ten: ${answer.sets[place()].map(k => answer.classes[k]).join(", ")}.`));
+      if (answer.sets && answer.sure) parts.push(make("p", {class: "says"}, `Set and "none of these" are told from ${answer.sure.of} unseen tasks of its data, of ${answer.sure.ways} classes with ${answer.sure.shots} picture${answer.sure.shots === 1 ? "" : "s"} each; drawings unlike them are less sure.`));
       const why = answer["why no sets"];
       if (why) parts.push(make("p", {class: "says"}, `No set: ${why}`));
     } else if (!answer.said) parts.push(make("p", {class: "says"}, "Draw a query to see what it says."));
@@ -468,7 +519,6 @@ function card(one, i) {
         "aria-label": `inner steps of ${one.name}`, "aria-valuetext": text(), oninput: event => {
           chosen[i] = +event.target.value;
           showAnswers(i);
-          document.querySelector(`#learner-${i} input[type=range]`)?.focus();
         }});
       parts.push(make("label", {}, make("span", {class: "steps"}, text()), slider),
         make("div", {class: "plots"}, curve(answer.path, at), walk(answer.path, at)));
@@ -496,7 +546,12 @@ function card(one, i) {
 }
 
 function showAnswers(only) {
-  if (only !== undefined) return $(`learner-${only}`).replaceWith(card(learners[only], only));
+  if (only !== undefined) {
+    const before = $(`learner-${only}`), within = [...before.querySelectorAll("input, button")].indexOf(document.activeElement);
+    before.replaceWith(card(learners[only], only));
+    if (within >= 0) $(`learner-${only}`).querySelectorAll("input, button")[within]?.focus({preventScroll: true});
+    return;
+  }
   $("answers").replaceChildren(...learners.map(card));
 }
 
@@ -628,13 +683,9 @@ $("save").onclick = () => {
   const whole = {classes, queries: queries.map(q => q.src), labels: queries.map(q => q.label)};
   download("task.json", new Blob([JSON.stringify(whole)], {type: "application/json"}));
 };
-const toQuery = list => addFiles(list, src => {
-  if (task.queries[task.at].src == null) task.queries[task.at] = {src, label: null};
-  else { task.queries.push({src, label: null}); task.at = task.queries.length - 1; }
-});
-$("open").onclick = () => ask(toQuery);
+$("open").onclick = () => ask(list => addFiles(list, toQuery));
 document.addEventListener("dragover", event => event.preventDefault());
-document.addEventListener("drop", event => { event.preventDefault(); toQuery([...event.dataTransfer.files]); });
+document.addEventListener("drop", event => { event.preventDefault(); addFiles([...event.dataTransfer.files], toQuery); });
 document.addEventListener("keydown", event => {
   if ((event.ctrlKey || event.metaKey) && event.key === "z" && event.target.tagName !== "INPUT") { event.preventDefault(); $("undo").click(); }
 });

@@ -27,6 +27,7 @@ from ..tasks.pool import Outline, Pool
 from ..torch_private import pytree
 from .asked import Asked, Given, Picture, png, since
 from .memory import Said, attended, says_again
+from .sure import Sure
 
 SAMPLES = 5  # of each class, where a learner can draw them
 DESCENT, RATES, UNITS, SIDE = 100, (1e-3, 1e-2, 1e-1), 20, 14  # steps; of Adam; of the small network, and its pictures
@@ -57,6 +58,7 @@ class Trained:
         takes = inspect.signature(self.run.plan.at_test).parameters
         self.steps, self.usual = [], None
         self._checked: set[tuple[int, int]] = set()
+        self._sure: dict[tuple[int, int], Sure] = {}
         if "inner_steps" in takes:
             self.usual = takes["inner_steps"].default
             self.steps = sorted({0, self.usual, *self.run.plan.inner_steps})
@@ -83,7 +85,11 @@ class Trained:
                 shown["slots"] = found[1]
             if hasattr(f, "sample"):
                 shown["samples"] = self.samples(f, ways)
-        return shown
+        p = torch.tensor(shown["p"]).reshape(-1, ways)
+        return shown | self.sure(ways, min(y.count(k) for k in set(y))).shown(p, asked.coverage, asked.false_accept)
+
+    def sure(self, ways: int, shots: int) -> Sure:
+        return self._sure.setdefault((ways, shots), Sure(self, ways, shots))
 
     def adapted(self, x: Tensor, y: Tensor, ways: int, **how: Any) -> Any:
         """f as `engine.predictor.adapt` makes it, which also tries the learner: here once for tasks of a size. how:
