@@ -16,6 +16,7 @@ from metaloop.engine import predictor
 from metaloop.engine.methods import evolution
 from metaloop.engine.simple import simple_fit
 from metaloop.engine.theta import fixed_leaves, outline
+from metaloop.engine.trial import trial
 from metaloop.learners.maml import FineTuned
 from metaloop.nn import adam, fixed, learned
 from metaloop.nn.functional import at_meta_test, writes
@@ -388,6 +389,36 @@ def test_what_a_module_writes_into_a_buffer_never_reaches_theta(rebinds):
     assert written == {"average"}
     with pytest.raises(ValueError, match=r"writes into its buffer 'average'|writes into a tensor in place"):
         ml.fit(ml.protonet(net, init, ways=3), POOL, **QUICK)
+
+
+class Drawing(nn.Module):
+    """Multiplies by a number that is another at each call, and moves a generator."""
+
+    def __init__(self, generator: torch.Generator):
+        super().__init__()
+        self.out, self.generator, self.drawn = nn.Linear(4, 3), generator, 0
+
+    def forward(self, x):
+        self.drawn += 1
+        self.generator.manual_seed(self.drawn)
+        return self.out(x * self.drawn)
+
+
+def test_noise_that_a_gpu_draws_is_noise(monkeypatch):
+    """Two tasks at once draw other numbers than one after the other: no fault, if random numbers were drawn at all."""
+    pool, options = POOL, {"ways": 3, "shots": 1, "queries": 1, "tasks": 2}
+
+    def tried(generator):
+        net, init = ml.functional(Drawing(generator))
+        tasks = pool.sample(**options, generator=torch.Generator().manual_seed(0))
+        trial(ml.protonet(net, init, ways=3), init(0), tasks, together=True, apart=True, seed=0)
+
+    with pytest.raises(ValueError, match="two tasks in one chunk"):
+        tried(torch.Generator().manual_seed(0))
+    gpu = torch.Generator().manual_seed(0)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "default_generators", (gpu,))
+    tried(gpu)
 
 
 # Foreign thetas
