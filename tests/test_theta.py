@@ -1,6 +1,8 @@
 """theta is what is learned, and nothing else moves: buffers, frozen parameters, seeds, modes, foreign thetas."""
 
 import warnings
+from functools import partial
+from itertools import count
 
 import pytest
 import torch
@@ -392,33 +394,27 @@ def test_what_a_module_writes_into_a_buffer_never_reaches_theta(rebinds):
 
 
 class Drawing(nn.Module):
-    """Multiplies by a number that is another at each call, and moves a generator."""
+    """Multiplies by a number that is another at each call, and tells whoever draws it."""
 
-    def __init__(self, generator: torch.Generator):
+    def __init__(self, draw):
         super().__init__()
-        self.out, self.generator, self.drawn = nn.Linear(4, 3), generator, 0
+        self.out, self.draw = nn.Linear(4, 3), draw
 
     def forward(self, x):
-        self.drawn += 1
-        self.generator.manual_seed(self.drawn)
-        return self.out(x * self.drawn)
+        return self.out(x * self.draw())
 
 
 def test_noise_that_a_gpu_draws_is_noise(monkeypatch):
     """Two tasks at once draw other numbers than one after the other: no fault, if random numbers were drawn at all."""
-    pool, options = POOL, {"ways": 3, "shots": 1, "queries": 1, "tasks": 2}
-
-    def tried(generator):
-        net, init = ml.functional(Drawing(generator))
-        tasks = pool.sample(**options, generator=torch.Generator().manual_seed(0))
-        trial(ml.protonet(net, init, ways=3), init(0), tasks, together=True, apart=True, seed=0)
-
+    drawn, gpu = count(1), torch.Generator()
+    net, init = ml.functional(Drawing(lambda: gpu.manual_seed(next(drawn)).initial_seed()))
+    tasks = POOL.sample(tasks=2, **SMALL, generator=torch.Generator().manual_seed(0))
+    tried = partial(trial, ml.protonet(net, init, ways=3), init(0), tasks, together=True, apart=True, seed=0)
     with pytest.raises(ValueError, match="two tasks in one chunk"):
-        tried(torch.Generator().manual_seed(0))
-    gpu = torch.Generator().manual_seed(0)
+        tried()
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.cuda, "default_generators", (gpu,))
-    tried(gpu)
+    tried()
 
 
 # Foreign thetas
