@@ -2,9 +2,10 @@
 
     python benchmarks/page.py runs/proto runs/maml [--out results/page.json]
 
-A change: in Chromium a dot is drawn into the query box of a dealt task, and into the box of its first class, `--changes`
-times each, for each size of task. Of each run alone, and of all beside each other, it is measured from the pointer's rise until the answers are painted:
-those of the first learner, and those of all; and the processor time of the server, and of the page's main thread.
+A change: in Chromium a dot is drawn into the query of a dealt task, and into the first class, `--changes` times each,
+for each size of task. Of each run alone, and of all beside each other, it is measured from the pointer's rise until the
+answers are painted: those of the first learner, and those of all; and the processor time of the server, and of the
+page's main thread.
 
 Load: each run is served alone, by `metaloop serve` in a process of its own. A 5-way 1-shot task of glyphs with ten
 queries, its classes turned by one each time so that no adaptation serves twice, is sent by 1, 8 and 32 clients, each of
@@ -178,7 +179,7 @@ if __name__ == "__main__":
 
     before = os.getloadavg()[0]
     command = "python benchmarks/page.py RUN RUN --out results/page.json"
-    sizes = [tuple(map(int, size.split("x"))) for size in args.tasks.split(",")]
+    sizes = [(int(ways), int(shots)) for ways, shots in (size.split("x") for size in args.tasks.split(","))]
     every = [[run] for run in args.runs] + ([args.runs] if len(args.runs) > 1 else [])
     found = {"command": command, "machine": machine(), "versions": versions(), "load_before": before,
              "changes": [row for runs in every for row in changes(runs, sizes, args.changes)],

@@ -173,8 +173,8 @@ def test_one_stroke_costs_one_picture_and_no_trial(page, monkeypatch):
     other = [TASK["classes"][0], {"name": "across", "pictures": [both]}]
     page.post("/api/adapt", json={**TASK, "classes": other, "learners": [0]})
     assert (decoded, tried, made) == (["query 3"], [], [{}])
-    ask = lambda classes: page.post("/api/adapt", json={**TASK, "classes": classes, "learners": [0]}).json()["answers"][0]
-    turned, again = np.array(ask(other[::-1])["p"]), ask(other)["p"]
+    ask = lambda classes: page.post("/api/adapt", json={**TASK, "classes": classes, "learners": [0]}).json()
+    turned, again = (np.array(ask(classes)["answers"][0]["p"]) for classes in (other[::-1], other))
     np.testing.assert_allclose(turned[:, ::-1], again, atol=1e-4)
     assert len(made) == 3
 

@@ -104,7 +104,7 @@ class Trained:
         return shown | self.sure(ways, min(y.count(k) for k in set(y))).shown(p, asked.coverage, asked.false_accept)
 
     def made(self, pictures: list[Picture], y: list[int], ways: int) -> "Made":
-        """f, and what is shown of it whatever it is asked. The last one is kept: a stroke in a query leaves f as it is."""
+        """f, and what is shown of it whatever it is asked. The last is kept: a stroke in a query leaves f as it is."""
         last = self._made
         if last is not None and last.y == y and all(a is b for a, b in zip(last.pictures, pictures, strict=True)):
             return last
