@@ -371,9 +371,8 @@ def read(problems: list[Problem], sources: dict[str, Callable[[], Data]]) -> Non
 def candidates(processes: int) -> list[Candidate]:
     """As many as the processes are enough for."""
     wanted = [
-        Candidate(1e-2, 20, 0.5, 12, 0, 3), Candidate(5e-3, 20, 0.5, 20, 1, 3), Candidate(1e-2, 20, 0.2, 12, 2, 2),
-        Candidate(1e-2, 50, 0.5, 12, 3, 2), Candidate(1e-2, 20, 0.5, 20, 4, 2), Candidate(2e-2, 20, 0.5, 12, 5, 1),
-        Candidate(1e-2, 20, 1.0, 12, 6, 1),
+        Candidate(1e-2, 20, 0.5, 12, 0, 4), Candidate(5e-3, 20, 0.5, 12, 1, 4), Candidate(5e-3, 20, 0.5, 20, 2, 3),
+        Candidate(1e-2, 50, 0.2, 12, 3, 3),
     ]  # fmt: skip
     taken = []
     for c in wanted:
