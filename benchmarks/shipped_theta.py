@@ -268,19 +268,19 @@ def train(c: Candidate, rank: int, shared: Tensor, meet: Any, every: dict[tuple[
         flat = torch.cat([g.flatten() for g in grads])
         shared[rank, :-1] = flat / max(1.0, float(flat.norm())) if flat.isfinite().all() else 0.0
         shared[rank, -1] = (time.monotonic() - began) / seconds
-        meet.wait()
+        meet.wait(60)  # a process that has died takes its candidate along, no more
         mean, done = shared[:, :-1].mean(0), float(shared[0, -1])
-        meet.wait()
+        meet.wait(60)
         for p, d in zip(parts, mean.split([p.numel() for p in parts]), strict=True):
             p.grad = d.view(p.shape).clone()
         adam.param_groups[0]["lr"] = rate(c.lr, min(done, 1))
         adam.step()
         losses.append([problem.label, many, values[0], values[-1]])
         steps += 1
-    if rank == 0:
-        found = unrolled.unpacked([p.detach() for p in parts], theta["scale"])
-        save(found, out / f"{c.name}.safetensors", {})
-        (out / f"{c.name}.json").write_text(json.dumps({"steps": steps, "losses": losses}) + "\n")
+        if rank == 0 and (steps % 100 == 0 or done >= 1):
+            found = unrolled.unpacked([p.detach() for p in parts], theta["scale"])
+            save(found, out / f"{c.name}.safetensors", {})
+            (out / f"{c.name}.json").write_text(json.dumps({"steps": steps, "losses": losses}) + "\n")
 
 
 def save(theta: dict, path: Path, about: dict[str, str]) -> None:
@@ -398,7 +398,7 @@ def train_all(out: Path, seconds: float, processes: int, only: list[Candidate] |
             working.append(process)
     for process in working:
         process.join()
-    choose(out, ends, processes)
+    choose(out, max(ends, time.monotonic() + 20), processes)
 
 
 def choose(out: Path, ends: float, processes: int) -> None:
