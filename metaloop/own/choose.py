@@ -30,6 +30,7 @@ TEMPERATURES = torch.logspace(-2.5, 1.5, 161, dtype=torch.float64)
 FIRST = "logistic 10"  # the head that others have to beat
 WORDS = {"nearest": "the nearest picture", "prototypes": "the mean of each class"}
 FOLDS, MANY = 10, 100  # of more than MANY examples half as many
+SHARED, CLASSES = 0.35, 3  # rho of strangers' scores as it usually is, and how many classes that counts for
 
 
 @dataclass
@@ -210,3 +211,36 @@ def quantile(scores: list[float], level: float) -> float | None:
 def enough(level: float) -> int:
     """How many scores `quantile` needs."""
     return math.ceil(level / (1 - level) - 1e-9)
+
+
+def independent(scores: Tensor, y: Tensor) -> float:
+    """How many independent scores those of n examples with classes y [n] in 0 .. K-1 are worth, each class weighing
+    the same: K^2 / sum_k (rho + (1 - rho) / n_k).
+
+    rho, the share of their variance that lies between classes, is that of an analysis of variance (Kish, Survey
+    Sampling, 1965, section 5.4), drawn towards what is usual by as much as a few classes say.
+    """
+    counts, n = y.bincount().double(), len(y)
+    K = len(counts)
+    mean = torch.zeros(K, dtype=torch.float64).index_add(0, y, scores) / counts
+    size = (n - counts.square().sum() / n) / (K - 1)  # n_k where all are equal
+    between = (counts * (mean - scores.mean()).square()).sum() / (K - 1)
+    within = (scores - mean[y]).square().sum() / max(n - K, 1)
+    rho = float(((between - within) / (between + (size - 1) * within).clamp_min(1e-30)).clamp(0, 1))
+    rho = (K * rho + CLASSES * SHARED) / (K + CLASSES)
+    return float(K**2 / (rho + (1 - rho) / counts).sum())
+
+
+def limit(scores: Tensor, y: Tensor, rate: float) -> float | None:
+    """The score that an example of a further class exceeds with probability `rate` at most, by those of examples of K
+    classes [n], each asked of the other K - 1. None if they are too few to say.
+
+    Of m = `independent` scores and the new one as many as rate (m + 1) may lie above. Two of these places are taken: by
+    the new one, and by that of the class it is most like, whose score would be as large if it had been asked of the
+    new class, too.
+    """
+    m = independent(scores, y)
+    order, counts = scores.argsort(), y.bincount()
+    below = (1 / (len(counts) * counts[y[order]].double())).cumsum(0)
+    at = (below >= 1 - (rate * (m + 1) - 2) / m - 1e-9).nonzero()
+    return float(scores[order[at[0, 0]]]) if len(at) else None
