@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageDraw
 from sklearn.linear_model import LogisticRegression
+from tiny import image_folder, make_run
 
 import metaloop as ml
 from metaloop import features
@@ -16,6 +18,7 @@ from metaloop.cli import main
 from metaloop.engine import checkpoint
 from metaloop.features.pixels import Edges, Pixels
 from metaloop.own import choose, given, heads, pictures, predictor, words
+from metaloop.tasks.decode import fitted
 
 SHAPES = ("circle", "cross", "square")
 
@@ -407,6 +410,54 @@ def test_a_new_class_later(call, tmp_path):
     assert "4 classes from 15 images: circle, cross, line, square" in told
 
 
+# ---- Runs that compete
+
+
+@pytest.fixture(scope="module")
+def run(place):
+    pool = ml.tasks.folder(image_folder(place / "images", 10, 6))
+    make_run(place / "runs" / "curve", "maml-sinusoid-5shot", budget="smoke")
+    return make_run(place / "runs" / "proto", "protonet-glyphs", pool, budget="smoke")
+
+
+def test_what_a_run_sees_is_its_embedding(run):
+    f = features.of_run(run)
+    shown = [drawn(shape, i) for i, shape in enumerate(SHAPES)]
+    x = torch.stack([torch.from_numpy(fitted(image, (1, 28, 28))) for image in shown]).float() / 255
+    want = ml.Embedding(run).fit(torch.rand(4, 1, 28, 28)).transform(x)
+    assert np.allclose(f(shown), want, atol=1e-5)
+    again = features.build(f.spec(), f.tensors())
+    assert torch.equal(again(shown), f(shown))
+
+
+def test_runs_compete(call, place, run, tmp_path, monkeypatch):
+    monkeypatch.chdir(place)
+    (place / "runs" / "torn").mkdir()
+    (place / "runs" / "torn" / "run.json").write_text("{")
+    status, told, lines = call("adapt", "few", "-o", str(tmp_path / "f"))
+    shutil.rmtree(place / "runs" / "torn")
+    assert status == 0, lines
+    assert "the best of 11 ways" in told  # five blends, two of the run; four heads
+    assert [line for line in lines if "does not compete" in line] == [lines[0]]
+    f = predictor.open_predictor(tmp_path / "f")
+    assert [*f.features] == ["edges", "pixels/32", "trained/runs/proto"]
+    shutil.move(place / "runs", place / "elsewhere")  # the file does not need it
+    assert call("predict", str(tmp_path / "f"), "asked/circle/50.png")[0] == 0
+    assert call("adapt", "--add", "more", str(tmp_path / "f"))[0] == 0
+    assert call("adapt", "few", "-o", str(tmp_path / "g"), "--run", "elsewhere/proto")[0] == 0
+    assert [*predictor.open_predictor(tmp_path / "g").features][-1] == "trained/elsewhere/proto"
+    refused = call("adapt", "few", "-o", "g", "--run", "elsewhere/curve")
+    assert "elsewhere/curve was not trained on pictures" in refused[2][0]
+
+
+def test_a_run_that_sees_best_is_chosen():
+    _, good, y = cosines(6, 4, apart=3.0)
+    _, noise, _ = cosines(6, 4, apart=0.0, seed=1)
+    chosen = choose.choose({"edges": noise, "pixels/32": noise, "trained/runs/a": noise, "trained/runs/b": good}, y)
+    assert max(chosen.features, key=lambda n: chosen.features[n]) == "trained/runs/b"
+    assert choose.blends(["edges", "pixels/32", "trained/runs/a"], 0.0)[0] == choose.fixed(["edges", "pixels/32"], 0.0)
+
+
 def test_one_class_alone(call, tmp_path):
     file = str(tmp_path / "one")
     status, told, _ = call("adapt", "one", "-o", file)
@@ -458,10 +509,12 @@ def test_files_that_are_copies_or_broken(call, place, tmp_path):
         ("adapt few -o g --backbone timm:resnet18", "--backbone NAME and --weights PATH belong together"),
         ("adapt runs/a few -o g --backbone hf: --weights few", "--backbone makes a new predictor of one folder"),
         ("adapt few -o g --backbone timm:resnet18 --weights nowhere", "no file of weights at nowhere"),
+        ("adapt --add more f.safetensors --run runs/a", "--run RUN makes a new predictor of one folder"),
+        ("adapt few -o g --run few", "few holds no run"),
         ("adapt --add nowhere f.safetensors", "nowhere is not there"),
         ("predict f.safetensors few --coverage 1.5", "'1.5' is out of range: give a number between 0 and 1"),
         ("predict f.safetensors few --coverage 0.95", "0.95 needs 19 held-out examples, and 12 could be held out"),
-        ("predict f.safetensors few --false-accept 0.01", "0.01 needs 199 independent examples, and the 12 of 3 classes count as"),
+        ("predict f.safetensors few --false-accept 0.01", "0.01 needs 199 independent examples, and the 12 of 3"),
         ("predict f.safetensors nowhere.png", "nowhere.png cannot be read as an image (there is no such file)"),
     ],
 )

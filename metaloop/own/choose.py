@@ -24,6 +24,7 @@ USUAL = {
     "nearest": (0.2, -0.25), "prototypes": (0.2, -0.45),
     "logistic 5": (0.8, 0.15), "logistic 10": (1.0, 0.15), "logistic 20": (1.2, 0.15),
 }  # fmt: skip
+RUN = "trained/"  # what the names of a run's features begin with
 WITHOUT_LEARNING = ("edges", "pixels", "tf-idf", "numbers")
 WIDTH = 0.5  # how far log T may be from what is usual
 TEMPERATURES = torch.logspace(-2.5, 1.5, 161, dtype=torch.float64)
@@ -66,7 +67,15 @@ class Choice:
 
 
 def blends(names: list[str], alike: float) -> list[dict[str, float]]:
-    """What is tried of features, the first choice first: blends in which the best counts most, and each alone."""
+    """What is tried of features, the first choice first: blends in which the best counts most, and each alone; those of
+    trained runs, of which nobody knows what they are good for, alone and beside the best."""
+    runs = [n for n in names if n.startswith(RUN)]
+    names = [n for n in names if n not in runs]
+    more = [blend for n in runs for blend in ({n: 1.0}, {n: 0.65, names[0]: 0.35})]
+    return [*_blends(names, alike), *more]
+
+
+def _blends(names: list[str], alike: float) -> list[dict[str, float]]:
     one = [{n: 1.0} for n in names]
     more = [{n: s for n, s in zip(names, shares, strict=False)} for shares in ((0.65, 0.25, 0.1), (0.4, 0.5, 0.1))]
     more = [{n: s / sum(blend.values()) for n, s in blend.items()} for blend in more]

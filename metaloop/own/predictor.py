@@ -45,7 +45,7 @@ class Told:
     versions: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self):
-        names = [f.get("features") for f in self.features]
+        names = [(f.get("features"), f.get("name")) for f in self.features]
         if self.form != 1:
             raise ValueError(f"'form' is {self.form}; a newer metaloop wrote it")
         if not self.classes or len({*self.classes}) < len(self.classes):
@@ -169,7 +169,7 @@ class Own:
 
 def key(features: Features) -> str:
     """What features are called in a file."""
-    return "/".join(str(v) for v in features.spec().values())
+    return "/".join(str(v) for v in features.spec().values() if not isinstance(v, dict))
 
 
 def make(

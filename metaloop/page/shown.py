@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .. import exported
 from ..core import Data
-from ..engine.predictor import adapt, probabilities, taken
+from ..engine.predictor import adapt, embedding, probabilities, taken
 from ..engine.run import Run
 from ..engine.seeds import generator, noise
 from ..learners.meta_rnn import Continued
@@ -267,15 +267,6 @@ def _since(began: float) -> float:
 def rows(f: Any, x: Tensor, ways: int) -> list[list[float]]:
     """p(y | x) of each x."""
     return [[round(p, 5) for p in row] for row in probabilities(f, x, ways=ways).tolist()] if len(x) else []
-
-
-def embedding(f: Any) -> Callable[[Tensor], Tensor] | None:
-    """The network that a metric learner's predictor compares examples by, if it has one."""
-    embed, theta = getattr(f, "embed", None), getattr(f, "theta", getattr(f, "net", None))
-    if embed is None or theta is None or hasattr(f, "memory"):
-        return None
-    part = theta["embed"] if isinstance(theta, dict) and isinstance(theta.get("embed"), dict) else theta
-    return lambda x: embed(part, x).flatten(1)
 
 
 def attended(f: Any, S: Data, q: Tensor) -> tuple[Tensor, bool] | None:
