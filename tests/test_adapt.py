@@ -494,6 +494,21 @@ def test_files_that_are_copies_or_broken(call, place, tmp_path):
         assert any(what in line for line in lines), what
 
 
+def test_pictures_without_an_ending_and_in_folders_of_folders(call, tmp_path):
+    folder(tmp_path / "few", 3)
+    deep = tmp_path / "few" / "circle" / "2024" / "may"
+    deep.mkdir(parents=True)
+    drawn("circle", 7).save(deep / "photo", "PNG")
+    drawn("cross", 107).save(tmp_path / "few" / "cross" / "photo", "PNG")
+    (tmp_path / "few" / "cross" / "notes").write_text("not a picture")
+    assert "from 10 images" in call("adapt", str(tmp_path / "few"), "-o", str(tmp_path / "f"))[1]
+    assert "from 11 images" in call("adapt", str(tmp_path / "few"), "-o", str(tmp_path / "f"), "--nested")[1]
+    for file in (tmp_path / "few" / "circle").glob("*.png"):
+        file.unlink()
+    refused = call("adapt", str(tmp_path / "few"), "-o", str(tmp_path / "g"))
+    assert "class 'circle' has no readable picture (there are folders in it, which --nested reads)" in refused[2][-1]
+
+
 @pytest.mark.parametrize(
     ("told", "message"),
     [

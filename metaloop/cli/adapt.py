@@ -15,6 +15,7 @@ OPTIONS = (
            "is given instead of a folder: the same as if made of all at once"),
     option("--backbone", metavar="NAME", help="features of a pretrained network, not the best at hand: timm:MODEL, "
            "torchvision:MODEL or hf:, as installed"),
+    option("--nested", action="store_true", help="pictures in the folders of a class's folder are of that class, too"),
     option("--run", action="append", metavar="RUN", help="a run whose features compete with those at hand; may be "
            "given several times (unless given: those in runs/)"),
     option("--weights", metavar="PATH", help="the backbone's weights on this machine: a file, or hf's folder"),
@@ -26,6 +27,8 @@ def run(args) -> None:
         raise ValueError("--backbone NAME and --weights PATH belong together: nothing is downloaded.")
     if args.backbone is not None and (args.add is not None or len(args.where) > 1):
         raise ValueError("--backbone makes a new predictor of one folder: a run has its own, as has what --add is for.")
+    if args.nested and len(args.where) > 1 and args.add is None:
+        raise ValueError("--nested is for a predictor without a run; a run takes the pictures of each class's folder.")
     if args.run and (args.add is not None or len(args.where) > 1):
         raise ValueError("--run RUN makes a new predictor of one folder: what --add is for has its own, and a run that "
                          "is given before the folder decides alone.")  # fmt: skip
@@ -48,7 +51,7 @@ def run(args) -> None:
         raise ValueError(f"{folder} is a run. Give the folder of your images after it.")
     _keep_others(args.output)
     backbone = None if args.backbone is None else named(args.backbone, args.weights)
-    found, y, classes = pictures.read_classes(folder)
+    found, y, classes = pictures.read_classes(folder, nested=args.nested)
     _skipped(found)
     features = at_hand("pictures", found.images) if backbone is None else [backbone]
     features += _of_runs(args.run, unasked=backbone is None)
@@ -76,7 +79,7 @@ def _add(args) -> None:
     f = predictor.open_predictor(args.where[0])
     output = args.output or args.where[0]
     _keep_others(output)
-    found, y, classes = pictures.read_classes(Path(args.add))
+    found, y, classes = pictures.read_classes(Path(args.add), nested=args.nested)
     _skipped(found)
     known = {(f.classes[k], mark) for k, mark in zip(f.y.tolist(), f.digests, strict=True)}
     new = [i for i in range(len(y)) if (classes[y[i]], found.digests[i]) not in known]
