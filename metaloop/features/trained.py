@@ -42,14 +42,15 @@ class Trained:
         if len(self.shape) != 3 or self.shape[0] not in (1, 3):
             raise ValueError(f"{name} was not trained on pictures.")
         probe = torch.rand(6, *self.shape, generator=torch.Generator().manual_seed(0))
-        embeds = [embedding(adapt(learner, theta, x, torch.tensor([0, 1]), ways=2)) for x in (probe[:2], probe[2:4])]
-        if embeds[0] is None or embeds[1] is None:
+        seen = lambda x: embedding(adapt(learner, theta, x, torch.tensor([0, 1]), ways=2))
+        first, second = seen(probe[:2]), seen(probe[2:4])
+        if first is None or second is None:
             raise ValueError(f"{name} has no embedding: give the run of a metric, such as protonet's.")
-        one, other = (_answers(embed, probe) for embed in embeds)
-        alone = torch.cat([_answers(embeds[0], x[None]) for x in probe])
+        one, other = _answers(first, probe), _answers(second, probe)
+        alone = torch.cat([_answers(first, x[None]) for x in probe])
         if not torch.allclose(one, other, atol=1e-4) or not torch.allclose(one, alone, atol=1e-4):
             raise ValueError(f"{name} sees a picture differently in each task: its features are no picture's own.")
-        self._embed = embeds[0]
+        self._embed = first
 
     def __call__(self, examples: Any) -> Tensor:
         x = [torch.from_numpy(fitted(image, self.shape)) for image in images(examples)]
