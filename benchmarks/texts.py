@@ -1,6 +1,7 @@
 """How well texts of few examples are told apart: metaloop's heads beside logistic regression, on the same features.
 
     python benchmarks/texts.py            writes results/texts.json; needs metaloop[texts] and METALOOP_DATA
+    python benchmarks/texts.py --prepare FILE; ... --vectors FILE     the same where there is no metaloop[texts]
     python benchmarks/texts.py --table    writes the table in docs/backbones.md from results/texts.json
 
 CLINC150 (Larson et al. 2019) and BANKING77 (Casanueva et al. 2020). Nothing is trained on either. 5-way tasks are of
@@ -9,6 +10,7 @@ name: the others are there to develop on. Examples of S are from the training pa
 class. All intents: 10 examples of each class, and the whole test part; the interval is over draws of S.
 
     ours         what `metaloop adapt` without a run does: head, scale and temperature chosen on S alone
+                 (of strangers: one text of each other class, or CLINC150's texts that are out of scope)
     regression   sklearn's LogisticRegression as it comes, on the same features
     minilm, tf-idf    of which features; TF-IDF is told the words of S alone
 """
@@ -19,6 +21,10 @@ import json
 import os
 import time
 import warnings
+from contextlib import suppress
+from functools import cache
+from itertools import chain
+from multiprocessing import Pool, TimeoutError
 from pathlib import Path
 
 import numpy as np
@@ -29,61 +35,91 @@ from told import filled, interval
 
 import metaloop
 from metaloop import features
+from metaloop.engine.run import machine
 from metaloop.own.predictor import key, remade
-from metaloop.report.calibration import ece
+from metaloop.report.calibration import auroc, ece
 
 ROOT = Path(__file__).parent.parent
+RATES = (0.1, 0.2)
 
 
+@cache
 def clinc150(data: Path):
-    """The texts and classes of the training and the test part, and the classes of 5-way tasks."""
+    """The texts and classes of the training and the test part, the classes of 5-way tasks, and texts of no class."""
     parts = json.loads((data / "clinc150" / "data_full.json").read_text())
     domains = json.loads((data / "clinc150" / "domains.json").read_text())
-    return parts["train"], parts["test"], [c for d in sorted(domains)[-5:] for c in domains[d]]
+    return parts["train"], parts["test"], [c for d in sorted(domains)[-5:] for c in domains[d]], [
+        t for t, _ in parts["oos_test"]
+    ]
 
 
+@cache
 def banking77(data: Path):
     parts = []
     for part in ("train", "test"):
         with (data / "banking77" / f"{part}.csv").open(newline="") as file:
             parts.append([(row["text"], row["category"]) for row in csv.DictReader(file)])
-    return *parts, sorted({c for _, c in parts[0]})[-27:]
+    return *parts, sorted({c for _, c in parts[0]})[-27:], []
 
 
 class Known:
-    """Features, remembered by text."""
+    """Features, remembered by text; `vectors` are known beforehand."""
 
-    def __init__(self, f):
-        self.f, self.kind, self.known = f, f.kind, {}
+    kind = "texts"
+
+    def __init__(self, make, spec, vectors=()):
+        self.make, self.told, self.known = make, spec, dict(vectors)
 
     def spec(self):
-        return self.f.spec()
+        return self.told
 
     def __call__(self, texts):
         new = sorted({t for t in texts if t not in self.known}, key=len)
         if new:
-            self.known |= dict(zip(new, self.f(new), strict=True))
-        return torch.stack([self.known[t] for t in texts])
+            self.known |= dict(zip(new, self.make()(new), strict=True))
+        return torch.stack([self.known[t] for t in texts]).float()
 
 
-def ours(f, S, y, Q):
+MINILM = {"features": "minilm-l6"}
+
+
+def minilm(vectors=()):
+    return Known(lambda: features.build(MINILM), MINILM, vectors)
+
+
+def ours(f, S, y, Q, U):
+    """p of Q; the area under the curve of known against unknown, and for each rate that can be promised the share of U
+    that is let in, and of Q."""
     z = {key(f): F.normalize(f(S), dim=1)}
     names = [str(i).zfill(4) for i in range(int(y.max()) + 1)]
-    own = remade(f.kind, names, [f], z, y, [str(i) for i in range(len(y))], [str(i) for i in range(len(y))])
-    return own.of({key(f): F.normalize(f(Q).double(), dim=1)}).p
+    marks = [str(i).zfill(6) for i in range(len(y))]
+    own = remade(f.kind, names, [f], z, y, marks, marks)
+    answers = lambda texts: own.of({key(f): F.normalize(f(texts).double(), dim=1)})
+    asked = answers(Q)
+    if not U:
+        return asked.p, None
+    known, unknown, found = asked.known, answers(U).known, []
+    for rate in RATES:
+        with suppress(ValueError):  # too few to promise that
+            t = own.threshold(rate)
+            found.append([rate, float((unknown > t).double().mean()), float((known > t).double().mean())])
+    return asked.p, [auroc(known, unknown), found]
 
 
-def regression(f, S, y, Q):
+def regression(f, S, y, Q, U):
     head = LogisticRegression(max_iter=1000).fit(f(S).numpy(), y.numpy())
-    return torch.from_numpy(head.predict_proba(f(Q).numpy()))
+    return torch.from_numpy(head.predict_proba(f(Q).numpy())), None
 
 
-def task(rng, train, test, classes, shots, queries):
-    """S and Q as texts and classes."""
-    S = [(t, k) for k, c in enumerate(classes) for t in rng.choice(train[c], shots, replace=False)]
-    Q = [(t, k) for k, c in enumerate(classes)
+def task(rng, train, test, classes, ways, shots, queries, strange):
+    """S and Q as texts and classes, and texts of no class of S."""
+    chosen = classes if ways is None else [str(c) for c in rng.choice(classes, ways, replace=False)]
+    S = [(t, k) for k, c in enumerate(chosen) for t in rng.choice(train[c], shots, replace=False)]
+    Q = [(t, k) for k, c in enumerate(chosen)
          for t in (test[c] if queries is None else rng.choice(test[c], queries, replace=False))]  # fmt: skip
-    return *zip(*S, strict=True), *zip(*Q, strict=True)
+    others = [c for c in classes if c not in chosen]
+    U = [str(rng.choice(test[c])) for c in others] if others else strange
+    return *zip(*S, strict=True), *zip(*Q, strict=True), U
 
 
 def by_class(rows):
@@ -93,30 +129,71 @@ def by_class(rows):
     return of
 
 
-def row(minilm, train, test, classes, *, ways, shots, tasks, queries, seed=0):
-    rng, train, test = np.random.default_rng(seed), by_class(train), by_class(test)
-    scores, calibration = {}, {}
-    for _ in range(tasks):
-        chosen = classes if ways is None else [str(c) for c in rng.choice(classes, ways, replace=False)]
-        S, y, Q, q = task(rng, train, test, chosen, shots, queries)
-        y, q = torch.tensor(y), torch.tensor(q)
-        words = features.build({"features": "tf-idf"}).fit(S)
-        for name, f in (("minilm", minilm), ("tf-idf", words)):
-            for method in (ours, regression):
-                p = method(f, list(S), y, list(Q))
-                top, answer, of = *p.max(1), f"{method.__name__}, {name}"
-                right = (answer == q).double()
-                scores.setdefault(of, []).append(100 * right.mean().item())
-                calibration.setdefault(f"{method.__name__}, {name}", []).extend(
-                    zip(top.tolist(), right.tolist(), strict=True)
-                )
-    more = [a - b for a, b in zip(scores["ours, minilm"], scores["regression, minilm"], strict=True)]
-    return {
-        "ways": ways or len(classes), "shots": shots, "tasks": tasks, "queries a class": queries, "seed": seed,
-        "accuracy, per cent": {n: interval(s) for n, s in scores.items()},
-        "ours - regression, minilm, points": interval(more),
-        "calibration error, points": {n: 100 * ece(*torch.tensor(c).T) for n, c in calibration.items()},
+KINDS = {
+    "all intents, 10 shots": {"ways": None, "shots": 10, "queries": None},
+    "5-way, 1 shot": {"ways": 5, "shots": 1, "queries": 15},
+    "5-way, 5 shots": {"ways": 5, "shots": 5, "queries": 15},
+}
+SETS = {"BANKING77": banking77, "CLINC150": clinc150}
+
+
+def drawn(data, name, kind, number, seed=0):
+    """The task of that number."""
+    train, test, few, strange = SETS[name](data)
+    train, test = by_class(train), by_class(test)
+    classes = few if KINDS[kind]["ways"] else sorted(train)
+    return task(np.random.default_rng([seed, number]), train, test, classes, **KINDS[kind], strange=strange)
+
+
+def job(asked):
+    """What the methods score on one task by one kind of features: {method: [accuracy, tops, rights, of strangers]}."""
+    data, name, kind, number, which, vectors = asked
+    torch.set_num_threads(1)
+    warnings.simplefilter("error")
+    S, y, Q, q, U = drawn(data, name, kind, number)
+    f = minilm(_vectors(vectors)) if which == "minilm" else features.build({"features": "tf-idf"}).fit(S)
+    found = {}
+    for method in (ours, regression):
+        p, strangers = method(f, list(S), torch.tensor(y), list(Q), list(U))
+        top, answer = p.max(1)
+        right = (answer == torch.tensor(q)).double()
+        found[f"{method.__name__}, {which}"] = [100 * right.mean().item(), top.tolist(), right.tolist(), strangers]
+    return (name, kind, number), found
+
+
+@cache
+def _vectors(path):
+    """Vectors by text, as --prepare kept them."""
+    if path is None:
+        return {}
+    with np.load(path) as kept:
+        texts = kept["texts"].tobytes().decode().split("\0")
+        return dict(zip(texts, torch.from_numpy(kept["z"]), strict=True))
+
+
+def summary(tasks, kind):
+    """A row of the tasks that are there, each with all methods."""
+    of = lambda m, at: [t[m][at] for t in tasks]
+    methods = sorted(tasks[0])
+    strangers = [s for s in of("ours, minilm", 3) if s is not None]
+    row = {
+        **KINDS[kind], "tasks": len(tasks), "seed": 0,
+        "accuracy, per cent": {m: interval(of(m, 0)) for m in methods},
+        "ours - regression, minilm, points": interval(np.subtract(of("ours, minilm", 0), of("regression, minilm", 0))),
+        "calibration error, points": {
+            m: 100 * ece(*(torch.tensor([*chain(*of(m, at))]) for at in (1, 2))) for m in methods
+        },
     }  # fmt: skip
+    if len(strangers):
+        row["of no class"] = {"AUROC": float(np.mean([area for area, _ in strangers]))}
+        for rate in RATES:
+            promised = np.array([taken for _, found in strangers for asked, *taken in found if asked == rate])
+            row["of no class"][f"at {100 * rate:.0f} %"] = {
+                "promised, per cent of tasks": 100 * len(promised) / len(strangers),
+                "let in, per cent": 100 * float(promised[:, 0].mean()) if len(promised) else None,
+                "of its own let in, per cent": 100 * float(promised[:, 1].mean()) if len(promised) else None,
+            }
+    return row
 
 
 METHODS = ("regression, tf-idf", "ours, tf-idf", "regression, minilm", "ours, minilm")
@@ -142,30 +219,44 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", type=int, default=300, help="5-way tasks")
     parser.add_argument("--draws", type=int, default=5, help="draws of all intents")
+    parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--seconds", type=float, default=1e6, help="after which what is not done is left")
+    parser.add_argument("--prepare", type=Path, metavar="FILE", help="only keep MiniLM's vectors of these tasks")
+    parser.add_argument("--vectors", type=Path, metavar="FILE", help="where they are kept")
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "texts.json")
     parser.add_argument("--table", action="store_true")
     options = parser.parse_args()
     if options.table:
         (ROOT / "docs" / "backbones.md").write_text(page(json.loads(options.out.read_text())["rows"]))
         return
-    data, start = Path(os.environ["METALOOP_DATA"]), time.process_time()
-    warnings.simplefilter("error")
-    minilm = Known(features.build({"features": "minilm-l6"}))
-    sets = {"CLINC150": clinc150(data), "BANKING77": banking77(data)}
-    kinds = {
-        "5-way, 1 shot": {"ways": 5, "shots": 1, "tasks": options.tasks, "queries": 15},
-        "5-way, 5 shots": {"ways": 5, "shots": 5, "tasks": options.tasks, "queries": 15},
-        "all intents, 10 shots": {"ways": None, "shots": 10, "tasks": options.draws, "queries": None},
-    }
-    rows = {}
-    for kind, of in kinds.items():
-        for name, (train, test, few) in reversed(sets.items()):
-            classes = few if of["ways"] else sorted(by_class(train))
-            rows[f"{name}, {kind}"] = row(minilm, train, test, classes, **of)
-            seconds = round(time.process_time() - start)
-            about = {"metaloop": metaloop.__version__, "torch": torch.__version__, "cpu seconds": seconds}
-            options.out.write_text(json.dumps({"rows": rows, "about": about}, indent=1) + "\n")
-            print(json.dumps(rows[f"{name}, {kind}"]), flush=True)
+    data, start = Path(os.environ["METALOOP_DATA"]), time.monotonic()
+    numbered = [(n, k, i) for k in options.kinds for n in options.sets
+                for i in range(options.tasks if KINDS[k]["ways"] else options.draws)]  # fmt: skip
+    if options.prepare is not None:
+        tasks = [drawn(data, *of) for of in numbered]
+        texts = sorted({*chain(*(part for S, _, Q, _, U in tasks for part in (S, Q, U)))}, key=lambda t: (len(t), t))
+        z = features.build(MINILM)(texts).half().numpy()
+        np.savez(options.prepare, texts=np.frombuffer("\0".join(texts).encode(), np.uint8), z=z)
+        return
+    asked = [(data, *of, which, options.vectors) for of in numbered for which in ("minilm", "tf-idf")]
+    done, end = {}, start + options.seconds
+    with Pool(options.processes) as pool, suppress(StopIteration, TimeoutError):
+        found = pool.imap_unordered(job, asked)
+        while True:
+            of, of_features = found.next(max(end - time.monotonic(), 0.01))
+            done.setdefault(of, {}).update(of_features)
+    rows = json.loads(options.out.read_text())["rows"] if options.out.exists() else {}
+    for kind in options.kinds:
+        for name in options.sets:
+            whole = [t for (n, k, _), t in sorted(done.items()) if (n, k) == (name, kind) and len(t) == len(METHODS)]
+            if whole:
+                rows[f"{name}, {kind}"] = summary(whole, kind)
+    about = {"metaloop": metaloop.__version__, "torch": torch.__version__, "seconds": round(time.monotonic() - start),
+             "processes": options.processes, "machine": machine()["cpu"]}  # fmt: skip
+    options.out.write_text(json.dumps({"rows": rows, "about": about}, indent=1) + "\n")
+    print(json.dumps(rows), flush=True)
 
 
 if __name__ == "__main__":

@@ -159,7 +159,7 @@ GRAMMAR = {  # command -> its words by place, its options; None: an option witho
         "--ways": NUMBERS, "--shots": NUMBERS | st.sampled_from(["1-3", "3-1", "1-", "-", "0-2"]), "--queries": NUMBERS,
         "--seed": NUMBERS, "--split": SPLITS, "--all-classes": None, "--data-root": ROOTS,
     }),
-    "adapt": ([RUNS, FOLDERS], {"-o": OUTPUTS, "--output": OUTPUTS, "--add": FOLDERS}),
+    "adapt": ([RUNS, FOLDERS], {"-o": OUTPUTS, "--output": OUTPUTS, "--add": FOLDERS, "--run": RUNS, "--nested": None}),
     "predict": ([FILES, PICTURES], {"--json": None, "--coverage": SHARES, "--false-accept": SHARES}),
     "export": ([FILES], {"--html": None, "-o": OUTPUTS, "--onnxruntime-web": ROOTS}),
     "completion": ([st.sampled_from(["bash", "zsh", "fish", ""])], {}),

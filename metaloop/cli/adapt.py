@@ -6,6 +6,7 @@ from .console import note, quoted, say, suggest
 from .data import image_shape
 from .options import option
 
+RUNS = Path("runs")  # where `metaloop train` puts them
 OPTIONS = (
     option("where", nargs="+", metavar="[RUN] FOLDER", help="one sub-folder of images per class; before it a run's "
            "folder, to use what was trained there instead of the best that is at hand"),
@@ -14,6 +15,9 @@ OPTIONS = (
            "is given instead of a folder: the same as if made of all at once"),
     option("--backbone", metavar="NAME", help="features of a pretrained network, not the best at hand: timm:MODEL, "
            "torchvision:MODEL or hf:, as installed"),
+    option("--nested", action="store_true", help="pictures in the folders of a class's folder are of that class, too"),
+    option("--run", action="append", metavar="RUN", help="a run whose features compete with those at hand; may be "
+           "given several times (unless given: those in runs/)"),
     option("--weights", metavar="PATH", help="the backbone's weights on this machine: a file, or hf's folder"),
 )  # fmt: skip
 
@@ -23,6 +27,11 @@ def run(args) -> None:
         raise ValueError("--backbone NAME and --weights PATH belong together: nothing is downloaded.")
     if args.backbone is not None and (args.add is not None or len(args.where) > 1):
         raise ValueError("--backbone makes a new predictor of one folder: a run has its own, as has what --add is for.")
+    if args.nested and len(args.where) > 1 and args.add is None:
+        raise ValueError("--nested is for a predictor without a run; a run takes the pictures of each class's folder.")
+    if args.run and (args.add is not None or len(args.where) > 1):
+        raise ValueError("--run RUN makes a new predictor of one folder: what --add is for has its own, and a run that "
+                         "is given before the folder decides alone.")  # fmt: skip
     if args.add is not None:
         return _add(args)
     if args.output is None:
@@ -42,11 +51,24 @@ def run(args) -> None:
         raise ValueError(f"{folder} is a run. Give the folder of your images after it.")
     _keep_others(args.output)
     backbone = None if args.backbone is None else named(args.backbone, args.weights)
-    found, y, classes = pictures.read_classes(folder)
+    found, y, classes = pictures.read_classes(folder, nested=args.nested)
     _skipped(found)
     features = at_hand("pictures", found.images) if backbone is None else [backbone]
+    features += _of_runs(args.run, unasked=backbone is None)
     f = predictor.make(features, found.images, y, classes, [str(p) for p in found.files], found.digests)
     _done(args.output, f)
+
+
+def _of_runs(asked: list[str] | None, *, unasked: bool) -> list:
+    """The features of the runs that are asked for; unless any are, of those that `metaloop train` left here."""
+    from ..features import of_run, runs_in
+
+    if asked:
+        return [of_run(run) for run in dict.fromkeys(asked)]
+    found, bad = runs_in(RUNS) if unasked and RUNS.is_dir() else ([], [])
+    for reason in bad:
+        note(f"metaloop: a run does not compete: {reason}")
+    return found
 
 
 def _add(args) -> None:
@@ -57,7 +79,7 @@ def _add(args) -> None:
     f = predictor.open_predictor(args.where[0])
     output = args.output or args.where[0]
     _keep_others(output)
-    found, y, classes = pictures.read_classes(Path(args.add))
+    found, y, classes = pictures.read_classes(Path(args.add), nested=args.nested)
     _skipped(found)
     known = {(f.classes[k], mark) for k, mark in zip(f.y.tolist(), f.digests, strict=True)}
     new = [i for i in range(len(y)) if (classes[y[i]], found.digests[i]) not in known]

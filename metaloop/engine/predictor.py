@@ -64,6 +64,15 @@ def policies(f: Any) -> frozenset[str]:
     return frozenset().union(*(getattr(part, "policies", ()) for part in vars(f).values()))
 
 
+def embedding(f: Any) -> Callable[[Tensor], Tensor] | None:
+    """The network that a metric learner's predictor compares examples by, if it has one."""
+    embed, theta = getattr(f, "embed", None), getattr(f, "theta", getattr(f, "net", None))
+    if embed is None or theta is None or hasattr(f, "memory"):
+        return None
+    part = theta["embed"] if isinstance(theta, dict) and isinstance(theta.get("embed"), dict) else theta
+    return lambda x: embed(part, x).flatten(1)
+
+
 def save(path: str | Path, f: Any, about: dict[str, Any]) -> None:
     """Keep a predictor's tensors, with what is needed to build its structure anew.
 

@@ -69,6 +69,7 @@ SOURCES: dict[str, Source] = {
     "tf-idf": Source("words", "texts", ("sklearn",)),
     "numbers": Source("numbers", "arrays"),
     "named": Source("libraries", "pictures", offered=False),  # or texts
+    "trained": Source("trained", "pictures", offered=False),
 }
 
 
@@ -82,6 +83,7 @@ class Spec:
     name: str = ""
     weights: str = ""
     sha256: str = ""
+    made: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self):
         if not 0 < self.size <= 4096:
@@ -113,6 +115,16 @@ def named(name: str, weights: "str | Path") -> Features:
     """The features of a backbone of timm, torchvision or Hugging Face, with weights on this machine: see
     `metaloop.features.libraries`."""
     return import_module(".libraries", __name__).named(name, weights)
+
+
+def of_run(run: Any) -> Features:
+    """The features of a run, or of its folder: see `metaloop.features.trained`."""
+    return import_module(".trained", __name__).of_run(run)
+
+
+def runs_in(folder: "Path") -> "tuple[list[Features], list[str]]":
+    """The features of the runs in a folder, and what is to be said of those that cannot be read."""
+    return import_module(".trained", __name__).runs_in(folder)
 
 
 def present(module: str) -> bool:

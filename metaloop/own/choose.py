@@ -24,12 +24,15 @@ USUAL = {
     "nearest": (0.2, -0.25), "prototypes": (0.2, -0.45),
     "logistic 5": (0.8, 0.15), "logistic 10": (1.0, 0.15), "logistic 20": (1.2, 0.15),
 }  # fmt: skip
+RUN = "trained/"  # what the names of a run's features begin with
 WITHOUT_LEARNING = ("edges", "pixels", "tf-idf", "numbers")
 WIDTH = 0.5  # how far log T may be from what is usual
 TEMPERATURES = torch.logspace(-2.5, 1.5, 161, dtype=torch.float64)
 FIRST = "logistic 10"  # the head that others have to beat
 WORDS = {"nearest": "the nearest picture", "prototypes": "the mean of each class"}
 FOLDS, MANY = 10, 100  # of more than MANY examples half as many
+LEFT_OUT = 20  # of more classes several are left out at a time
+SHARED, CLASSES = 0.35, 3  # rho of strangers' scores as it usually is, and how many classes that counts for
 
 
 @dataclass
@@ -64,7 +67,15 @@ class Choice:
 
 
 def blends(names: list[str], alike: float) -> list[dict[str, float]]:
-    """What is tried of features, the first choice first: blends in which the best counts most, and each alone."""
+    """What is tried of features, the first choice first: blends in which the best counts most, and each alone; those of
+    trained runs, of which nobody knows what they are good for, alone and beside the best."""
+    runs = [n for n in names if n.startswith(RUN)]
+    names = [n for n in names if n not in runs]
+    more = [blend for n in runs for blend in ({n: 1.0}, {n: 0.65, names[0]: 0.35})]
+    return [*_blends(names, alike), *more]
+
+
+def _blends(names: list[str], alike: float) -> list[dict[str, float]]:
     one = [{n: 1.0} for n in names]
     more = [{n: s for n, s in zip(names, shares, strict=False)} for shares in ((0.65, 0.25, 0.1), (0.4, 0.5, 0.1))]
     more = [{n: s / sum(blend.values()) for n, s in blend.items()} for blend in more]
@@ -137,14 +148,16 @@ def mixed(G: dict[str, Tensor], blend: dict[str, float]) -> Tensor:
 
 
 def strangers(G: dict[str, Tensor], Y: Tensor, blend: dict[str, float], head: str) -> list[float]:
-    """See `Choice`: class by class, the head learns without it and is asked of its examples."""
+    """See `Choice`: class by class, or of very many some at a time, the head learns without them and is asked of their
+    examples."""
     n, K = Y.shape
     raw = mixed(G, blend)
     if K == 2:
         return raw.masked_fill(Y @ Y.T > 0, -1).amax(1).tolist()
     found, close = torch.empty(n, dtype=torch.float64), closeness(raw[None], raw, Y[None])[0]
-    for k in range(K):
-        own, others = Y[:, k] > 0, torch.arange(K) != k
+    for one in range(min(K, LEFT_OUT)):
+        others = torch.arange(K) % LEFT_OUT != one
+        own = Y[:, ~others].sum(1) > 0
         w = (~own).double()[None]
         g = mixed({f: centred(G[f], w) for f in blend}, blend)
         s = scores(head, g, coefficients(head, g, Y, w, ROUGH), g)[0]
@@ -210,3 +223,36 @@ def quantile(scores: list[float], level: float) -> float | None:
 def enough(level: float) -> int:
     """How many scores `quantile` needs."""
     return math.ceil(level / (1 - level) - 1e-9)
+
+
+def independent(scores: Tensor, y: Tensor) -> float:
+    """How many independent scores those of n examples with classes y [n] in 0 .. K-1 are worth, each class weighing
+    the same: K^2 / sum_k (rho + (1 - rho) / n_k).
+
+    rho, the share of their variance that lies between classes, is that of an analysis of variance (Kish, Survey
+    Sampling, 1965, section 5.4), drawn towards what is usual by as much as a few classes say.
+    """
+    counts, n = y.bincount().double(), len(y)
+    K = len(counts)
+    mean = torch.zeros(K, dtype=torch.float64).index_add(0, y, scores) / counts
+    size = (n - counts.square().sum() / n) / (K - 1)  # n_k where all are equal
+    between = (counts * (mean - scores.mean()).square()).sum() / (K - 1)
+    within = (scores - mean[y]).square().sum() / max(n - K, 1)
+    rho = float(((between - within) / (between + (size - 1) * within).clamp_min(1e-30)).clamp(0, 1))
+    rho = (K * rho + CLASSES * SHARED) / (K + CLASSES)
+    return float(K**2 / (rho + (1 - rho) / counts).sum())
+
+
+def limit(scores: Tensor, y: Tensor, rate: float) -> float | None:
+    """The score that an example of a further class exceeds with probability `rate` at most, by those of examples of K
+    classes [n], each asked of the other K - 1. None if they are too few to say.
+
+    Of m = `independent` scores and the new one as many as rate (m + 1) may lie above. Two of these places are taken: by
+    the new one, and by that of the class it is most like, whose score would be as large if it had been asked of the
+    new class, too.
+    """
+    m = independent(scores, y)
+    order, counts = scores.argsort(), y.bincount()
+    below = (1 / (len(counts) * counts[y[order]].double())).cumsum(0)
+    at = (below >= 1 - (rate * (m + 1) - 2) / m - 1e-9).nonzero()
+    return float(scores[order[at[0, 0]]]) if len(at) else None

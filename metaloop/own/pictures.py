@@ -7,7 +7,7 @@ from typing import NamedTuple
 from PIL import Image, ImageOps
 
 from ..tasks.decode import opaque, why
-from ..tasks.reading import KINDS, Skipped, image_files, suffixes
+from ..tasks.reading import KINDS, Skipped, image_files, images_in, suffixes
 from .predictor import digest
 
 KIND = "pictures"
@@ -43,9 +43,10 @@ def read(paths: Iterable[Path]) -> Pictures:
     return found
 
 
-def read_classes(folder: Path) -> tuple[Pictures, list[int], list[str]]:
+def read_classes(folder: Path, *, nested: bool = False) -> tuple[Pictures, list[int], list[str]]:
     """A folder with one sub-folder of pictures per class: the pictures, the class of each, the classes' names.
 
+    Pictures are known by their names' endings, or by how they begin; nested: those in a class's folders' folders, too.
     The same file twice in a class counts once. Raises ValueError for a missing folder, one without sub-folders, and a
     class without a readable picture.
     """
@@ -60,10 +61,12 @@ def read_classes(folder: Path) -> tuple[Pictures, list[int], list[str]]:
         )
     all_of, y = Pictures([], [], [], []), list[int]()
     for k, sub in enumerate(inside):
-        found = read(p for p in sorted(sub.iterdir()) if p.suffix.lower() in suffixes() and not p.name.startswith("."))
+        found = read(images_in(sub, nested))
         if not found.images:
             last = found.skipped[-1] if found.skipped else None
-            reason = f"the last, {last[0].name}: {last[1]}" if last else f"there is none: {KINDS}"
+            deeper = not nested and any(p.is_dir() for p in sub.iterdir())
+            none = "there are folders in it, which --nested reads" if deeper else f"there is none: {KINDS}"
+            reason = f"the last, {last[0].name}: {last[1]}" if last else none
             raise ValueError(f"{folder}: class '{sub.name}' has no readable picture ({reason}). Add some or remove it.")
         seen: set[str] = set()
         for image, file, mark in zip(found.images, found.files, found.digests, strict=True):

@@ -15,7 +15,7 @@ from ..engine import checkpoint
 from ..engine.predictor import read
 from ..engine.schema import conform
 from ..features import Features, Spec, build
-from .choose import Choice, choose, enough, mixed, quantile
+from .choose import Choice, choose, enough, independent, limit, mixed, quantile
 from .heads import closeness, coefficients, known, scores
 
 MOST = 4000  # examples; what is computed of n is n x n
@@ -45,7 +45,7 @@ class Told:
     versions: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self):
-        names = [f.get("features") for f in self.features]
+        names = [(f.get("features"), f.get("name")) for f in self.features]
         if self.form != 1:
             raise ValueError(f"'form' is {self.form}; a newer metaloop wrote it")
         if not self.classes or len({*self.classes}) < len(self.classes):
@@ -116,12 +116,15 @@ class Own:
             raise ValueError(f"a false-accept rate of {rate:g} is out of range: give one between 0 and 1, 0.05 say.")
         if len(self.classes) == 1:
             raise ValueError("one class alone says nothing of what others look like: there is no rate to choose.")
-        found = quantile(self.choice.strangers, 1 - rate)
+        strange = torch.tensor(self.choice.strangers, dtype=torch.float64)
+        found = limit(strange, self.y, rate)
         if found is None:
-            have = len(self.choice.strangers)
+            have, n, K = independent(strange, self.y), len(self.y), len(self.classes)
+            least = math.ceil(200 / (have + 1)) / 100
+            ask = f"Ask for at least {least:g}, or add" if least < 1 else "Add"
             raise ValueError(
-                f"a false-accept rate of {rate:g} needs {enough(1 - rate)} examples, there are {have}: "
-                f"ask for at least {math.ceil(100 / (have + 1)) / 100:g}, or add examples."
+                f"a false-accept rate of {rate:g} needs {math.ceil(2 / rate - 1 - 1e-9)} independent examples, and the "
+                f"{n} of {K} classes count as {math.floor(have)}, as those of a class are alike. {ask} classes."
             )
         return found
 
@@ -166,7 +169,7 @@ class Own:
 
 def key(features: Features) -> str:
     """What features are called in a file."""
-    return "/".join(str(v) for v in features.spec().values())
+    return "/".join(str(v) for v in features.spec().values() if not isinstance(v, dict))
 
 
 def make(
@@ -258,6 +261,8 @@ def load(tensors: Mapping[str, Tensor], told: Any, source: str) -> Own:
         raise damaged("'y' is not one class for each example")
     if A.shape != (n, K) or any(t.dim() != 2 or len(t) != n or not t.is_floating_point() for t in z):
         raise damaged("its tensors differ in how many examples they are of")
+    if len(choice.strangers) != (n if K > 1 else 0):
+        raise damaged("'choice.strangers' are not one for each example")
     features = []
     for i, spec in enumerate(about.features):
         own = {k.removeprefix(f"features/{i}/"): t for k, t in tensors.items() if k.startswith(f"features/{i}/")}

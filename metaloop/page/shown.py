@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..core import Data
-from ..engine.predictor import adapt, probabilities, taken
+from ..engine.predictor import adapt, embedding, probabilities, taken
 from ..engine.run import Run
 from ..engine.seeds import generator, noise
 from ..nn.functional import at_meta_test
@@ -303,15 +303,6 @@ def descended(
 def rows(f: Any, x: Tensor, ways: int) -> list[list[float]]:
     """p(y | x) of each x."""
     return [[round(p, 5) for p in row] for row in probabilities(f, x, ways=ways).tolist()] if len(x) else []
-
-
-def embedding(f: Any) -> Callable[[Tensor], Tensor] | None:
-    """The network that a metric learner's predictor compares examples by, if it has one."""
-    embed, theta = getattr(f, "embed", None), getattr(f, "theta", getattr(f, "net", None))
-    if embed is None or theta is None or hasattr(f, "memory"):
-        return None
-    part = theta["embed"] if isinstance(theta, dict) and isinstance(theta.get("embed"), dict) else theta
-    return lambda x: embed(part, x).flatten(1)
 
 
 def prototypes(f: Any, dim: int) -> Tensor | None:

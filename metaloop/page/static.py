@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from .. import exported
 from ..core import Data
 from ..engine.checkpoint import write_bytes
+from ..engine.predictor import embedding
 from ..torch_private import pytree
 from . import asked
-from .shown import Trained, embedding, prototypes
+from .shown import Trained, prototypes
 
 UNSEEN, EACH = 40, 11  # classes that no training saw, and pictures of each, at most, from which tasks are dealt
 

@@ -100,10 +100,22 @@ def save_predictor(path: str | Path, run: Run, x: Tensor, y: Tensor, classes: li
     """Adapt a recipe's run to x [n, C, H, W] with labels y [n], one of `classes` each; keep the predictor in a file."""
     learner = run.plan.at_test(ways=len(classes))
     f = predictor.adapt(learner, run.theta, x, y, ways=len(classes))
-    told = ("recipe", "settings", "budget", "steps", "pool", "seed")
-    about = {name: run.info[name] for name in told if name in run.info}
-    predictor.save(path, f, {**about, "step": run.step, "classes": classes, "support": len(x), "versions": versions()})
+    about = {"step": run.step, "classes": classes, "support": len(x), "versions": versions()}
+    predictor.save(path, f, told(run) | about)
     return f
+
+
+def told(run: Run) -> dict[str, Any]:
+    """What a file says of the run that made it, as far as its plan is made of that."""
+    names = ("recipe", "settings", "budget", "steps", "pool", "seed")
+    return {name: run.info[name] for name in names if name in run.info}
+
+
+def outlined(about: Any, source: str) -> Plan:
+    """The plan of what `told` says, on an outline of its pool. Raises ValueError if it is of another form."""
+    made = conform(about, Made, source)
+    with _told_of(source):
+        return _plan(made)
 
 
 def load_predictor(path: str | Path) -> tuple[Any, dict[str, Any]]:
