@@ -69,8 +69,8 @@ def enas(
         steps (1)) -> its schedule; a cosine to 0 unless given. controller_lr: Adam's. decay: of b. entropy: beta.
     picks: how many a (4) is the best of.
 
-    What is drawn in a step is a function of the seed and its number. Raises ValueError on numbers out of their range, no
-    sizes, a norm that keeps moving statistics, which would be those of a mixture of architectures, or a loss that is
+    What is drawn in a step is a function of the seed and its number. Raises ValueError on numbers out of their range,
+    no sizes, a norm that keeps moving statistics, which would be those of a mixture of architectures, or a loss that is
     not finite.
     """
     if min(rounds, updates, lessons, proposals, batch, picks) < 1 or not 0 <= decay < 1 or entropy < 0:
