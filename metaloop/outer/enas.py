@@ -54,7 +54,7 @@ def enas(
     batch: int = 64,
     optimizer: Callable[[Iterator[Tensor]], torch.optim.Optimizer] | None = None,
     schedule: Callable[[torch.optim.Optimizer, int], torch.optim.lr_scheduler.LRScheduler] | None = None,
-    controller_lr: float = 3.5e-3,
+    controller_lr: float = 3.5e-4,
     decay: float = 0.95,
     entropy: float = 1e-4,
     picks: int = 10,
