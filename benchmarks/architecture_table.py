@@ -339,10 +339,14 @@ def do(what: str, work: Work) -> None:
         runs.append(work.enas())
     for each in runs:
         work.keep_enas(each)
-    if what == "search" or (what == "all" and find_spec("optuna")):
-        work.search()
+    try:
+        if what == "search" or (what == "all" and find_spec("optuna")):
+            work.search()
+        print(show(work.out))
+    except ValueError as error:  # no seed of the table is whole
+        print(error)
     work.pool.terminate()
-    print(f"{time.monotonic() - began:.0f} s\n{show(work.out)}", flush=True)
+    print(f"{time.monotonic() - began:.0f} s", flush=True)
 
 
 if __name__ == "__main__":
