@@ -1,7 +1,10 @@
 """Does a smooth encoder help where training examples are few? A VAE of drawings, its encoder shown noise or none.
 
     python benchmarks/inference.py [--seeds 3] [--epochs 200] [--examples 1000]    writes results/inference.json
-    python benchmarks/inference.py --table     writes the table in docs/learners/inference.md from it
+    python benchmarks/inference.py --table     writes the tables in docs/learners/inference.md from it, and from
+                                               results/inference-long.json
+
+--jobs N trains N at a time, on a thread each; --seconds T keeps, after so long, the seeds that have all strengths.
 
 Amortised inference regularisation by denoising (Shu et al. 2018): `objectives.elbo(smooth=s)`, for s of 0, 0.1, 0.2 and
 0.4, of pixels in [0, 1]. Perceptrons 784-200-200-2*32 and 32-200-200-784, Adam at 1e-3, batches of 100. Training
@@ -14,6 +17,9 @@ classes. Differences to s = 0 are paired by seed; their intervals are over seeds
 import argparse
 import json
 import time
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
@@ -34,7 +40,8 @@ def some(pool, n: int, seed: int) -> torch.Tensor:
     return pool.images[order].flatten(1).float() / 255
 
 
-def train(x, held, test, smooth: float, seed: int, epochs: int) -> dict:
+def train(x, held, test, smooth: float, seed: int, epochs: int, until: float = float("inf")) -> dict | None:
+    """None if it is not done by then, on the clock of time.time."""
     torch.manual_seed(seed)
     parts = {name: ml.functional(ml.nn.mlp((a, HIDDEN, HIDDEN, b)))
              for name, a, b in (("encoder", 784, 2 * LATENTS), ("decoder", LATENTS, 784))}  # fmt: skip
@@ -51,6 +58,8 @@ def train(x, held, test, smooth: float, seed: int, epochs: int) -> dict:
 
     both = lambda: {"training": scored(x), "test": scored(test)}
     for epoch in range(1, epochs + 1):
+        if time.time() > until:
+            return None
         for batch in x[torch.randperm(len(x))].split(100):
             adam.zero_grad()
             (-elbo(encoder, decoder, batch, smooth=smooth).mean()).backward()
@@ -74,9 +83,19 @@ def table(told: dict) -> str:
             both = zip(runs, told["runs"]["0.0"], strict=True)
             cells += [pm(interval([a[when]["test"] - b[when]["test"] for a, b in both])) if s != "0.0" else ""]
         lines.append(f"| {' | '.join(cells)} |")
-    about = f"Nats an example, {told['examples']} training drawings, {len(runs)} seeds, {told['epochs']} epochs"
+    best = sorted(r["best"]["epoch"] for runs in told["runs"].values() for r in runs)
+    about = (f"Nats an example, {told['examples']} training drawings, {len(runs)} seeds, {told['epochs']} epochs, of "
+             f"which the best were {best[0]} to {best[-1]}")  # fmt: skip
     made = f"`{told['command']}`; {told['machine']['cpu']}, {told['seconds']:.0f} s."
     return "\n".join([*lines, "", f"{about}; {made}"]) + "\n"
+
+
+def run(smooth: float, seed: int, **given) -> dict | None:
+    """`train`, in a process of its own."""
+    torch.set_num_threads(1)
+    found = train(smooth=smooth, seed=seed, **given)
+    print(f"seed {seed}, s = {smooth}: {found}", flush=True)
+    return found
 
 
 def main() -> None:
@@ -84,24 +103,38 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=200)
     parser.add_argument("--examples", type=int, default=1000)
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--seconds", type=float, default=float("inf"))
     parser.add_argument("--out", default="results/inference.json")
     parser.add_argument("--table", action="store_true")
     args = parser.parse_args()
     if args.table:
         page = ROOT / "docs" / "learners" / "inference.md"
-        page.write_text(filled(page.read_text(), "smooth", table(json.loads(Path(args.out).read_text())), page.name))
+        text = page.read_text()
+        for mark, name in (("smooth", "inference"), ("smooth-long", "inference-long")):
+            path = ROOT / "results" / f"{name}.json"
+            text = filled(text, mark, table(json.loads(path.read_text())) if path.exists() else "Not measured.\n",
+                          page.name)  # fmt: skip
+        page.write_text(text)
         return
-    pool, began = ml.tasks.omniglot(rotations=None), time.monotonic()
-    held, test = some(pool.val, 500, 0), some(pool.test, 1000, 0)
-    runs: dict[str, list] = {str(s): [] for s in SMOOTH}
-    for seed in range(args.seeds):
-        x = some(pool.train, args.examples, seed)
-        for s in SMOOTH:
-            runs[str(s)].append(train(x, held, test, s, seed, args.epochs))
-            print(f"seed {seed}, s = {s}: {runs[str(s)][-1]}", flush=True)
+    pool, began = ml.tasks.omniglot(rotations=None), time.time()
+    given = {"held": some(pool.val, 500, 0), "test": some(pool.test, 1000, 0), "epochs": args.epochs,
+             "until": began + args.seconds}  # fmt: skip
+    every = [partial(run, s, seed, x=some(pool.train, args.examples, seed), **given)
+             for seed in range(args.seeds) for s in SMOOTH]  # fmt: skip
+    if args.jobs == 1:
+        found = [one() for one in every]
+    else:
+        with ProcessPoolExecutor(args.jobs, mp_context=get_context("spawn")) as jobs:
+            found = [one.result() for one in [jobs.submit(one) for one in every]]
+    whole = [part for i in range(0, len(every), len(SMOOTH)) if None not in (part := found[i : i + len(SMOOTH)])]
+    if not whole:
+        raise SystemExit(f"no seed has all of {SMOOTH} after {args.seconds:g} s")
+    runs = {str(s): [part[i] for part in whole] for i, s in enumerate(SMOOTH)}
     told = {
-        "command": "python benchmarks/inference.py" + "".join(f" --{n} {getattr(args, n)}" for n in WORDS),
-        "examples": args.examples, "epochs": args.epochs, "seconds": time.monotonic() - began, "runs": runs,
+        "command": "python benchmarks/inference.py" + "".join(f" --{n} {getattr(args, n)}" for n in WORDS)
+        + ("" if args.out == "results/inference.json" else f" --out results/{Path(args.out).name}"),
+        "examples": args.examples, "epochs": args.epochs, "seconds": time.time() - began, "runs": runs,
         "machine": machine(), "versions": versions(),
     }  # fmt: skip
     Path(args.out).write_text(json.dumps(told, indent=2) + "\n")

@@ -4,9 +4,9 @@
     python benchmarks/reproduce.py RECIPE ...           these of it
     python benchmarks/reproduce.py --list               what is left, and how far it is
 
-Each row of the queue names a recipe, how many meta-steps it gets, its seed, and why it is there. Its run lies in
-runs/reproduce and goes on where it was stopped, by Ctrl-C or otherwise. It has one thread and the lowest priority. When
-it is done, its figures go to results/ and the tables of the documentation are rebuilt.
+Each row of the queue names a recipe, how many meta-steps it gets, its seed, why it is there, and its budget if not the
+full one. Its run lies in runs/reproduce and goes on where it was stopped, by Ctrl-C or otherwise. It has one thread and
+the lowest priority. When it is done, its figures go to results/ and the tables of the documentation are rebuilt.
 """
 
 import argparse
@@ -27,16 +27,17 @@ QUEUE, RUNS = ROOT / "benchmarks" / "queue.json", Path("runs") / "reproduce"
 
 @dataclass(frozen=True)
 class Item:
-    """A row of the queue: what to train, for how long, and why."""
+    """A row of the queue: what to train, for how long, under which budget, and why."""
 
     recipe: str
     steps: int
     seed: int
     why: str
+    budget: str = "full"
 
     @property
     def folder(self) -> Path:
-        return RUNS / f"{self.recipe}-seed{self.seed}"
+        return RUNS / f"{self.recipe}{'' if self.budget == 'full' else '-' + self.budget}-seed{self.seed}"
 
     @property
     def step(self) -> int:
@@ -57,6 +58,7 @@ class Item:
     def words(self) -> list[str]:
         """Of `metaloop`: begin it, or go on."""
         words = ["train", self.recipe, "--seed", str(self.seed), "--steps", str(self.steps), "--out", str(self.folder)]
+        words += [] if self.budget == "full" else ["--budget", self.budget]
         return [*words, "--resume"] if (self.folder / "run.json").exists() else words
 
 
@@ -65,7 +67,7 @@ def queue(path: Path = QUEUE) -> list[Item]:
     try:
         items = [Item(**row) for row in json.loads(path.read_text())]
     except (TypeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path}: expected a list of recipe, steps, seed and why ({error}).") from None
+        raise ValueError(f"{path}: expected a list of recipe, steps, seed, why and perhaps budget ({error}).") from None
     if unknown := [item.recipe for item in items if item.recipe not in RECIPES]:
         raise ValueError(f"{path}: there is no recipe {unknown[0]!r}.")
     return items

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -20,15 +21,28 @@ __all__ = ["AddSign", "Learned", "PowerSign"]
 
 BY_SCHEDULES = {"initial_lr", "max_lr", "min_lr", "swa_lr", "param_names"}  # what a group gets from others than us
 CHUNK = 2048  # coordinates that are moved at once on a CPU: what belongs to them stays in a core's cache
+SHIPPED = Path(__file__).with_name("optim.safetensors")
 SPACE = 2**25  # bytes: how much all chunks that are moved at once, or a GPU's chunk, may take beside the state
+
+
+def shipped() -> Theta:
+    """The theta that comes with metaloop, in float32. Raises ValueError if this copy has none."""
+    from safetensors.torch import load_file
+
+    if not SHIPPED.is_file():
+        raise ValueError("optim.Learned: no trained theta comes with this copy. Give a run of lstm_optimizer.")
+    kept = {name: t.float() for name, t in load_file(SHIPPED).items()}
+    scale = kept.pop("scale")
+    return {"m": kept, "scale": scale}
 
 
 class Learned(torch.optim.Optimizer):
     """A trained `lstm_optimizer` in an ordinary training loop: p <- p + lr m(pre(grad), h), each coordinate by itself.
 
     params: parameters, or groups of them, as any torch optimizer takes. learned: the Run that meta-training left, or
-    its theta, which is not changed. lr: a factor on the learned steps, 1 as meta-trained; a group may have its own,
-    and torch's schedulers act on it.
+    its theta, which is not changed; None takes the theta that comes with metaloop, trained for 100 steps on the mean
+    cross-entropy of minibatches (docs/learners/lstm_optimizer.md says on what, and where it is no good). lr: a factor
+    on the learned steps, 1 as meta-trained; a group may have its own, and torch's schedulers act on it.
 
     The steps depend on the gradients' scale, so take the loss that was meta-trained on (as a rule the mean
     cross-entropy of a minibatch). `state_dict` holds each coordinate's state h, not theta; it comes back to the bit. A
@@ -40,8 +54,8 @@ class Learned(torch.optim.Optimizer):
     a step takes at most 64 MB, whatever the size of the network. Coordinates are moved in chunks, of all parameters, on
     as many cores as torch has threads.
 
-    Raises ValueError if learned is no finite theta of lstm_optimizer, lr is negative, state_dtype is none of floating
-    point, or a state is loaded that is not of this optimizer.
+    Raises ValueError if learned is no finite theta of lstm_optimizer, or None where none came along, lr is negative,
+    state_dtype is none of floating point, or a state is loaded that is not of this optimizer.
 
     >>> import metaloop as ml
     >>> model = torch.nn.Linear(3, 1)
@@ -54,12 +68,12 @@ class Learned(torch.optim.Optimizer):
     def __init__(
         self,
         params: Iterable[Any],
-        learned: Run | Theta,
+        learned: Run | Theta | None = None,
         *,
         lr: float = 1.0,
         state_dtype: torch.dtype | None = None,
     ):
-        theta = learned.theta if isinstance(learned, Run) else learned
+        theta = shipped() if learned is None else learned.theta if isinstance(learned, Run) else learned
         if not isinstance(theta, dict) or set(theta) != {"m", "scale"}:
             raise ValueError("optim.Learned: this is of another learner. Give a run of lstm_optimizer, or its theta.")
         if lr < 0:

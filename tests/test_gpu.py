@@ -62,7 +62,23 @@ def test_runs_are_packed_to_go_on_from(rehearsed, tmp_path):
         tar.extractall(tmp_path, filter="data")
     item = reproduce.Item("meta-rnn-boolean", 2, 0, "")
     files = {path.name for path in (tmp_path / item.folder.name).iterdir()}
-    assert {"run.json", "metrics.jsonl", "evaluation.json", "checkpoint-00000002.safetensors"} <= files
+    assert files == {"run.json", "metrics.jsonl", "evaluation.json", "report.json", "best.safetensors"}
+
+
+def test_a_run_that_is_not_tested_yet_keeps_its_checkpoint_and_those_that_do_not_fit_are_told(tmp_path, monkeypatch):
+    for name in ("first", "second", "third"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        (tmp_path / "runs" / name / "checkpoint-00000001.safetensors").write_bytes(bytes(3000))
+        (tmp_path / "runs" / name / "checkpoint-00000002.safetensors").write_bytes(bytes(3000))
+    monkeypatch.setattr(gpu, "LARGEST", 6000)
+    session = gpu.Session("cpu", 1, tmp_path, small=True)
+    gpu.pack(session, tmp_path / "runs")
+    held = []
+    for name in ("runs.tar", "runs-2.tar"):
+        with tarfile.open(tmp_path / name) as tar:
+            held.append(tar.getnames())
+    assert held == [["first/checkpoint-00000002.safetensors"], ["second/checkpoint-00000002.safetensors"]]
+    assert session.lines == ["third is left out: 0 MB too many"]
 
 
 def test_a_limit_strikes_like_ctrl_c():
@@ -83,7 +99,7 @@ def test_without_a_gpu_one_line_says_so(capsys, monkeypatch):
 
 def test_the_queue_is_of_recipes_and_none_is_there_twice():
     items = reproduce.queue()
-    assert len({item.recipe for item in items}) == len(items) > 10
+    assert len({item.folder for item in items}) == len(items) > 10
     assert all(item.why and item.steps > 0 for item in items)
 
 

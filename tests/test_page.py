@@ -73,7 +73,8 @@ def files(tmp_path_factory):
 def page(files):
     data = lambda run: pool_of(run, None)[1]
     learners = [load(str(files / name), data) for name in ("proto", "maml", "mine.safetensors")]
-    with TestClient(app(learners), **HOME) as client:
+    with TestClient(app(learners), **HOME) as client, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("metaloop.page.sure.SECONDS", 0.0)
         yield client
 
 
@@ -118,6 +119,72 @@ def test_all_learners_answer_as_the_library_does(page, files):
     assert mine["none"] == [False, False]
 
 
+def test_those_that_are_named_answer(page):
+    every, one = (page.post("/api/adapt", json=t).json()["answers"] for t in (TASK, {**TASK, "learners": [2, 2]}))
+    assert [len(every), len(one)] == [3, 1]
+    assert one[0]["p"] == every[2]["p"]
+    assert "no learner 3; 3 are loaded" in sentence(page.post("/api/adapt", json={**TASK, "learners": [0, 3]}))
+
+
+def test_sets_and_strangers_are_told_from_unseen_tasks_of_that_size(page, files, monkeypatch):
+    """A look at a time, no further than is asked; then the quantiles of what those tasks showed."""
+    from metaloop.page import sure
+    from metaloop.page.shown import Trained
+
+    monkeypatch.setattr(sure, "TASKS", 12)
+    before = page.post("/api/adapt", json={**TASK, "learners": [0, 2]}).json()["answers"]
+    assert before[0]["sure"] == {"ways": 2, "shots": 1, "done": 0, "of": 12}
+    assert not {"sets", "none", "sure"} & {*before[0]} - {"sure"}
+    assert "sure" not in before[1]
+    run = Trained(str(files / "proto"), lambda run: pool_of(run, None)[1])
+    assert [run.sure(2, 1).look()["done"] for _ in range(13)] == [*range(1, 13), 12]
+    seen = run.sure(2, 1)
+    p = torch.tensor([[0.7, 0.3], [0.2, 0.8]])
+    seen.true, seen.strangers = [k / 16 for k in range(4, 16)], [0.5 + k / 32 for k in range(12)]
+    told = seen.shown(p, 0.5, 0.25)  # the 7th of 12 misses is 7/16, the 10th of 12 strangers 25/32
+    assert (told["sets"], told["none"]) == ([[0], [1]], [True, False])
+    told = seen.shown(p, 0.9, 0.05)  # the 12th miss is 12/16: all with p of 1/4 and more
+    assert told["sets"] == [[0, 1], [1]]
+    assert "0.95 needs 19 tasks" in told["why no none"]
+
+    def lost(*what, **how):
+        raise ValueError("it has no data.")
+
+    run.pool = type("Lost", (), {"sample": lost})()
+    assert run.sure(3, 1).look()["done"] == 12
+    assert run.sure(3, 1).shown(p, 0.9, 0.1)["why no sets"] == "it has no data."
+
+
+def test_one_stroke_costs_one_picture_and_no_trial(page, monkeypatch):
+    """What was asked about before is not decoded again, nor is a learner tried again on a task of that size."""
+    from metaloop.engine import predictor
+
+    page.post("/api/adapt", json=TASK)
+    decoded, tried = [], []
+    decode, trial = asked.Budget.decoded, predictor.check_outputs
+    monkeypatch.setattr(asked.Budget, "decoded", lambda *given: decoded.append(given[2]) or decode(*given))
+    monkeypatch.setattr(predictor, "check_outputs", lambda *given: tried.append(given) or trial(*given))
+    changed = {**TASK, "queries": [*TASK["queries"], png(np.minimum(stripes(0), stripes(1)))]}
+    page.post("/api/adapt", json=changed)
+    assert (decoded, tried) == (["query 3"], [])
+
+
+def test_pictures_that_are_kept_are_counted_and_few(monkeypatch):
+    """Of a request's pixels they are as many as when they were read; the oldest go first."""
+    kept, mark = asked.Kept(), [png(np.full((10, 10), v)) for v in range(4)]
+    read = lambda *which: [asked.Budget(kept).read(mark[i], "it") for i in which]
+    first = read(0)[0]
+    assert read(0)[0] is first
+    monkeypatch.setattr(asked, "KEPT", 300)
+    read(1, 2, 3)
+    assert (kept.size, read(1)[0] is read(1)[0], read(0)[0] is first) == (300, True, False)
+    budget = asked.Budget(kept)
+    budget.left = 150
+    budget.read(mark[0], "it")
+    with pytest.raises(ValueError, match="it is too large"):
+        budget.read(mark[0], "it")
+
+
 @pytest.fixture(scope="module")
 def others(tmp_path_factory):
     """Runs of other kinds: what they attend to, what they draw, how they descend."""
@@ -127,21 +194,23 @@ def others(tmp_path_factory):
         for name, recipe in (("attends", "matching-fce-omniglot-1shot"), ("draws", "homoencoder-omniglot")):
             make_run(home / name, recipe, pool, budget="smoke")
         make_run(home / "rule", "lstm-optimizer-quadratic", budget="smoke")
-    return [load(str(home / name), lambda run: pool) for name in ("attends", "draws", "rule")]
+        make_run(home / "says", "ntm-copy", budget="smoke")
+    return [load(str(home / name), lambda run: pool) for name in ("attends", "draws", "rule", "says")]
 
 
 def test_what_is_attended_to_and_drawn_and_how_a_learned_rule_descends(others):
     """The order in which S is taken does not show; both optimizers begin at one loss."""
     three = [*TASK["classes"], {"name": "both", "pictures": [png(np.minimum(stripes(0), stripes(1)))] * 2}]
     with TestClient(app(others), **HOME) as client:
-        attends, draws, rule = client.post("/api/adapt", json={**TASK, "classes": three}).json()["answers"]
-        assert [one["kind"] for one in client.get("/api/learners").json()["learners"]] == ["other", "other", "rule"]
+        attends, draws, rule, says = client.post("/api/adapt", json={**TASK, "classes": three}).json()["answers"]
+        kinds = [one["kind"] for one in client.get("/api/learners").json()["learners"]]
+        assert kinds == ["other", "other", "rule", "sequence"]
         assert "no learner 2 that adapts" in sentence(client.get("/api/task/2"))
     weights = np.array(attends["attends"])
     by_class = np.stack([weights[:, 0], weights[:, 1], weights[:, 2:].sum(1)], 1)
     np.testing.assert_allclose(by_class, attends["p"], atol=5e-4)  # of matching networks, p is what is attended to
     budget = asked.Budget()
-    drawn = [[np.asarray(budget.read(x, "")) for x in of_one] for of_one in draws["samples"]]
+    drawn = [[np.asarray(budget.read(x, "").image) for x in of_one] for of_one in draws["samples"]]
     assert np.shape(drawn) == (3, 5, 28, 28)
     assert 0 < np.mean(drawn) < 255
     descent = rule["descent"]
@@ -149,12 +218,23 @@ def test_what_is_attended_to_and_drawn_and_how_a_learned_rule_descends(others):
     assert descent["learned"][0] == descent["adam"][0]
     assert descent["adam"][-1] < 0.5 * descent["adam"][0]
     assert np.shape(rule["p"]) == (2, 3)
+    picture = lambda of: 255 - np.asarray(budget.read(says["said"][of], "").image)  # ink is light
+    read = picture("read") > 0
+    assert read.shape == picture("says").shape == (8, 20)  # five columns of each of four pictures
+    assert read[1:7, 2].all()  # the bar down
+    assert not read[:, 0].any()
+    run = others[3].run
+    x = torch.zeros(21, 9)
+    x[:20, :8], x[20, 8] = torch.from_numpy(read.T), 1
+    p = run.plan.learner.adapt(run.theta, ml.Data(x, x))(torch.zeros(20, 9))
+    np.testing.assert_allclose(picture("says").T, 255 * p.detach(), atol=1)
+    assert picture("looks").shape == (20, 21)
 
 
 def test_a_slot_counts_for_the_example_that_changed_it_most():
     """A memory that writes x_t into slot t, nudges slot 0 each time, and reads the slots that q points at."""
     from metaloop.learners.meta_rnn import Continued
-    from metaloop.page.shown import attended
+    from metaloop.page.memory import attended
 
     def net(theta, inputs, state):
         for u in inputs:
@@ -172,6 +252,24 @@ def test_a_slot_counts_for_the_example_that_changed_it_most():
     weights, by_slots = attended(Continued({}, h, torch.eye(3)[1], net), S, q)
     assert by_slots
     torch.testing.assert_close(weights, torch.tensor([[0.1, 0.2, 0.3], [0.0, 0.0, 0.0]]))
+
+
+def test_of_a_sequence_said_again_each_answer_looks_where_it_was_written():
+    """A tape that is written in order, and read from its beginning before what is read there is written over."""
+    from metaloop.learners.ntm import Answering
+    from metaloop.page.memory import attended
+
+    def net(theta, inputs, state):
+        for _ in inputs:
+            t, M = (torch.zeros(()), torch.zeros(6, 1)) if state is None else (state[0], state[2][0])
+            w = (torch.arange(6) == t - 3).float()
+            state = t + 1, t, (M + (torch.arange(6) == t)[:, None] + 5 * w[:, None], w, w)
+        return inputs, state
+
+    S = ml.Data(torch.zeros(3, 2), torch.zeros(3, 2))
+    weights, by_slots = attended(Answering({}, net(None, S.x, None)[1], net), S, torch.zeros(4, 2))
+    assert by_slots
+    torch.testing.assert_close(weights, torch.eye(4)[:, :3])  # the fourth looks at what was written while it spoke
 
 
 def test_the_plane_stays_put(page):
@@ -201,7 +299,7 @@ def test_a_dealt_task_is_unseen_and_comes_back(page):
         ways=3, shots=2, queries=1, generator=ml.engine.seeds.generator(4, "page", 1)
     )  # fmt: skip
     budget = asked.Budget()
-    x = np.asarray(budget.read(dealt["classes"][0]["pictures"][0], ""))
+    x = np.asarray(budget.read(dealt["classes"][0]["pictures"][0], "").image)
     ours = (task.support.x[0][task.support.y[0] == 0][0, 0] * 255).round()
     np.testing.assert_array_equal(255 - x, ours)
     assert "answers" in page.post("/api/adapt", json={k: dealt[k] for k in ("classes", "queries")}).json()
@@ -217,21 +315,72 @@ def test_the_predictor_is_a_file_that_predict_takes(page, tmp_path):
     assert f(x).argmax().item() == 1
 
 
-def test_the_predictor_is_a_page_where_the_runtime_is_at_hand(page, files, tmp_path, monkeypatch):
-    """What is in it is of the adapted predictor; `test_export.py` runs such a page."""
+@pytest.fixture
+def web(tmp_path):
+    """A folder that looks like onnxruntime-web."""
     from metaloop import exported
+
+    for name in exported.WEB:
+        (tmp_path / name).write_bytes(b"web")
+    return tmp_path
+
+
+def scripted(monkeypatch, script: str, *more: str) -> None:
+    """Predictors are made into pages by this script, of their file, the page's and onnxruntime-web's folder."""
+    import sys
+
+    from metaloop.page import making
+
+    monkeypatch.setattr(making, "command", lambda *paths: [sys.executable, "-c", script, *map(str, paths), *more])
+
+
+def test_the_predictor_is_made_into_a_page_by_a_process_of_its_own(page, files, web, monkeypatch):
+    """It is given the adapted predictor's file; `test_export.py` holds what `metaloop export` makes of that."""
+    from metaloop.page import making
 
     data = lambda run: pool_of(run, None)[1]
     assert "onnxruntime-web" in sentence(page.post("/api/page/0", json=TASK))
-    for name in exported.WEB:
-        (tmp_path / name).write_bytes(b"web")
-    monkeypatch.setattr(exported, "onnx_bytes", lambda f, about: type(f).__name__.encode())
-    with TestClient(app([load(str(files / "proto"), data)], web=tmp_path), **HOME) as client:
+    told = making.command(*(web / name for name in ("f.safetensors", "f.html", "dist")))[3:]
+    assert told == ["export", f"{web}/f.safetensors", "--html", "-o", f"{web}/f.html",
+                    "--onnxruntime-web", f"{web}/dist"]  # fmt: skip
+    scripted(monkeypatch, "import sys; open(sys.argv[2], 'wb').write(open(sys.argv[1], 'rb').read() + b'made')")
+    with TestClient(app([load(str(files / "proto"), data)], web=web), **HOME) as client:
         assert client.get("/api/learners").json()["pages"]
-        html = client.post("/api/page/0", json=TASK).text
-    assert base64.b64encode(b"NearestPrototype").decode() in html
-    assert '["down", "across"]' in html
-    assert "function resized" in html
+        reply = client.post("/api/page/0", json=TASK)
+        assert reply.content == client.post("/api/predictor/0", json=TASK).content + b"made"
+        assert 'filename="predictor.html"' in reply.headers["content-disposition"]
+        scripted(monkeypatch, "raise SystemExit('secret')")
+        reply = client.post("/api/page/0", json=TASK)
+        assert (reply.status_code, sentence(reply)) == (422, "the page could not be made; the server has logged why.")
+        scripted(monkeypatch, "import sys; sys.stderr.write('metaloop: there is no page.'); sys.exit(2)")
+        assert sentence(client.post("/api/page/0", json=TASK)) == "there is no page."
+
+
+def test_while_a_page_is_made_others_are_answered_and_few_wait(files, web, monkeypatch):
+    import httpx2
+
+    from metaloop.page import making
+
+    monkeypatch.setattr(making, "WAITING", 2)
+    scripted(monkeypatch, """import os, sys, time
+while not os.path.exists(sys.argv[4]): time.sleep(0.01)
+open(sys.argv[2], 'wb').write(b'made')""", str(web / "go"))  # fmt: skip
+
+    async def all_of_them():
+        learners = [load(str(files / "proto"), lambda run: pool_of(run, None)[1])]
+        transport = httpx2.ASGITransport(app(learners, web=web))
+        async with httpx2.AsyncClient(transport=transport, base_url="http://localhost", timeout=60) as client:
+            made = [asyncio.create_task(client.post("/api/page/0", json=TASK)) for _ in range(3)]
+            refused = await next(asyncio.as_completed(made))
+            assert (refused.status_code, "Ask again" in sentence(refused)) == (429, True)
+            adapted = await client.post("/api/adapt", json=TASK)
+            assert adapted.status_code == 200
+            assert sum(one.done() for one in made) == 1
+            (web / "go").touch()
+            return await asyncio.gather(*made)
+
+    replies = asyncio.run(all_of_them())
+    assert sorted(r.status_code for r in replies) == [200, 200, 429]
 
 
 def test_meta_training_betters_the_answers_to_one_support_set(page, monkeypatch):
@@ -477,12 +626,12 @@ words = st.one_of(st.integers(-(10**12), 10**12).map(str), st.floats().map(str),
 @given(
     asks=st.dictionaries(st.sampled_from(["ways", "shots", "queries", "seed", "x"]), words, max_size=4),
     number=st.sampled_from(["0", "1", "2", "9"]) | words,
-    kind=st.sampled_from(["get", "get", "delete", "post"]),
+    kind=st.sampled_from(["get", "get", "look", "delete", "post"]),
 )
 @example(asks={"ways": "20", "shots": "10", "queries": "5"}, number="0", kind="get")
 def test_no_question_brings_it_down(page, asks, number, kind):
-    path = {"get": "/api/task/", "delete": "/api/training/", "post": "/api/training/"}[kind] + quote(number, safe="")
-    reply = page.request(kind, path, params=asks, follow_redirects=False)
+    path = {"get": "/api/task/", "look": "/api/sure/"}.get(kind, "/api/training/") + quote(number, safe="")
+    reply = page.request("get" if kind == "look" else kind, path, params=asks, follow_redirects=False)
     assert reply.status_code in (200, 307, 404, 405, 409, 415, 422)
     if reply.status_code not in (200, 307):
         sentence(reply)
@@ -504,8 +653,14 @@ def test_serve_refuses_what_it_cannot_show(files, tmp_path, capsys):
 
 
 BUGS = [
-    Bug("a slot counts for the example that changed it least", "page/shown.py",
+    Bug("a slot counts for the example that changed it least", "page/memory.py",
         ("changed.argmax(0)", "changed.argmin(0)"), "test_a_slot_counts_for_the_example_that_changed_it_most"),
-    Bug("slots of the query's own count for S", "page/shown.py",
+    Bug("strangers are held to the share of the right class", "page/sure.py",
+        ("self.strangers, 1 - false_accept", "self.strangers, false_accept"),
+        "test_sets_and_strangers_are_told_from_unseen_tasks_of_that_size"),
+    Bug("a tape's reader is held to what is written behind it", "page/memory.py",
+        ("(h[2][1], before) if", "(h[2][1], h[2][0]) if"),
+        "test_of_a_sequence_said_again_each_answer_looks_where_it_was_written"),
+    Bug("slots of the query's own count for S", "page/memory.py",
         ("<= most) & (most > WRITTEN)", "< torch.inf)"), "test_a_slot_counts_for_the_example_that_changed_it_most"),
 ]  # fmt: skip

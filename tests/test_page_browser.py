@@ -19,6 +19,7 @@ from metaloop.recipes.stored import load_predictor
 pytest.importorskip("fastapi", reason="needs metaloop[page]")
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+FAKE_CAMERA = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
 SHOTS = os.environ.get("METALOOP_SCREENSHOTS")  # a folder, to look at them
 
 
@@ -106,7 +107,7 @@ def test_in_a_browser(tmp_path, monkeypatch):
             make_run(tmp_path / name, recipe, budget="smoke")
     learners = [load(str(tmp_path / name), lambda run: pool_of(run, None)[1]) for name in ("proto", "maml")]
     with served(learners) as address, playwright.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        browser = p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", *FAKE_CAMERA])
         for scheme, width in (("light", 1280), ("dark", 1280), ("light", 360)):
             with looked_at(browser, address, scheme, width, f"page-{scheme}-{width}") as page:
                 if width == 1280 and scheme == "light":
@@ -126,13 +127,15 @@ def test_in_a_browser(tmp_path, monkeypatch):
             assert page.locator("#learner-1 .few img").count() == 10
             assert page.locator("#learner-2 polyline").count() == 2
             assert "5 steps from the same start" in page.inner_text("#learner-2 figcaption")
+            dots = "[...document.querySelectorAll('#learner-3 .dots')].map(i => [i.naturalWidth, i.naturalHeight])"
+            assert page.evaluate(dots) == [[16, 8], [16, 8], [17, 16]]  # read, said, attended to
         browser.close()
 
 
 @contextmanager
 def looked_at(browser, address, scheme, width, name):
     """A page in which nothing goes wrong, nothing comes from elsewhere, all can be read and has a name."""
-    context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
+    context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme, permissions=["camera"])
     page, wrong, abroad = context.new_page(), [], []
     page.on("pageerror", lambda e: wrong.append(str(e)))
     page.on("console", lambda m: wrong.append(m.text) if m.type == "error" else None)
@@ -159,7 +162,8 @@ def others(home):
         for name, recipe in kinds.items():
             make_run(home / name, recipe, pool, budget="smoke")
         make_run(home / "rule", "lstm-optimizer-quadratic", budget="smoke")
-    return [load(str(home / name), lambda run: pool) for name in (*kinds, "rule")]
+        make_run(home / "says", "ntm-copy", budget="smoke")
+    return [load(str(home / name), lambda run: pool) for name in (*kinds, "rule", "says")]
 
 
 def used(page, tmp_path):
@@ -191,6 +195,24 @@ def used(page, tmp_path):
     page.click("#undo")
     until(page, "document.querySelectorAll('#learner-0 .bars li').length === 2")
     still(page)
+    # a photograph
+    page.locator(".box").nth(2).get_by_text("Camera").click()
+    until(page, "document.querySelector('dialog video')?.videoWidth > 0")
+    page.get_by_text("Take picture").click()
+    until(page, "document.querySelectorAll('#learner-0 .bars li').length === 3")
+    assert page.locator("dialog").count() == 0
+    page.click("#undo")
+    until(page, "document.querySelectorAll('#learner-0 .bars li').length === 2")
+    still(page)
+    # while nothing is drawn, unseen tasks are looked at, and sets are told
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("metaloop.page.sure.TASKS", 9)
+        page.locator("canvas").nth(3).press("Delete")
+        until(page, "document.querySelector('#learner-1')?.innerText.includes('Draw a query')")
+        page.click("#undo")
+        until(page, "document.querySelector('#learner-1')?.innerText.includes('unseen tasks of its data, of 2')")
+        assert "Set that holds the right class nine times in ten: " in page.inner_text("#learner-0")
+        still(page)
     # the slider: before any step the weights have not moved, and the loss is larger than at the end
     slider = page.get_by_label("inner steps of maml")
     loss = lambda: float(page.locator("#learner-1 figcaption").first.inner_text().rpartition(" ")[2].rstrip("."))

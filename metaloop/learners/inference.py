@@ -107,10 +107,11 @@ def inference(
         return phi["m"], torch.diag_embed(phi["log_v"].exp())
 
     def adapt(theta: Theta, S: Data) -> Densities:
-        seen, W = statistics(S), theta["W"]
+        seen = statistics(S)
         m, V = posterior(theta, *seen)
-        cov = W @ V @ W.mT + theta["log_s2"].exp() * torch.eye(dim, dtype=W.dtype, device=W.device)
-        return Densities(m @ W.mT + theta["b"], torch.linalg.cholesky(cov), seen[1] > 0)
+        W, V, log_s2 = (t.double() for t in (theta["W"], V, theta["log_s2"]))  # float32 loses a small s2 beside W V W'
+        scale = torch.linalg.cholesky(W @ V @ W.mT + log_s2.exp() * torch.eye(dim, dtype=W.dtype, device=W.device))
+        return Densities(m @ theta["W"].mT + theta["b"], scale.to(m.dtype), seen[1] > 0)
 
     def objective(adapt, theta: Theta, task: Task):
         seen = statistics(task.support)

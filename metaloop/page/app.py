@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.requests import ClientDisconnect
 
 from . import asked
+from .making import Busy, Pages
 from .shown import Shown, Trained
 from .training import Taken, Turn
 
@@ -41,6 +42,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     for code, what in (
         (403, "from another origin"), (404, "no such learner"), (408, "the body did not come in time"),
         (409, "another one's turn"), (413, "too large"), (415, "no JSON"), (422, "not a task"),
+        (429, "too many of these at once"),
     )
 }  # fmt: skip
 
@@ -51,7 +53,8 @@ def app(
     """The page of these learners. hosts: the names by which it may be reached, "*" for any. web: onnxruntime-web's
     folder, where predictors are also to be had as pages."""
     worker = ThreadPoolExecutor(1, thread_name_prefix="adapts")  # torch has its own threads; memory stays bounded
-    places, turn = asyncio.Semaphore(AT_ONCE), Turn()
+    places, turn, kept = asyncio.Semaphore(AT_ONCE), Turn(), asked.Kept()
+    pages = None if web is None else Pages(web)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI):
@@ -75,7 +78,7 @@ def app(
 
             def whole():
                 task = asked.parse(body)
-                return work(asked.pictures(task), task)
+                return work(asked.pictures(task, kept), task)
 
             return await compute(whole)
 
@@ -101,12 +104,19 @@ def app(
     async def about() -> dict[str, Any]:
         """What is loaded, and the limits."""
         limits = {"classes": asked.CLASSES, "examples": asked.EXAMPLES, "queries": asked.QUERIES, "bytes": asked.BODY}
-        return {"learners": [one.about() for one in learners], "limits": limits, "pages": web is not None}
+        return {"learners": [one.about() for one in learners], "limits": limits, "pages": pages is not None}
 
     @page.post("/api/adapt", openapi_extra=BODY, responses=ERRORS)
     async def adapt(request: Request) -> dict[str, Any]:
-        """All learners adapted to a task, and their answers to its queries."""
-        return await on_task(request, lambda given, task: {"answers": [_answer(one, given, task) for one in learners]})
+        """All learners adapted to a task, or those that are named, and their answers to its queries."""
+
+        def answers(given: asked.Given, task: asked.Asked) -> dict[str, Any]:
+            named = range(len(learners)) if task.learners is None else dict.fromkeys(task.learners)
+            if unknown := [i for i in named if i >= len(learners)]:
+                raise ValueError(f"learners: there is no learner {unknown[0]}; {len(learners)} are loaded.")
+            return {"answers": [_answer(learners[i], given, task) for i in named]}
+
+        return await on_task(request, answers)
 
     @page.post("/api/predictor/{number}", openapi_extra=BODY, responses=ERRORS)
     async def predictor(request: Request, number: Id) -> Response:
@@ -120,9 +130,9 @@ def app(
     async def own_page(request: Request, number: Id) -> Response:
         """One learner's adapted predictor as a page that runs in a browser, without a server or a network."""
         run = one(number)
-        if web is None:
+        if pages is None:
             raise HTTPException(404, "pages need onnxruntime-web, which `metaloop serve` was not given.")
-        data = await on_task(request, lambda given, _: run.file(given, web))
+        data = await pages.made(await on_task(request, lambda given, _: run.file(given)))
         return Response(data, media_type="application/octet-stream",
                         headers={"content-disposition": 'attachment; filename="predictor.html"'})  # fmt: skip
 
@@ -154,6 +164,15 @@ def app(
         boxes = [{"name": f"class {k + 1}", "pictures": [*map(asked.png, x)]} for k, x in enumerate(dealt["support"])]
         return {"classes": boxes, "queries": [*map(asked.png, dealt["query"])], "labels": dealt["labels"]}
 
+    @page.get("/api/sure/{number}", responses=ERRORS)
+    async def sure(
+        number: Id,
+        ways: Annotated[int, Query(ge=2, le=asked.CLASSES)] = 5,
+        shots: Annotated[int, Query(ge=1, le=asked.EXAMPLES)] = 1,
+    ) -> dict[str, Any]:
+        """A look at more unseen tasks of that size, from which sets and strangers are told once they are enough."""
+        return await compute(one(number).sure(ways, shots).look)
+
     @page.exception_handler(StarletteHTTPException)
     async def refused(_: Request, error: StarletteHTTPException):
         plain = {404: "there is nothing here by that name.", 405: "that cannot be done here."}
@@ -173,6 +192,10 @@ def app(
     @page.exception_handler(Taken)
     async def taken(_: Request, error: ValueError):
         return _error(409, str(error))
+
+    @page.exception_handler(Busy)
+    async def busy(_: Request, error: ValueError):
+        return _error(429, str(error))
 
     @page.exception_handler(ValueError)
     async def wrong(_: Request, error: ValueError):

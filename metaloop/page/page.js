@@ -139,13 +139,40 @@ function ask(take) {
   input.click();
 }
 
+// the camera, where the browser lends one: of a page from elsewhere it does so by https alone, and a phone's file chooser always
+async function photograph(put) {
+  let stream;
+  problem("");
+  try { stream = await navigator.mediaDevices.getUserMedia({video: {facingMode: "environment"}}); }
+  catch { return problem("there is no camera that this page may use."); }
+  const video = make("video", {autoplay: true, playsinline: true, "aria-label": "what the camera sees"});
+  video.muted = true;
+  video.srcObject = stream;
+  const dialog = make("dialog", {"aria-label": "Camera", onclose: () => { stream.getTracks().forEach(track => track.stop()); dialog.remove(); }},
+    video, make("div", {class: "row"},
+      make("button", {type: "button", onclick: () => {
+        const side = Math.min(video.videoWidth, video.videoHeight);
+        if (!side) return;  // it sees nothing yet
+        const canvas = make("canvas", {width: 256, height: 256});
+        canvas.getContext("2d").drawImage(video, (video.videoWidth - side) / 2, (video.videoHeight - side) / 2, side, side, 0, 0, 256, 256);
+        dialog.close();
+        remember(); put(canvas.toDataURL("image/png")); show(); changed(); }}, "Take picture"),
+      make("button", {type: "button", onclick: () => dialog.close()}, "Close")));
+  document.body.append(dialog);
+  dialog.showModal();
+}
+
+const byCamera = put => navigator.mediaDevices?.getUserMedia
+  ? make("button", {type: "button", onclick: () => photograph(put)}, "Camera") : null;
+
 function boxOf(one, k) {
   const name = make("input", {value: one.name, maxlength: 80, "aria-label": `name of class ${k + 1}`, onchange: event => {
     remember(); one.name = event.target.value.trim() || `class ${k + 1}`; show(); }});
-  const take = list => addFiles(list, src => {
+  const put = src => {
     if (one.pictures[one.at] == null) one.pictures[one.at] = src;
     else { one.pictures.push(src); one.at = one.pictures.length - 1; }
-  });
+  };
+  const take = list => addFiles(list, put);
   const few = make("div", {class: "few"});
   const see = () => few.replaceChildren(...thumbnails(one.pictures, one.at, i => `picture ${i + 1} of ${one.name}${one.pictures[i] == null ? ", empty" : ""}`, i => { one.at = i; }));
   const canvas = pad(`${one.name}, picture ${one.at + 1}`, () => one.pictures[one.at], (src, done) => {
@@ -157,7 +184,7 @@ function boxOf(one, k) {
     make("div", {class: "row"},
       make("button", {type: "button", disabled: one.pictures.length >= limits.examples, onclick: () => {
         remember(); one.pictures.push(null); one.at = one.pictures.length - 1; show(); }}, "Another"),
-      make("button", {type: "button", onclick: () => ask(take)}, "Files"),
+      make("button", {type: "button", onclick: () => ask(take)}, "Files"), byCamera(put),
       make("button", {type: "button", onclick: () => {
         remember();
         one.pictures.splice(one.at, 1);
@@ -171,12 +198,14 @@ function boxOf(one, k) {
         show(); changed(); }}, "Remove"))), take);
 }
 
+function toQuery(src) {
+  if (task.queries[task.at].src == null) task.queries[task.at] = {src, label: null};
+  else { task.queries.push({src, label: null}); task.at = task.queries.length - 1; }
+}
+
 function queryBox() {
   const one = task.queries[task.at];
-  const take = list => addFiles(list, src => {
-    if (task.queries[task.at].src == null) task.queries[task.at] = {src, label: null};
-    else { task.queries.push({src, label: null}); task.at = task.queries.length - 1; }
-  });
+  const take = list => addFiles(list, toQuery);
   const few = make("div", {class: "few"});
   const see = () => few.replaceChildren(...thumbnails(task.queries.map(q => q.src), task.at,
     i => `query ${i + 1}${known(task.queries[i])}`, i => { task.at = i; }));
@@ -194,7 +223,7 @@ function queryBox() {
     make("div", {class: "row"},
       make("button", {type: "button", disabled: task.queries.length >= limits.queries, onclick: () => {
         remember(); task.queries.push({src: null, label: null}); task.at = task.queries.length - 1; show(); }}, "Another"),
-      make("button", {type: "button", onclick: () => ask(take)}, "Files"),
+      make("button", {type: "button", onclick: () => ask(take)}, "Files"), byCamera(toQuery),
       make("button", {type: "button", onclick: () => {
         remember();
         task.queries.splice(task.at, 1);
@@ -229,7 +258,7 @@ async function addFiles(list, put) {
       put(src);
     } catch { problem(`${file.name} cannot be read as a picture.`); }
   }
-  show(); changed();
+  if (before) { show(); changed(); }
 }
 
 async function shrunk(file) {
@@ -273,6 +302,7 @@ const filled = () => {
 };
 
 // ---- asking the server: one request at a time, the newest task next
+const SLOW = ["gradient", "rule"];
 let busy = false, waiting = false, asked = 0;
 
 async function send(path, body, method = body === undefined ? "GET" : "POST") {
@@ -285,7 +315,7 @@ async function send(path, body, method = body === undefined ? "GET" : "POST") {
 }
 
 function changed() {
-  document.querySelectorAll(".learner").forEach(card => card.classList.add("old"));
+  document.querySelectorAll("#answers > .learner").forEach(card => card.classList.add("old"));
   if (busy) waiting = true;
   else adapt();
 }
@@ -301,22 +331,46 @@ async function adapt() {
   }
   busy = true;
   document.body.dataset.state = "busy";
-  const began = performance.now(), number = ++asked;
+  const began = performance.now(), number = ++asked, asks = {classes, queries: queries.map(q => q.src)};
+  // a class without a picture is not known to f: its answers are over the others
+  const boxes = task.boxes.map((b, k) => k).filter(k => classes[k].pictures.length);
+  const pictures = classes.flatMap(c => c.pictures.map(src => ({src, name: c.name})));
   try {
-    const reply = await send("/api/adapt", {classes, queries: queries.map(q => q.src)});
-    answers = (await reply.json()).answers;
-    // a class without a picture is not known to f: its answers are over the others
-    const kept = task.boxes.map((b, k) => k).filter(k => classes[k].pictures.length);
-    const pictures = classes.flatMap(c => c.pictures.map(src => ({src, name: c.name})));
-    answers.forEach(a => { a.boxes = kept; a.pictures = pictures; });
+    // those that descend take longest: the others answer before them, and alone while the pen moves on
+    const [quick, slow] = [false, true].map(is => learners.map((_, i) => i).filter(i => SLOW.includes(learners[i].kind) === is));
+    for (const group of [quick, slow].filter(one => one.length)) {
+      if (waiting && group === slow && quick.length) break;
+      const told = (await (await send("/api/adapt", {...asks, learners: group})).json()).answers;
+      group.forEach((i, j) => { answers[i] = {...told[j], boxes, pictures}; showAnswers(i); });
+    }
     problem("");
-    showAnswers();
-    $("status").textContent = summary(performance.now() - began);
+    if (!waiting) $("status").textContent = summary(performance.now() - began);
   } catch (error) { problem(error.message); }
   busy = false;
   document.body.dataset.state = waiting ? "busy" : "still";
   document.body.dataset.answered = number;
-  if (waiting) { waiting = false; adapt(); }
+  if (waiting) { waiting = false; adapt(); } else surer();
+}
+
+// ---- sets and strangers: looks at unseen tasks of the same size while nothing is drawn, then the answers anew
+const REST = 500;
+let resting = null;
+
+function surer() {
+  clearTimeout(resting);
+  resting = setTimeout(async () => {
+    const number = asked;
+    let more = false;
+    for (const i of learners.keys()) {
+      const sure = answers[i]?.sure;
+      while (sure && sure.done < sure.of) {
+        try { sure.done = (await (await send(`/api/sure/${i}?ways=${sure.ways}&shots=${sure.shots}`)).json()).done; } catch { return; }
+        if (busy || number !== asked) return;
+        more = true;
+      }
+    }
+    if (more) adapt();
+  }, REST);
 }
 
 function summary(ms) {
@@ -344,12 +398,13 @@ const KINDS = {
   file: "It was made before and keeps its own classes; it does not look at S.",
   attends: "It reads S as a sequence, and the query as what comes next.",
   samples: "It makes a density of each class's few pictures, from which new ones can be drawn.",
+  sequence: "It reads the pictures of S as dots, column by column, into its memory, and then says them again without seeing them.",
   rule: "It is an optimizer that was learned: it trains a small network on S, from scratch.",
   other: "It reads S as a whole, and answers in one pass.",
 };
 
 function kind(i) {
-  if (["file", "rule"].includes(learners[i].kind)) return learners[i].kind;
+  if (["file", "rule", "sequence"].includes(learners[i].kind)) return learners[i].kind;
   return ["path", "plane", "attends", "samples"].find(name => answers[i]?.[name]) ?? (learners[i].kind === "gradient" ? "path" : "other");
 }
 
@@ -426,6 +481,13 @@ function drawn(samples, names) {
     make("figcaption", {}, "New pictures that it draws from the density it has made of each class's pictures; none of them is in S."));
 }
 
+function saidAgain({read, says, right, columns, looks}) {
+  const dots = (src, alt, text) => make("figure", {}, make("img", {src, alt, class: "dots"}), make("figcaption", {}, text));
+  return make("div", {class: "plots"}, dots(read, "the dots that it read", `What it read: ${columns} columns of dots.`),
+    dots(says, "the dots that it says", `What it says of them; grey is unsure. ${percent(right)} of the dots are right.`),
+    looks ? dots(looks, "what it attends to", "What it attends to: a row for each column that it says, from the top, and in it the columns that it read, from left to right. A slot of the memory counts for the column that changed it most; a line from corner to corner says that it looks them up in their order.") : null);
+}
+
 function race({learned, adam, lr}) {
   const told = `Loss on S: the learned rule (line) ends at ${learned.at(-1).toFixed(3)}, Adam (dashes) at ${adam.at(-1).toFixed(3)}, at ${lr}, the best of three rates; ${learned.length - 1} steps from the same start.`;
   const svg = draw("svg", {viewBox: "0 0 160 110", role: "img", "aria-label": told});
@@ -446,9 +508,10 @@ function card(one, i) {
       parts.push(bars(answer.classes, p));
       if (answer.none?.[place()]) parts.push(make("p", {class: "wrong"}, "None of these: it is unlike every class that it knows."));
       if (answer.sets) parts.push(make("p", {}, `Set that holds the right class nine times in ten: ${answer.sets[place()].map(k => answer.classes[k]).join(", ")}.`));
+      if (answer.sets && answer.sure) parts.push(make("p", {class: "says"}, `Set and "none of these" are told from ${answer.sure.of} unseen tasks of its data, of ${answer.sure.ways} classes with ${answer.sure.shots} picture${answer.sure.shots === 1 ? "" : "s"} each; drawings unlike them are less sure.`));
       const why = answer["why no sets"];
       if (why) parts.push(make("p", {class: "says"}, `No set: ${why}`));
-    } else parts.push(make("p", {class: "says"}, "Draw a query to see what it says."));
+    } else if (!answer.said) parts.push(make("p", {class: "says"}, "Draw a query to see what it says."));
     parts.push(right(i));
     if (answer.path) {
       const at = chosen[i] ?? usual(i), text = () => `${answer.path[chosen[i] ?? at].steps} inner steps`;
@@ -456,13 +519,13 @@ function card(one, i) {
         "aria-label": `inner steps of ${one.name}`, "aria-valuetext": text(), oninput: event => {
           chosen[i] = +event.target.value;
           showAnswers(i);
-          document.querySelector(`#learner-${i} input[type=range]`)?.focus();
         }});
       parts.push(make("label", {}, make("span", {class: "steps"}, text()), slider),
         make("div", {class: "plots"}, curve(answer.path, at), walk(answer.path, at)));
     }
     if (answer.plane) parts.push(make("div", {class: "plots"}, space(answer.plane, answer.classes)));
     if (answer.attends?.[place()]) parts.push(attention(answer.attends[place()], answer.pictures, answer.slots));
+    if (answer.said) parts.push(saidAgain(answer.said));
     if (answer.samples) parts.push(drawn(answer.samples, answer.classes));
     if (answer.descent) parts.push(make("div", {class: "plots"}, race(answer.descent)));
     parts.push(make("p", {class: "says"}, one.adapts ? `Adapted in ${answer.ms} ms.` : `Answered in ${answer.ms} ms.`));
@@ -483,7 +546,12 @@ function card(one, i) {
 }
 
 function showAnswers(only) {
-  if (only !== undefined) return $(`learner-${only}`).replaceWith(card(learners[only], only));
+  if (only !== undefined) {
+    const before = $(`learner-${only}`), within = [...before.querySelectorAll("input, button")].indexOf(document.activeElement);
+    before.replaceWith(card(learners[only], only));
+    if (within >= 0) $(`learner-${only}`).querySelectorAll("input, button")[within]?.focus({preventScroll: true});
+    return;
+  }
   $("answers").replaceChildren(...learners.map(card));
 }
 
@@ -615,13 +683,9 @@ $("save").onclick = () => {
   const whole = {classes, queries: queries.map(q => q.src), labels: queries.map(q => q.label)};
   download("task.json", new Blob([JSON.stringify(whole)], {type: "application/json"}));
 };
-const toQuery = list => addFiles(list, src => {
-  if (task.queries[task.at].src == null) task.queries[task.at] = {src, label: null};
-  else { task.queries.push({src, label: null}); task.at = task.queries.length - 1; }
-});
-$("open").onclick = () => ask(toQuery);
+$("open").onclick = () => ask(list => addFiles(list, toQuery));
 document.addEventListener("dragover", event => event.preventDefault());
-document.addEventListener("drop", event => { event.preventDefault(); toQuery([...event.dataTransfer.files]); });
+document.addEventListener("drop", event => { event.preventDefault(); addFiles([...event.dataTransfer.files], toQuery); });
 document.addEventListener("keydown", event => {
   if ((event.ctrlKey || event.metaKey) && event.key === "z" && event.target.tagName !== "INPUT") { event.preventDefault(); $("undo").click(); }
 });

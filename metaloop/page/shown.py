@@ -15,32 +15,30 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from .. import exported
 from ..core import Data
 from ..engine.predictor import adapt, probabilities, taken
 from ..engine.run import Run
 from ..engine.seeds import generator, noise
-from ..learners.meta_rnn import Continued
 from ..nn.functional import at_meta_test
 from ..own.pictures import KIND
 from ..recipes.stored import any_predictor, open_run, save_predictor
 from ..targets import CLASSES
-from ..tasks.decode import fitted
 from ..tasks.pool import Outline, Pool
 from ..torch_private import pytree
-from .asked import Asked, Given, png
+from .asked import Asked, Given, Picture, png, since
+from .memory import Said, attended, says_again
+from .sure import Sure
 
-WRITTEN = 1e-3  # a change of a slot that is none, measured by its norm
 SAMPLES = 5  # of each class, where a learner can draw them
 DESCENT, RATES, UNITS, SIDE = 100, (1e-3, 1e-2, 1e-1), 20, 14  # steps; of Adam; of the small network, and its pictures
 REFERENCE = 20  # classes of unseen examples, which say in what plane embeddings are seen
 
 
-def of_pictures(images: Sequence[Image.Image], shape: tuple[int, ...]) -> Tensor:
+def of_pictures(pictures: Sequence[Picture], shape: tuple[int, ...]) -> Tensor:
     """float32 [n, *shape] from 0 to 1, as `metaloop adapt` reads files."""
-    if not images:
+    if not pictures:
         return torch.zeros(0, *shape)
-    return torch.from_numpy(np.stack([fitted(image, shape) for image in images])).float() / 255
+    return torch.from_numpy(np.stack([one.fitted(shape) for one in pictures])).float() / 255
 
 
 def pictured(pool: Any, source: str) -> tuple[int, ...]:
@@ -59,6 +57,8 @@ class Trained:
         self._data = data
         takes = inspect.signature(self.run.plan.at_test).parameters
         self.steps, self.usual = [], None
+        self._checked: set[tuple[int, int]] = set()
+        self._sure: dict[tuple[int, int], Sure] = {}
         if "inner_steps" in takes:
             self.usual = takes["inner_steps"].default
             self.steps = sorted({0, self.usual, *self.run.plan.inner_steps})
@@ -69,15 +69,13 @@ class Trained:
         return {**told, **of, "steps": self.steps, "usual": self.usual}
 
     def answer(self, given: Given, asked: Asked) -> dict[str, Any]:
-        images, y, names, queries = given
-        x, labels, q = of_pictures(images, self.shape), torch.tensor(y), of_pictures(queries, self.shape)
-        plan, ways = self.run.plan, len(names)
-        began = perf_counter()
-        f = adapt(plan.at_test(ways=ways), self.run.theta, x, labels, ways=ways)
-        ms = 1000 * (perf_counter() - began)
-        shown = {"classes": names, "p": rows(f, q, ways), "ms": round(ms, 1)}
+        pictures, y, names, queries = given
+        x, labels, q = of_pictures(pictures, self.shape), torch.tensor(y), of_pictures(queries, self.shape)
+        ways, began = len(names), perf_counter()
+        f = self.adapted(x, labels, ways)
+        shown = {"classes": names, "ms": since(began), "p": rows(f, q, ways)}
         if self.steps:
-            shown["path"] = self.path(x, labels, q, ways)
+            shown["path"] = self.path(f, x, labels, q, ways)
         elif (embed := embedding(f)) is not None:
             shown["plane"] = self.plane(embed, f, x, labels, q)
         with torch.no_grad(), at_meta_test():
@@ -87,7 +85,23 @@ class Trained:
                 shown["slots"] = found[1]
             if hasattr(f, "sample"):
                 shown["samples"] = self.samples(f, ways)
-        return shown
+        p = torch.tensor(shown["p"]).reshape(-1, ways)
+        return shown | self.sure(ways, min(y.count(k) for k in set(y))).shown(p, asked.coverage, asked.false_accept)
+
+    def sure(self, ways: int, shots: int) -> Sure:
+        return self._sure.setdefault((ways, shots), Sure(self, ways, shots))
+
+    def adapted(self, x: Tensor, y: Tensor, ways: int, **how: Any) -> Any:
+        """f as `engine.predictor.adapt` makes it, which also tries the learner: here once for tasks of a size. how:
+        another number of inner steps."""
+        learner = self.run.plan.at_test(ways=ways, **how)
+        if (ways, len(x)) not in self._checked:
+            f = adapt(learner, self.run.theta, x, y, ways=ways)
+            self._checked.add((ways, len(x)))
+            return f
+        order = taken(len(x))
+        with torch.no_grad(), at_meta_test():
+            return learner.adapt(self.run.theta, Data(x[order], y[order]))
 
     def samples(self, f: Any, ways: int) -> list[list[str]]:
         """Pictures that are drawn from each class's density."""
@@ -96,13 +110,12 @@ class Trained:
         pictures = (255 * x.clamp(0, 1)).round().to(torch.uint8).transpose(0, 1).numpy()
         return [[*map(png, of_one)] for of_one in pictures]
 
-    def path(self, x: Tensor, y: Tensor, q: Tensor, ways: int) -> list[dict[str, Any]]:
+    def path(self, usual: Any, x: Tensor, y: Tensor, q: Tensor, ways: int) -> list[dict[str, Any]]:
         """Of each number of inner steps: the loss on S, what is predicted, and where phi is, in the plane in which phi
-        moves most."""
+        moves most. usual: f after the usual number."""
         found, phis = [], []
         for steps in self.steps:
-            with torch.no_grad(), at_meta_test():
-                f = self.run.plan.at_test(ways=ways, inner_steps=steps).adapt(self.run.theta, Data(x, y))
+            f = usual if steps == self.usual else self.adapted(x, y, ways, inner_steps=steps)
             loss = F.nll_loss(probabilities(f, x, ways=ways).clamp_min(1e-12).log(), y).item()
             found.append({"steps": steps, "loss": round(loss, 4), "p": rows(f, q, ways)})
             phis.append(moved(f))
@@ -159,19 +172,13 @@ class Trained:
         return {"support": [S.x[S.y == k].numpy() for k in range(ways)], "query": Q.x[mixed].numpy(),
                 "labels": Q.y[mixed].tolist()}  # fmt: skip
 
-    def file(self, given: Given, web: Path | None = None) -> bytes:
-        """The adapted predictor as `metaloop adapt` writes it; or, with onnxruntime-web's folder, as a page of its own.
-
-        Raises ValueError if it cannot be in a page.
-        """
-        images, y, names, _ = given
+    def file(self, given: Given) -> bytes:
+        """The adapted predictor as `metaloop adapt` writes it."""
+        pictures, y, names, _ = given
         with tempfile.TemporaryDirectory() as folder:
-            path, page = (Path(folder) / f"predictor.{kind}" for kind in ("safetensors", "html"))
-            save_predictor(path, self.run, of_pictures(images, self.shape), torch.tensor(y), names)
-            if web is None:
-                return path.read_bytes()
-            exported.to_html(page, *any_predictor(str(path)), web)
-            return page.read_bytes()
+            path = Path(folder) / "predictor.safetensors"
+            save_predictor(path, self.run, of_pictures(pictures, self.shape), torch.tensor(y), names)
+            return path.read_bytes()
 
 
 class Fixed:
@@ -197,9 +204,9 @@ class Fixed:
             return {"classes": self.classes, "p": [], "ms": 0.0}
         if self.shape is not None:
             x, ways = of_pictures(queries, self.shape), len(self.classes)
-            return {"classes": self.classes, "p": rows(self.f, x, ways), "ms": _since(began)}
-        answers = self.f.answers([image.convert("RGB") for image in queries])
-        shown = {"classes": self.classes, "p": answers.p.tolist(), "ms": _since(began)}
+            return {"classes": self.classes, "p": rows(self.f, x, ways), "ms": since(began)}
+        answers = self.f.answers([one.image.convert("RGB") for one in queries])
+        shown = {"classes": self.classes, "p": answers.p.tolist(), "ms": since(began)}
         for name, find in (
             ("sets", lambda: self.f.sets(answers.p, asked.coverage)),
             ("none", lambda: (answers.known <= self.threshold(asked.false_accept)).tolist()),
@@ -229,11 +236,11 @@ class Rule:
         Adam at the best of its rates."""
         from ..optim import Learned
 
-        images, y, names, queries = given
-        x, q = of_pictures(images, (1, SIDE, SIDE)), of_pictures(queries, (1, SIDE, SIDE))
+        pictures, y, names, queries = given
+        x, q = of_pictures(pictures, (1, SIDE, SIDE)), of_pictures(queries, (1, SIDE, SIDE))
         labels, began = torch.tensor(y), perf_counter()
         learned, net = descended(lambda p: Learned(p, self.run), x, labels, len(names))
-        ms = _since(began)
+        ms = since(began)
         adams = {lr: descended(lambda p, lr=lr: torch.optim.Adam(p, lr), x, labels, len(names))[0] for lr in RATES}
         best = min(adams, key=lambda lr: adams[lr][-1])
         return {"classes": names, "p": rows(net, q, len(names)), "ms": ms,
@@ -260,10 +267,6 @@ def descended(
     return [round(min(loss, 99.0), 4) for loss in losses], net
 
 
-def _since(began: float) -> float:
-    return round(1000 * (perf_counter() - began), 1)
-
-
 def rows(f: Any, x: Tensor, ways: int) -> list[list[float]]:
     """p(y | x) of each x."""
     return [[round(p, 5) for p in row] for row in probabilities(f, x, ways=ways).tolist()] if len(x) else []
@@ -276,31 +279,6 @@ def embedding(f: Any) -> Callable[[Tensor], Tensor] | None:
         return None
     part = theta["embed"] if isinstance(theta, dict) and isinstance(theta.get("embed"), dict) else theta
     return lambda x: embed(part, x).flatten(1)
-
-
-def attended(f: Any, S: Data, q: Tensor) -> tuple[Tensor, bool] | None:
-    """The weight [n, m] of each example of S, in the order in which f took them, as f answers each q, and whether it is
-    counted by slots; None where f does not tell.
-
-    Of a network with a memory, a slot is counted to the input that changed it most: what lacks to 1 is on slots that
-    belong to q itself, or that nothing was written to.
-    """
-    if hasattr(f, "attends"):
-        return f.attends(q), False
-    if not isinstance(f, Continued) or not isinstance(f.h, tuple) or len(f.h) != 3 or len(f.h[2]) != 3:
-        return None
-    before, h, M, changes = torch.zeros_like(f.y), None, 0.0, []
-    for x, y in zip(S.x, S.y, strict=True):
-        _, h = f.net(f.theta, torch.cat([x.flatten(), before])[None], h)
-        changes.append((h[2][0] - M).norm(dim=-1))
-        before, M = F.one_hot(y, len(f.y)).to(f.y), h[2][0]
-    changed = torch.stack(changes)  # [m, slots]
-    n, most = len(q), changed.amax(0)
-    first = pytree.tree_map(lambda t: t.expand(n, *t.shape), f.h)
-    _, (_, _, (M, w, _)) = f.net(f.theta, torch.cat([q.flatten(1), f.y.expand(n, -1)], -1)[None], first)
-    w = w if w.ndim == 2 else w.mean(1)  # of all heads
-    w = torch.where(((M - f.h[2][0]).norm(dim=-1) <= most) & (most > WRITTEN), w, 0)
-    return w @ F.one_hot(changed.argmax(0), len(S.x)).to(w), True
 
 
 def prototypes(f: Any, dim: int) -> Tensor | None:
@@ -331,7 +309,7 @@ def main_plane(phi: Tensor) -> list[list[float]]:
     return (at / at.abs().amax().clamp_min(1e-12)).round(decimals=3).tolist()
 
 
-Shown = Trained | Fixed | Rule
+Shown = Trained | Fixed | Rule | Said
 
 
 def load(what: str, data: Callable[[Run], Pool]) -> Shown:
@@ -340,11 +318,13 @@ def load(what: str, data: Callable[[Run], Pool]) -> Shown:
         return Fixed(what)
     run = open_run(what)
     optimizes = isinstance(run.theta, dict) and set(run.theta) == {"m", "scale"}
+    if says_again(run):
+        return Said(what, run)
     return Rule(what, run) if optimizes else Trained(what, data, run)
 
 
 def warm(one: Shown) -> None:
     """Ask it once, of blank pictures, since a first answer takes longer than others. What fails will be told there."""
-    blank = Image.new("L", (28, 28), 255)
+    blank = Picture(Image.new("L", (28, 28), 255))
     with suppress(ValueError):
         one.answer(([blank, blank], [0, 1], ["a", "b"], [blank]), Asked(classes=[], queries=[]))

@@ -41,8 +41,8 @@ class Training:
             for _ in range(min(EACH, STEPS - self.step)):
                 losses.append(self.meta_step())
         self.fresh, self.asked = False, monotonic()
-        images, y, names, queries = given
-        x, q, ways = of_pictures(images, SHAPE), of_pictures(queries, SHAPE), len(names)
+        pictures, y, names, queries = given
+        x, q, ways = of_pictures(pictures, SHAPE), of_pictures(queries, SHAPE), len(names)
         f = adapt(protonet(self.net, self.init, ways=ways), self.theta, x, torch.tensor(y), ways=ways)
         told = {"step": self.step, "of": STEPS, "classes": names, "p": rows(f, q, ways)}
         return {**told, "loss": round(sum(losses) / len(losses), 4) if losses else None}

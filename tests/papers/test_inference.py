@@ -62,6 +62,19 @@ def test_descent_comes_to_the_best_diagonal_posterior(n):
     assert_close(exact - each, gap.expand(200), atol=2e-5, rtol=0)
 
 
+@pytest.mark.parametrize("log_s2", [-18.0, -25.0])
+def test_a_class_without_examples_has_the_prior_s_density_in_float32(log_s2):
+    """However small the noise is beside what is not known of the cause."""
+    theta = model() | {"log_s2": torch.tensor(log_s2, dtype=DOUBLE)}
+    x = drawn(theta, 3, 2)[0]
+    single = {name: t.float() for name, t in theta.items()}
+    f = inference(D, K, ways=2).adapt(single, Data(x.float(), torch.zeros(3, dtype=torch.long)))
+    assert f(x.float()).isfinite().tolist() == [[True, False]] * 3
+    want = together(theta, 1).log_prob(x)
+    assert_close(f.log_prob(x.float())[:, 1].double(), want, atol=0.1, rtol=2e-3)
+    assert f.sample(2).isfinite().all()
+
+
 def test_the_gap_of_a_diagonal_posterior_is_what_the_formula_says():
     """200 examples of 10 coordinates with 4 causes, one in a set."""
     theta = model()
@@ -224,7 +237,7 @@ BUGS = [
         ("eye + n[:, None, None] * (W.mT @ W) / s2", "eye + (W.mT @ W) / s2"),
         "test_densities_and_evidence_are_those_of_the_joint_normal"),
     Bug("a predictive density forgets what is not known of its cause", "learners/inference.py",
-        ("W @ V @ W.mT + theta", "0 * W @ V @ W.mT + theta"),
+        ("W @ V @ W.mT + log_s2", "0 * W @ V @ W.mT + log_s2"),
         "test_densities_and_evidence_are_those_of_the_joint_normal"),
     Bug("the decoder is asked for the noise as well", "objectives/elbo.py",
         ("log_prob(x.flatten(1)) - q.kl()", "log_prob(seen.flatten(1)) - q.kl()"), "test_bounds_of_one_example"),
