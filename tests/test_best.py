@@ -83,6 +83,17 @@ def test_a_run_without_validation_opens_at_its_newest(tmp_path):
     assert Run.open(tmp_path, LEARNER).step == 3
 
 
+def test_the_best_alone_can_be_used(tmp_path, scored):
+    """Checkpoints are what training goes on from, and large; who is done may delete them."""
+    scored(0.75, 0.5)
+    fit(LEARNER, POOL, steps=2, out=tmp_path, **HOW)
+    for path in checkpoints(tmp_path):
+        path.unlink()
+    assert Run.open(tmp_path, LEARNER).step == 1
+    with pytest.raises(ValueError, match="has no checkpoint yet"):
+        Run.open(tmp_path, LEARNER, newest=True)
+
+
 def test_a_damaged_best_is_told_with_what_to_do(tmp_path, scored):
     scored(0.5, 0.75)
     fit(LEARNER, POOL, steps=2, out=tmp_path, **HOW)

@@ -4,6 +4,7 @@ import json
 import re
 
 import pytest
+import torch
 from mutations import Bug
 
 from metaloop.cli import main
@@ -134,7 +135,10 @@ def test_compare_and_evaluate_tell_json(run, capsys, monkeypatch, tmp_path):
     assert main(["evaluate", str(run), "--tasks", "3", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)["scores"]
     assert main(["compare", str(run), str(run), "--tasks", "3", "--json"]) == 0
-    first, second = json.loads(capsys.readouterr().out)["runs"]
+    told_too = json.loads(capsys.readouterr().out)
+    first, second = told_too["runs"]
+    assert told_too["versions"]["torch"] == torch.__version__
+    assert told_too["machine"]["cores"] > 0
     assert first["mean"] == second["mean"] == told[0]["mean"]
     assert (first["difference"], second["difference"]["mean"]) == (None, 0.0)
 

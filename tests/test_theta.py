@@ -1,6 +1,8 @@
 """theta is what is learned, and nothing else moves: buffers, frozen parameters, seeds, modes, foreign thetas."""
 
 import warnings
+from functools import partial
+from itertools import count
 
 import pytest
 import torch
@@ -16,6 +18,7 @@ from metaloop.engine import predictor
 from metaloop.engine.methods import evolution
 from metaloop.engine.simple import simple_fit
 from metaloop.engine.theta import fixed_leaves, outline
+from metaloop.engine.trial import trial
 from metaloop.learners.maml import FineTuned
 from metaloop.nn import adam, fixed, learned
 from metaloop.nn.functional import at_meta_test, writes
@@ -388,6 +391,30 @@ def test_what_a_module_writes_into_a_buffer_never_reaches_theta(rebinds):
     assert written == {"average"}
     with pytest.raises(ValueError, match=r"writes into its buffer 'average'|writes into a tensor in place"):
         ml.fit(ml.protonet(net, init, ways=3), POOL, **QUICK)
+
+
+class Drawing(nn.Module):
+    """Multiplies by a number that is another at each call, and tells whoever draws it."""
+
+    def __init__(self, draw):
+        super().__init__()
+        self.out, self.draw = nn.Linear(4, 3), draw
+
+    def forward(self, x):
+        return self.out(x * self.draw())
+
+
+def test_noise_that_a_gpu_draws_is_noise(monkeypatch):
+    """Two tasks at once draw other numbers than one after the other: no fault, if random numbers were drawn at all."""
+    drawn, gpu = count(1), torch.Generator()
+    net, init = ml.functional(Drawing(lambda: gpu.manual_seed(next(drawn)).initial_seed()))
+    tasks = POOL.sample(tasks=2, **SMALL, generator=torch.Generator().manual_seed(0))
+    tried = partial(trial, ml.protonet(net, init, ways=3), init(0), tasks, together=True, apart=True, seed=0)
+    with pytest.raises(ValueError, match="two tasks in one chunk"):
+        tried()
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "default_generators", (gpu,))
+    tried()
 
 
 # Foreign thetas

@@ -61,7 +61,9 @@ def run(args) -> None:
 
 
 def told(args, runs, row, pool, scores, gaps, seen) -> dict[str, Any]:
-    """The table in JSON's terms: scores in the metric's units, differences to the first run, None for it."""
+    """The table in JSON's terms: scores in the metric's units, differences to the first run, None for it; and what
+    measured them."""
+    from ..engine.run import machine, versions
     from ..report.results import in_units
 
     def measured(score) -> dict[str, Any] | None:
@@ -74,4 +76,4 @@ def told(args, runs, row, pool, scores, gaps, seen) -> dict[str, Any]:
         for folder, run, score, gap, known in zip(args.runs, runs, scores, gaps, seen, strict=True)
     ]  # fmt: skip
     return {"label": row.label, **episode, "tasks": len(scores[0].per_task), "data": pool.name, "seed": args.seed,
-            "runs": told}  # fmt: skip
+            "runs": told, "machine": machine(), "versions": versions()}  # fmt: skip

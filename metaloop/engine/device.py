@@ -24,11 +24,13 @@ def choose(device: str | torch.device = "auto") -> torch.device:
 
 @contextmanager
 def float32(device: torch.device) -> Iterator[None]:
-    """On a GPU, convolutions of float32 in float32, not in TF32."""
+    """On a GPU, convolutions of float32 in float32, not in TF32. What is being compiled has its own."""
+    if device.type != "cuda" or torch.compiler.is_compiling():
+        yield
+        return
     conv: Any = torch.backends.cudnn.conv  # type: ignore[attr-defined]
     before = conv.fp32_precision
-    if device.type == "cuda":
-        conv.fp32_precision = "ieee"
+    conv.fp32_precision = "ieee"
     try:
         yield
     finally:

@@ -60,11 +60,10 @@ class Run:
         """
         folder = Path(folder)
         info = read_info(folder)
-        path = max(checkpoints(folder), default=None)
+        best = not newest and (folder / BEST).exists()
+        path = folder / BEST if best else max(checkpoints(folder), default=None)
         if path is None:
             raise ValueError(f"{folder} has no checkpoint yet. Train on with --resume (resume=True).")
-        if best := not newest and (folder / BEST).exists():
-            path = folder / BEST
         try:
             tensors, _, kept = read_checkpoint(path)
         except ValueError as error:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor
 
 
 def place(seed: int, stream: str, index: int) -> int:
@@ -19,6 +20,12 @@ def place(seed: int, stream: str, index: int) -> int:
 def generator(seed: int, stream: str, index: int) -> torch.Generator:
     """A CPU generator for one place."""
     return torch.Generator().manual_seed(place(seed, stream, index))
+
+
+def states() -> list[Tensor]:
+    """Where torch's own random numbers are: the CPU's, and those of GPUs that are in use."""
+    gpus = torch.cuda.default_generators if torch.cuda.is_initialized() else ()
+    return [torch.get_rng_state(), *(generator.get_state() for generator in gpus)]
 
 
 @contextmanager

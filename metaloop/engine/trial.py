@@ -18,7 +18,7 @@ from ..nn.functional import Net, writes
 from ..torch_private import pytree
 from .batch import count, meta_gradient
 from .checkpoint import flatten
-from .seeds import noise
+from .seeds import noise, states
 
 OURS, TORCH = Path(__file__).parent.parent, Path(torch.__file__).parent
 
@@ -77,21 +77,21 @@ def trial(
     given = pytree.tree_map(torch.clone, (theta, tasks))
     found: dict[str, Any] = {}
     with noise(seed, "check", 1), writes() as written:
-        state = torch.get_rng_state()
+        before = states()
         if apart:
             with explained("fit"):
                 found["apart"] = meta_gradient(learner, **{**options, "chunk": 1})(theta, tasks)[:2]
         if together:
             with explained("fit", f"{count(tasks)} tasks in one chunk: "):
                 found["together"] = meta_gradient(learner, **{**options, "chunk": count(tasks)})(theta, tasks)[:2]
-        noisy = not torch.equal(torch.get_rng_state(), state)
+        noisy = not all(map(torch.equal, states(), before))
     if written:
         raise ValueError(
             f"fit: the network writes into its buffer '{min(written)}', which would be forgotten: adapt is pure. Give "
             "it in eval mode, or take batch statistics: metaloop.nn.norm(channels, 'running')."
         )
-    before, after = (flatten(both, "given") for both in (given, (theta, tasks)))
-    if changed := [n for n in before if not torch.equal(before[n].nan_to_num(), after[n].nan_to_num())]:
+    then, now = (flatten(both, "given") for both in (given, (theta, tasks)))
+    if changed := [n for n in then if not torch.equal(then[n].nan_to_num(), now[n].nan_to_num())]:
         what = changed[0].replace("given/0", "theta", 1).replace("given/1", "a task", 1)
         raise ValueError(f"fit: {what} has changed: the learner, or a layer, writes into it. Compute a new one.")
     if len(found) == 2 and not noisy:
