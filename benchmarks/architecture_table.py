@@ -183,7 +183,7 @@ class Work:
         if told["seeds"] != seeds:
             told = {"seeds": seeds, "ranks": {}, "test": {}}
         jobs = [
-            (sampler, seed, seeds, str(path)) for sampler in SEARCHERS for seed in range(MOST)
+            (sampler, seed, seeds, str(path)) for seed in range(MOST) for sampler in SEARCHERS
             if str(seed) not in told["ranks"].setdefault(sampler, {})
         ]  # fmt: skip
         for i, (sampler, seed, order) in enumerate(self.each(self.pool.imap_unordered(searched, jobs, chunksize=1))):
@@ -218,22 +218,21 @@ def read(out: Path) -> Table:
 
 
 def per_cent(values) -> str:
-    mean, half = interval(100 * np.array(values))
-    return f"{mean:.2f} ± {half:.2f}"
+    return plain([100 * v for v in values])
 
 
 def show(out: Path) -> str:
     """The figures as they stand."""
     table = read(out)
     ranks, tests, many = table.ranks(), table.means("test"), len(table)
-    spread, best = table.noise(), int(ranks.argmin())
-    order = np.argsort(ranks)
-    seeds = len(table.scores["test"])
+    means, best, twice = table.means(), int(ranks.argmin()), two_seeds(out)
+    order, seeds, n = np.argsort(ranks), len(table.scores["test"]), twice.shape[1]
     lines = [
-        f"{many} networks, {seeds} seeds. Of validation accuracies, in per cent: a network's standard deviation over "
-        f"seeds is {100 * spread['over seeds']:.2f}, that of the networks' means {100 * spread['over cells']:.2f}; "
-        f"Kendall's tau of two seeds is {spread['tau']:.2f}; {spread['diverged']} diverged. The best is "
-        f"{named(table, best)}, with {100 * tests[best]:.2f} in test; the median network has "
+        f"{many} networks, {seeds} seed{'s' * (seeds > 1)}; {int(np.isnan(means).sum())} diverged. Of validation "
+        f"accuracies, in per cent: the networks' standard deviation is {100 * np.nanstd(means, ddof=1):.2f}; {n} "
+        f"networks have two seeds, over which a network's is {100 * np.sqrt(twice.var(0, ddof=1).mean()):.2f} and "
+        f"Kendall's tau {kendalltau(*twice).statistic:.2f}. The best is {named(table, best)}, with "
+        f"{100 * tests[best]:.2f} in test; the median network has "
         f"{100 * tests[order[many // 2]]:.2f}, the worst {100 * tests[order[-1]]:.2f}."
     ]
     if (out / SEARCHES).exists():
@@ -241,6 +240,16 @@ def show(out: Path) -> str:
     if (out / SHARED).exists():
         lines += ["", *of_shared(table, json.loads((out / SHARED).read_text())["runs"])]
     return "\n".join(lines) + "\n"
+
+
+def two_seeds(out: Path) -> np.ndarray:
+    """Validation accuracies [2, n] of the networks that the first two seeds have trained so far."""
+    found = np.full((2, 512), np.nan)
+    for each in kept(out / TABLE)["batches"]:
+        if each["seed"] < 2:
+            scores = np.array(each["scores"]["validation"], dtype=float)
+            found[each["seed"], each["first"] : each["first"] + len(scores)] = scores
+    return found[:, ~np.isnan(found).any(0)]
 
 
 def named(table: Table, cell: int) -> str:
@@ -293,7 +302,7 @@ def of_shared(table: Table, runs: list[dict[str, Any]]) -> list[str]:
         rest = [kendalltau(one, np.delete(seeds, i, 0).mean(0)).statistic for i, one in enumerate(seeds)]
     beside = f"; of one seed of the table with the mean of the others it is {np.mean(rest):.2f}" if rest else ""
     return [
-        f"ENAS, {len(runs)} runs. Kendall's tau of accuracies by shared weights with the table's means is "
+        f"ENAS, {len(runs)} of {RUNS} runs. Kendall's tau of accuracies by shared weights with the table's means is "
         f"{plain(taus)}{beside}. Among the table's best tenth it is {plain(within)}. The picks' true ranks have "
         f"the median {np.median(ranks[picks]):g} of {len(table)}; {better} of {len(picks)} are in the better half "
         f"({'p < .001' if p < 1e-3 else f'p {p:.3f}'}). Trained anew, the picks have {per_cent(tests[picks])} in test; "
@@ -305,8 +314,8 @@ def of_shared(table: Table, runs: list[dict[str, Any]]) -> list[str]:
 
 
 def plain(values: list[float]) -> str:
-    mean, half = interval(values)
-    return f"{mean:.2f} ± {half:.2f}"
+    """The mean, with half of its interval where there are several."""
+    return "{:.2f} ± {:.2f}".format(*interval(values)) if len(values) > 1 else f"{values[0]:.2f}"
 
 
 def main() -> None:
