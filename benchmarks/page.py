@@ -2,12 +2,14 @@
 
     python benchmarks/page.py runs/proto runs/maml [--out results/page.json]
 
-A change: in Chromium a dot is drawn into the query box of a dealt task, `--changes` times for each size of task. Of
-each run alone, and of all beside each other, it is measured from the pointer's rise until the answers are painted:
-those of the first learner, and those of all; and the processor time of the server, and of the page's main thread.
+A change: in Chromium a dot is drawn into the query of a dealt task, and into the first class, `--changes` times each,
+for each size of task. Of each run alone, and of all beside each other, it is measured from the pointer's rise until the
+answers are painted: those of the first learner, and those of all; and the processor time of the server, and of the
+page's main thread.
 
 Load: each run is served alone, by `metaloop serve` in a process of its own. A 5-way 1-shot task of glyphs with ten
-queries is sent by 1, 8 and 32 clients, each of which waits for its answer before it asks again, and 200 times at once.
+queries, its classes turned by one each time so that no adaptation serves twice, is sent by 1, 8 and 32 clients, each of
+which waits for its answer before it asks again, and 200 times at once.
 """
 
 import argparse
@@ -20,6 +22,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from time import perf_counter
 
@@ -36,9 +39,12 @@ async def load(address: str, task: dict, clients: int, seconds: float) -> dict:
     limits = httpx2.Limits(max_connections=None)
     async with httpx2.AsyncClient(base_url=address, timeout=300, limits=limits) as http:
 
+        turns = count()
+
         async def one():
-            began = perf_counter()
-            good = (await http.post("/api/adapt", json=task)).status_code == 200
+            began, k = perf_counter(), next(turns) % len(task["classes"])
+            turned = {**task, "classes": task["classes"][k:] + task["classes"][:k]}
+            good = (await http.post("/api/adapt", json=turned)).status_code == 200
             times.append(1000 * (perf_counter() - began))
             return good
 
@@ -125,22 +131,27 @@ def changes(runs: list[str], sizes: list[tuple[int, int]], n: int) -> list[dict]
             page.fill("#shots", str(shots))
             page.click("#deal")
             until(f"document.querySelectorAll('.box').length === {ways + 1}")
+            until(f"document.querySelectorAll('.box')[0].querySelectorAll('.few button').length === {shots}")
             until("document.body.dataset.state === 'still'")
-            canvas = page.locator("canvas").nth(ways)
-            canvas.scroll_into_view_if_needed()
-            at = canvas.bounding_box()
-            assert at is not None
-            page.evaluate("seen.length = 0")  # of the deal
-            for i in range(n + 3):  # three to warm up
-                if i == 3:
-                    server, main = cpu(pid), ticks()
-                page.mouse.click(at["x"] + (0.2 + 0.6 * (i * 0.618 % 1)) * at["width"], at["y"] + 0.5 * at["height"])
-                until(f"seen.length === {i + 1}")
-            spent = {"server_cpu_ms": 1000 * (cpu(pid) - server) / n, "page_cpu_ms": 1000 * (ticks() - main) / n}
-            first, whole = zip(*page.evaluate("seen.slice(3)"), strict=True)
-            rows.append({"recipes": recipes, "ways": ways, "shots": shots, "changes": n, **spent,
-                         "first_ms": [quantile(first, q) for q in (0.5, 0.9)],
-                         "all_ms": [quantile(whole, q) for q in (0.5, 0.9)]})  # fmt: skip
+            if page.evaluate("document.querySelector('#answers .wrong') != null"):
+                continue  # a learner is of other ways
+            for box, where in ((ways, "query"), (0, "class")):
+                canvas = page.locator("canvas").nth(box)
+                canvas.scroll_into_view_if_needed()
+                at = canvas.bounding_box()
+                assert at is not None
+                page.evaluate("seen.length = 0")  # of what was before
+                for i in range(n + 2):  # two to warm up
+                    if i == 2:
+                        server, main = cpu(pid), ticks()
+                    to = 0.2 + 0.6 * (i * 0.618 % 1)
+                    page.mouse.click(at["x"] + to * at["width"], at["y"] + 0.5 * at["height"])
+                    until(f"seen.length === {i + 1}")
+                spent = {"server_cpu_ms": 1000 * (cpu(pid) - server) / n, "page_cpu_ms": 1000 * (ticks() - main) / n}
+                first, whole = zip(*page.evaluate("seen.slice(2)"), strict=True)
+                rows.append({"recipes": recipes, "ways": ways, "shots": shots, "stroke": where, "changes": n, **spent,
+                             "first_ms": [quantile(first, q) for q in (0.5, 0.9)],
+                             "all_ms": [quantile(whole, q) for q in (0.5, 0.9)]})  # fmt: skip
         browser.close()
     return rows
 
@@ -161,15 +172,15 @@ if __name__ == "__main__":
     asks = argparse.ArgumentParser()
     asks.add_argument("runs", nargs="+")
     asks.add_argument("--seconds", type=float, default=10)
-    asks.add_argument("--changes", type=int, default=30)
-    asks.add_argument("--tasks", default="5x1,5x5,20x5", help="sizes of tasks for --changes: ways x shots")
+    asks.add_argument("--changes", type=int, default=20)
+    asks.add_argument("--tasks", default="5x1,20x5", help="sizes of tasks for --changes: ways x shots")
     asks.add_argument("--out")
     args = asks.parse_args()
     from metaloop.engine.run import machine, versions
 
     before = os.getloadavg()[0]
     command = "python benchmarks/page.py RUN RUN --out results/page.json"
-    sizes = [tuple(map(int, size.split("x"))) for size in args.tasks.split(",")]
+    sizes = [(int(ways), int(shots)) for ways, shots in (size.split("x") for size in args.tasks.split(","))]
     every = [[run] for run in args.runs] + ([args.runs] if len(args.runs) > 1 else [])
     found = {"command": command, "machine": machine(), "versions": versions(), "load_before": before,
              "changes": [row for runs in every for row in changes(runs, sizes, args.changes)],

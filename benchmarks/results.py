@@ -372,6 +372,23 @@ def parts_table(path: Path) -> str:
     return "\n".join([*lines, "", f"{describe(told['machine'])}; {listed(told['versions'])}."]) + "\n"
 
 
+def changes_table(path: Path) -> str:
+    """One stroke on the page, from the pen to the answers."""
+    if not path.exists():
+        return "Not run yet.\n"
+    told = json.loads(path.read_text())
+    lines = ["| recipes | ways, shots | stroke in a | server, CPU ms | page, CPU ms | ms to the first: median, 90 % "
+             "| to all |", "| --- " * 7 + "|"]  # fmt: skip
+    for row in told["changes"]:
+        times = [", ".join(f"{ms:.0f}" for ms in row[name]) for name in ("first_ms", "all_ms")]
+        spent = [f"{row[name]:.1f}" for name in ("server_cpu_ms", "page_cpu_ms")]
+        size, recipes = f"{row['ways']}, {row['shots']}", ", ".join(row["recipes"])
+        lines.append(f"| {' | '.join([recipes, size, row['stroke'], *spent, *times])} |")
+    n = "; ".join(sorted({str(row["changes"]) for row in told["changes"]}))
+    busy = f"{told['load_before']:.1f} other processes were at work when it began (load average)"
+    return "\n".join([*lines, "", f"{n} strokes each, in Chromium; {describe(told['machine'])}; {busy}."]) + "\n"
+
+
 def page_table(path: Path) -> str:
     """The page under load, by the number of clients; the last row of a recipe is 200 requests at once."""
     if not path.exists():
@@ -410,6 +427,7 @@ def written() -> dict[Path, str]:
         (performance, "queries", queries_table(told["bench-queries-cpu"])),
         (performance, "memory", memory_table(told["memory-cpu"])),
         (DOCS / "page.md", "page", page_table(RESULTS / "page.json")),
+        (DOCS / "page.md", "changes", changes_table(RESULTS / "page.json")),
         (DOCS / "parts.md", "parts", parts_table(RESULTS / "parts.json")),
     ):
         pages[path] = filled(pages.get(path, path.read_text()), mark, text, path.name)

@@ -1,6 +1,7 @@
 """Learned optimizers as torch optimizers: meta-train once, then use in any training loop."""
 
 import math
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -232,11 +233,11 @@ class _Rule:
 
     def __call__(self, chunks: Sequence[list[_Part]]) -> None:
         """Move them, one after the other."""
-        space = None
-        for chunk in chunks:
-            n = sum(part.p.numel() for part in chunk)
+        sizes, space = [sum(part.p.numel() for part in chunk) for chunk in chunks], None
+        memory = _memory(self.like, self.rows * max(sizes, default=0))
+        for chunk, n in zip(chunks, sizes, strict=True):
             if space is None or n != space.n:
-                space = _Space(self, n)
+                space = _Space(self, n, memory)
             self.move(chunk, space)
 
     def move(self, chunk: list[_Part], space: "_Space") -> None:
@@ -278,13 +279,27 @@ class _Rule:
                 _add(part.p, part.lr, g)
 
 
+_OF_THREAD = threading.local()
+
+
+def _memory(like: Tensor, size: int) -> Tensor:
+    """At least `size` numbers, on a CPU those that this thread had before: pages that are fresh are dear, and a small
+    network's step is short."""
+    if like.device.type != "cpu":
+        return like.new_empty(size)
+    held = getattr(_OF_THREAD, "memory", None)
+    if held is None or held.dtype != like.dtype or len(held) < size:
+        held = _OF_THREAD.memory = like.new_empty(size)
+    return held
+
+
 class _Space:
     """What `_Rule` computes with, for n coordinates."""
 
-    def __init__(self, rule: _Rule, n: int):
+    def __init__(self, rule: _Rule, n: int, memory: Tensor):
         H, layers, self.n = rule.hidden, len(rule.gates), n
-        seen = rule.inputs + layers * (1 + H)
-        of_m, cs, self.gates, of_one = rule.like.new_empty(rule.rows, n).split([seen, layers * H, 4 * H, 2])
+        seen, rows = rule.inputs + layers * (1 + H), memory[: rule.rows * n].view(rule.rows, n)
+        of_m, cs, self.gates, of_one = rows.split([seen, layers * H, 4 * H, 2])
         firsts = range(rule.inputs, seen, 1 + H)  # of the ones
         for first in firsts:
             of_m[first] = 1

@@ -144,13 +144,19 @@ def test_the_choice_is_made_on_problems_that_all_were_asked(tmp_path, monkeypatc
     for name in ("lr1", "lr2"):
         shipped_theta.save(shipped_theta.learner(4).init(int(name[-1])), tmp_path / f"{name}.safetensors", {})
         (tmp_path / f"{name}.json").write_text('{"steps": 3}')
-    losses = {("lr1", 1): 2.0, ("lr2", 1): 1.0, ("lr1", 2): 0.1}  # the second problem of lr2 was not done in time
+    monkeypatch.setattr(shipped_theta, "FACTORS", (0.5,))
+    losses = {
+        ("lr1 x 0.5", 1): 2.0,
+        ("lr2 x 0.5", 1): 1.0,
+        ("lr1 x 0.5", 2): 0.1,
+    }  # the second problem of lr2 was not done in time
     monkeypatch.setattr(shipped_theta, "finished", lambda jobs, *_: (
         (job[0], [{100: losses[job[0][0], job[1].sizes[0]]}]) for job in jobs
         if (job[0][0], job[1].sizes[0]) in losses))  # fmt: skip
     shipped_theta.choose(tmp_path, 0.0, 1)
-    assert json.loads((tmp_path / "choice.json").read_text())["chosen"] == "lr2"
-    assert_close(shipped_theta.load(tmp_path / "theta.safetensors"), shipped_theta.load(tmp_path / "lr2.safetensors"))
+    assert json.loads((tmp_path / "choice.json").read_text())["chosen"] == "lr2 x 0.5"
+    chosen, whole = (shipped_theta.load(tmp_path / f"{name}.safetensors") for name in ("theta", "lr2"))
+    assert_close(chosen, {**whole, "scale": 0.5 * whole["scale"]})
 
 
 BUGS = [

@@ -107,8 +107,7 @@ def inference(
         return phi["m"], torch.diag_embed(phi["log_v"].exp())
 
     def adapt(theta: Theta, S: Data) -> Densities:
-        seen = statistics(S)
-        m, V = posterior(theta, *seen)
+        m, V = posterior(theta, *(seen := statistics(S)))
         W, V, log_s2 = (t.double() for t in (theta["W"], V, theta["log_s2"]))  # float32 loses a small s2 beside W V W'
         scale = torch.linalg.cholesky(W @ V @ W.mT + log_s2.exp() * torch.eye(dim, dtype=W.dtype, device=W.device))
         return Densities(m @ theta["W"].mT + theta["b"], scale.to(m.dtype), seen[1] > 0)

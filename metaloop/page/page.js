@@ -71,6 +71,7 @@ function pad(label, read, write) {
     Object.assign(pen, {lineWidth: PEN, lineCap: "round", lineJoin: "round", strokeStyle: "#000"});
     pen.beginPath(); pen.moveTo(...from); pen.lineTo(...to); pen.stroke();
   };
+  const dot = at => { pen.fillStyle = "#000"; pen.beginPath(); pen.arc(...at, PEN / 2, 0, 2 * Math.PI); pen.fill(); };  // a line of no length leaves none
   const where = event => {
     const box = canvas.getBoundingClientRect();
     return [(event.clientX - box.left) / box.width * SIDE, (event.clientY - box.top) / box.height * SIDE];
@@ -88,7 +89,7 @@ function pad(label, read, write) {
     canvas.setPointerCapture(event.pointerId);
     begin();
     last = where(event);
-    line(last, last);
+    dot(last);
     event.preventDefault();
     canvas.focus({preventScroll: true});
   });

@@ -4,6 +4,7 @@ import inspect
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from time import perf_counter
@@ -48,6 +49,20 @@ def pictured(pool: Any, source: str) -> tuple[int, ...]:
     return tuple(pool.shape)
 
 
+@dataclass
+class Made:
+    """f of a support set, and what is shown of it."""
+
+    pictures: list[Picture]
+    y: list[int]
+    x: Tensor
+    f: Any
+    ms: float  # that it took
+    path: list[tuple[Any, dict[str, Any]]] = field(default_factory=list)
+    plane: dict[str, Any] | None = None
+    samples: list[list[str]] | None = None
+
+
 class Trained:
     """A run, which is adapted to whatever is drawn. data: () -> the pool whose test part it never saw."""
 
@@ -59,6 +74,7 @@ class Trained:
         self.steps, self.usual = [], None
         self._checked: set[tuple[int, int]] = set()
         self._sure: dict[tuple[int, int], Sure] = {}
+        self._made: Made | None = None
         if "inner_steps" in takes:
             self.usual = takes["inner_steps"].default
             self.steps = sorted({0, self.usual, *self.run.plan.inner_steps})
@@ -70,23 +86,43 @@ class Trained:
 
     def answer(self, given: Given, asked: Asked) -> dict[str, Any]:
         pictures, y, names, queries = given
-        x, labels, q = of_pictures(pictures, self.shape), torch.tensor(y), of_pictures(queries, self.shape)
-        ways, began = len(names), perf_counter()
-        f = self.adapted(x, labels, ways)
-        shown = {"classes": names, "ms": since(began), "p": rows(f, q, ways)}
-        if self.steps:
-            shown["path"] = self.path(f, x, labels, q, ways)
-        elif (embed := embedding(f)) is not None:
-            shown["plane"] = self.plane(embed, f, x, labels, q)
+        q, ways, made = of_pictures(queries, self.shape), len(names), self.made(pictures, y, len(names))
+        shown = {"classes": names, "ms": made.ms, "p": rows(made.f, q, ways)}
+        if made.path:
+            shown["path"] = [{**entry, "p": rows(f, q, ways)} for f, entry in made.path]
         with torch.no_grad(), at_meta_test():
-            order = taken(len(x))
-            if len(q) and (found := attended(f, Data(x[order], labels[order]), q)) is not None:
+            if made.plane is not None and (embed := embedding(made.f)) is not None:
+                shown["plane"] = {**made.plane, "queries": self.placed(embed(q)) if len(q) else []}
+            order = taken(len(y))
+            S = Data(made.x[order], torch.tensor(y)[order])
+            if len(q) and (found := attended(made.f, S, q)) is not None:
                 shown["attends"] = found[0][:, order.argsort()].double().round(decimals=4).tolist()
                 shown["slots"] = found[1]
-            if hasattr(f, "sample"):
-                shown["samples"] = self.samples(f, ways)
+        if made.samples is not None:
+            shown["samples"] = made.samples
         p = torch.tensor(shown["p"]).reshape(-1, ways)
         return shown | self.sure(ways, min(y.count(k) for k in set(y))).shown(p, asked.coverage, asked.false_accept)
+
+    def made(self, pictures: list[Picture], y: list[int], ways: int) -> "Made":
+        """f, and what is shown of it whatever it is asked. The last is kept: a stroke in a query leaves f as it is."""
+        last = self._made
+        if last is not None and last.y == y and all(a is b for a, b in zip(last.pictures, pictures, strict=True)):
+            return last
+        x, labels, began = of_pictures(pictures, self.shape), torch.tensor(y), perf_counter()
+        f = self.adapted(x, labels, ways)
+        made = Made(pictures, y, x, f, since(began))
+        with torch.no_grad(), at_meta_test():
+            if self.steps:
+                made.path = self.path(f, x, labels, ways)
+            elif (embed := embedding(f)) is not None:
+                assert self.in_plane is not None
+                made.plane = {"support": self.placed(embed(x)), "y": y, "prototypes": []}
+                if (c := prototypes(f, len(self.in_plane[0]))) is not None:
+                    made.plane["prototypes"] = self.placed(c)
+            if hasattr(f, "sample"):
+                made.samples = self.samples(f, ways)
+        self._made = made
+        return made
 
     def sure(self, ways: int, shots: int) -> Sure:
         return self._sure.setdefault((ways, shots), Sure(self, ways, shots))
@@ -110,28 +146,25 @@ class Trained:
         pictures = (255 * x.clamp(0, 1)).round().to(torch.uint8).transpose(0, 1).numpy()
         return [[*map(png, of_one)] for of_one in pictures]
 
-    def path(self, usual: Any, x: Tensor, y: Tensor, q: Tensor, ways: int) -> list[dict[str, Any]]:
-        """Of each number of inner steps: the loss on S, what is predicted, and where phi is, in the plane in which phi
-        moves most. usual: f after the usual number."""
+    def path(self, usual: Any, x: Tensor, y: Tensor, ways: int) -> list[tuple[Any, dict[str, Any]]]:
+        """Of each number of inner steps f, the loss on S, and where phi is, in the plane in which phi moves most.
+        usual: f after the usual number."""
         found, phis = [], []
         for steps in self.steps:
             f = usual if steps == self.usual else self.adapted(x, y, ways, inner_steps=steps)
             loss = F.nll_loss(probabilities(f, x, ways=ways).clamp_min(1e-12).log(), y).item()
-            found.append({"steps": steps, "loss": round(loss, 4), "p": rows(f, q, ways)})
+            found.append((f, {"steps": steps, "loss": round(loss, 4)}))
             phis.append(moved(f))
         if len({len(phi) for phi in phis}) == 1:
-            for entry, at in zip(found, main_plane(torch.stack(phis)), strict=True):
+            for (_, entry), at in zip(found, main_plane(torch.stack(phis)), strict=True):
                 entry["at"] = at
         return found
 
-    def plane(self, embed: Callable[[Tensor], Tensor], f: Any, x: Tensor, y: Tensor, q: Tensor) -> dict[str, Any]:
-        """S, Q and prototypes in a plane that depends on the run alone, and so stays put."""
-        with torch.no_grad(), at_meta_test():
-            assert self.in_plane is not None
-            mean, A, scale = self.in_plane
-            place = lambda z: (((z.flatten(1) - mean) @ A) / scale).double().round(decimals=3).tolist()
-            found = {"support": place(embed(x)), "y": y.tolist(), "queries": place(embed(q)) if len(q) else []}
-            return {**found, "prototypes": [] if (c := prototypes(f, len(mean))) is None else place(c)}
+    def placed(self, z: Tensor) -> list[list[float]]:
+        """Embeddings in a plane that depends on the run alone, and so stays put."""
+        assert self.in_plane is not None
+        mean, A, scale = self.in_plane
+        return (((z.flatten(1) - mean) @ A) / scale).double().round(decimals=3).tolist()
 
     @cached_property
     def in_plane(self) -> tuple[Tensor, Tensor, Tensor] | None:
