@@ -47,7 +47,7 @@ ROOT = Path(__file__).resolve().parent.parent
 TABLE, SEARCHES, SHARED = "architecture-table.json", "architecture-search.json", "enas.json"
 TRAIN, VALIDATION, TEST, BATCH, STEPS, SEEDS = 10_000, 5000, 10_000, 64, 400, 3
 TOGETHER = 64  # networks between two writes of the table
-RUNS, ROUNDS, UPDATES, LESSONS, SCORED = 20, 20, 200, 20, 2000
+RUNS, ROUNDS, UPDATES, LESSONS, SCORED = 20, 20, 200, 10, 2000
 SEARCHERS = {"random": "random", "tpe": "TPE", "evolution": "regularised evolution", "controller": "controller"}
 POINTS = (5, 10, 20, 30, 50, 75, 100)  # different networks after which ranks are kept
 MOST, ASKS = 200, 10  # seeds of a searcher; answers for each of its networks, after which it has settled
@@ -103,12 +103,14 @@ def shared(seed: int) -> dict[str, Any]:
     how = {"rounds": ROUNDS, "updates": UPDATES, "lessons": LESSONS, "batch": BATCH, "optimizer": nesterov}
     found = enas(net, data("train"), data("validation"), seed=seed, **how)
     table = Table(read_space(SPACE), {}, True, {})
+    cells = [net.tokens(table.settings(i)) for i in range(len(table))]
+    log_p = found.policy.log_p(torch.tensor(cells)).detach()
     some = Data(*(t[:SCORED] for t in parts["validation"]))
-    every = [accuracy(net, net.tokens(table.settings(i)), some) for i in range(len(table))]
-    picked = next(i for i in range(len(table)) if net.tokens(table.settings(i)) == [*found.picked])
+    every = [accuracy(net, a, some) for a in cells]
     return {
-        "seed": seed, "picked": picked, "rewards": [round(r, 4) for r in found.rewards],
-        "accuracies": [round(r, 4) for r in every], "seconds": round(time.process_time() - began, 1),
+        "seed": seed, "picked": cells.index([*found.picked]), "rewards": [round(r, 4) for r in found.rewards],
+        "entropy": round(-float((log_p.exp() * log_p).sum()), 3), "accuracies": [round(r, 4) for r in every],
+        "seconds": round(time.process_time() - began, 1),
     }  # fmt: skip
 
 
@@ -181,7 +183,7 @@ class Work:
         if told["seeds"] != seeds:
             told = {"seeds": seeds, "ranks": {}, "test": {}}
         jobs = [
-            (sampler, seed, seeds, str(path)) for sampler in SEARCHERS for seed in range(MOST)
+            (sampler, seed, seeds, str(path)) for seed in range(MOST) for sampler in SEARCHERS
             if str(seed) not in told["ranks"].setdefault(sampler, {})
         ]  # fmt: skip
         for i, (sampler, seed, order) in enumerate(self.each(self.pool.imap_unordered(searched, jobs, chunksize=1))):
@@ -216,22 +218,21 @@ def read(out: Path) -> Table:
 
 
 def per_cent(values) -> str:
-    mean, half = interval(100 * np.array(values))
-    return f"{mean:.2f} ± {half:.2f}"
+    return plain([100 * v for v in values])
 
 
 def show(out: Path) -> str:
     """The figures as they stand."""
     table = read(out)
     ranks, tests, many = table.ranks(), table.means("test"), len(table)
-    spread, best = table.noise(), int(ranks.argmin())
-    order = np.argsort(ranks)
-    seeds = len(table.scores["test"])
+    means, best, twice = table.means(), int(ranks.argmin()), two_seeds(out)
+    order, seeds, n = np.argsort(ranks), len(table.scores["test"]), twice.shape[1]
     lines = [
-        f"{many} networks, {seeds} seeds. Of validation accuracies, in per cent: a network's standard deviation over "
-        f"seeds is {100 * spread['over seeds']:.2f}, that of the networks' means {100 * spread['over cells']:.2f}; "
-        f"Kendall's tau of two seeds is {spread['tau']:.2f}; {spread['diverged']} diverged. The best is "
-        f"{named(table, best)}, with {100 * tests[best]:.2f} in test; the median network has "
+        f"{many} networks, {seeds} seed{'s' * (seeds > 1)}; {int(np.isnan(means).sum())} diverged. Of validation "
+        f"accuracies, in per cent: the networks' standard deviation is {100 * np.nanstd(means, ddof=1):.2f}; {n} "
+        f"networks have two seeds, over which a network's is {100 * np.sqrt(twice.var(0, ddof=1).mean()):.2f} and "
+        f"Kendall's tau {kendalltau(*twice).statistic:.2f}. The best is {named(table, best)}, with "
+        f"{100 * tests[best]:.2f} in test; the median network has "
         f"{100 * tests[order[many // 2]]:.2f}, the worst {100 * tests[order[-1]]:.2f}."
     ]
     if (out / SEARCHES).exists():
@@ -239,6 +240,16 @@ def show(out: Path) -> str:
     if (out / SHARED).exists():
         lines += ["", *of_shared(table, json.loads((out / SHARED).read_text())["runs"])]
     return "\n".join(lines) + "\n"
+
+
+def two_seeds(out: Path) -> np.ndarray:
+    """Validation accuracies [2, n] of the networks that the first two seeds have trained so far."""
+    found = np.full((2, 512), np.nan)
+    for each in kept(out / TABLE)["batches"]:
+        if each["seed"] < 2:
+            scores = np.array(each["scores"]["validation"], dtype=float)
+            found[each["seed"], each["first"] : each["first"] + len(scores)] = scores
+    return found[:, ~np.isnan(found).any(0)]
 
 
 def named(table: Table, cell: int) -> str:
@@ -291,19 +302,20 @@ def of_shared(table: Table, runs: list[dict[str, Any]]) -> list[str]:
         rest = [kendalltau(one, np.delete(seeds, i, 0).mean(0)).statistic for i, one in enumerate(seeds)]
     beside = f"; of one seed of the table with the mean of the others it is {np.mean(rest):.2f}" if rest else ""
     return [
-        f"ENAS, {len(runs)} runs. Kendall's tau of accuracies by shared weights with the table's means is "
+        f"ENAS, {len(runs)} of {RUNS} runs. Kendall's tau of accuracies by shared weights with the table's means is "
         f"{plain(taus)}{beside}. Among the table's best tenth it is {plain(within)}. The picks' true ranks have "
         f"the median {np.median(ranks[picks]):g} of {len(table)}; {better} of {len(picks)} are in the better half "
         f"({'p < .001' if p < 1e-3 else f'p {p:.3f}'}). Trained anew, the picks have {per_cent(tests[picks])} in test; "
         f"the mean of all networks is {100 * tests.mean():.2f}, the best of ten at random "
         f"{100 * of_random(table, 10):.2f}. A run took {np.mean([run['seconds'] for run in runs]):.0f} s of CPU, "
-        "the scores of all networks by its weights included.",
+        "the scores of all networks by its weights included; the controller's entropy fell to "
+        f"{np.mean([run['entropy'] for run in runs]):.1f} of {math.log(len(table)):.1f} nats.",
     ]
 
 
 def plain(values: list[float]) -> str:
-    mean, half = interval(values)
-    return f"{mean:.2f} ± {half:.2f}"
+    """The mean, with half of its interval where there are several."""
+    return "{:.2f} ± {:.2f}".format(*interval(values)) if len(values) > 1 else f"{values[0]:.2f}"
 
 
 def main() -> None:
@@ -336,10 +348,14 @@ def do(what: str, work: Work) -> None:
         runs.append(work.enas())
     for each in runs:
         work.keep_enas(each)
-    if what == "search" or (what == "all" and find_spec("optuna")):
-        work.search()
+    try:
+        if what == "search" or (what == "all" and find_spec("optuna")):
+            work.search()
+        print(show(work.out))
+    except ValueError as error:  # no seed of the table is whole
+        print(error)
     work.pool.terminate()
-    print(f"{time.monotonic() - began:.0f} s\n{show(work.out)}", flush=True)
+    print(f"{time.monotonic() - began:.0f} s", flush=True)
 
 
 if __name__ == "__main__":

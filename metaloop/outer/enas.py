@@ -54,7 +54,7 @@ def enas(
     batch: int = 64,
     optimizer: Callable[[Iterator[Tensor]], torch.optim.Optimizer] | None = None,
     schedule: Callable[[torch.optim.Optimizer, int], torch.optim.lr_scheduler.LRScheduler] | None = None,
-    controller_lr: float = 3.5e-3,
+    controller_lr: float = 3.5e-4,
     decay: float = 0.95,
     entropy: float = 1e-4,
     picks: int = 10,
@@ -69,8 +69,9 @@ def enas(
         steps (1)) -> its schedule; a cosine to 0 unless given. controller_lr: Adam's. decay: of b. entropy: beta.
     picks: how many a (4) is the best of.
 
-    What is drawn in a step is a function of the seed and its number. Raises ValueError on numbers out of their range, a
-    norm that keeps moving statistics, which would be those of a mixture of architectures, or a loss that is not finite.
+    What is drawn in a step is a function of the seed and its number. Raises ValueError on numbers out of their range,
+    no sizes, a norm that keeps moving statistics, which would be those of a mixture of architectures, or a loss that is
+    not finite.
     """
     if min(rounds, updates, lessons, proposals, batch, picks) < 1 or not 0 <= decay < 1 or entropy < 0:
         told = f"{rounds=}, {updates=}, {lessons=}, {proposals=}, {batch=}, {picks=}, {decay=}, {entropy=}"
@@ -78,7 +79,10 @@ def enas(
     for name, part in net.named_modules():
         if getattr(part, "running_mean", None) is not None:
             raise ValueError(f"enas: {name} keeps moving statistics, a mixture of architectures'. Take transductive.")
-    found = Shared(net, Policy([*(net.sizes if sizes is None else sizes)], seed=seed))  # type: ignore[misc, arg-type]
+    sizes = getattr(net, "sizes", None) if sizes is None else sizes
+    if not sizes:
+        raise ValueError("enas: the network does not say how many values each token has. Say sizes=.")
+    found = Shared(net, Policy([*sizes], seed=seed))
     omega = (optimizer or (lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True)))(net.parameters())
     steps = (schedule or torch.optim.lr_scheduler.CosineAnnealingLR)(omega, rounds * updates)
     theta, b = torch.optim.Adam(found.policy.parameters(), lr=controller_lr), None

@@ -183,6 +183,8 @@ def test_what_cannot_be_is_said_in_one_line():
     B = examples()
     with pytest.raises(ValueError, match="lessons=0"):
         enas(Two(), B, B, lessons=0)
+    with pytest.raises(ValueError, match="Say sizes="):
+        enas(nn.Linear(4, 3), B, B)
     with pytest.raises(ValueError, match="keeps moving statistics"):
         enas(nn.Sequential(nn.BatchNorm1d(4)), B, B, sizes=SIZES)
     with pytest.raises(ValueError, match=r"the loss of \[\d, \d\] is nan"):
