@@ -70,6 +70,16 @@ def nursery():
     children.close()
 
 
+@pytest.fixture(scope="session")
+def checked_nursery():
+    """The same with shapes checked: what is imported is imported once."""
+    from mutations import Nursery
+
+    children = Nursery(shapes=True)
+    yield children
+    children.close()
+
+
 @pytest.fixture
 def quick(monkeypatch):
     """A run is short where nobody asks how good it is: few tasks to validate on, and to take norms' statistics from."""
