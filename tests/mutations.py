@@ -59,6 +59,7 @@ def law(law: str, case: str) -> str:
 def bugs() -> list[Bug]:
     """Those of all test files."""
     found = []
+    sys.path.append(str(ROOT / "benchmarks"))  # whose scripts are tested, too
     for file in sorted(TESTS.rglob("test_*.py")):
         if "\nBUGS = [" in file.read_text():
             if str(file.parent) not in sys.path:
@@ -214,7 +215,7 @@ def _end(folder: Path, work: Callable[[], int]) -> NoReturn:
 def _run_tests(folder: Path, arguments: list[str]) -> int:
     before = set(sys.modules)
     sys.path.insert(0, str(folder))
-    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+    os.environ |= {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "FUZZ_SAME": "50"}
     import metaloop
 
     assert Path(metaloop.__file__).is_relative_to(folder), metaloop.__file__
