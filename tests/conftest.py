@@ -56,8 +56,10 @@ def pytest_collection_modifyitems(config, items):
 
 
 def pytest_collection_finish():
-    """What is here stays: no garbage collection need look through it again."""
+    """What is here stays: no garbage collection need look through it again. Nor is any needed so often: what the tests
+    leave is little, and a compiler makes a great many objects that stay for a while."""
     gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
 
 
 @pytest.fixture(scope="session")
@@ -66,6 +68,16 @@ def nursery():
     from mutations import Nursery
 
     children = Nursery()
+    yield children
+    children.close()
+
+
+@pytest.fixture(scope="session")
+def checked_nursery():
+    """The same with shapes checked: what is imported is imported once."""
+    from mutations import Nursery
+
+    children = Nursery(shapes=True)
     yield children
     children.close()
 

@@ -6,9 +6,11 @@
 
 A bug is a replacement of source text, which must occur exactly once. Bugs stand in the test file of the part they are
 in: `BUGS`, a list. What should catch one runs in a process forked from one that has imported torch and nothing of ours;
-what else of others a fork has imported, the next one finds there.
+what else of others a fork has imported, the next one finds there. The copy of the package is compiled once: a bug is
+planted in it, and taken out again.
 """
 
+import compileall
 import gc
 import json
 import os
@@ -21,8 +23,8 @@ import sysconfig
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -57,6 +59,7 @@ def law(law: str, case: str) -> str:
 def bugs() -> list[Bug]:
     """Those of all test files."""
     found = []
+    sys.path.append(str(ROOT / "benchmarks"))  # whose scripts are tested, too
     for file in sorted(TESTS.rglob("test_*.py")):
         if "\nBUGS = [" in file.read_text():
             if str(file.parent) not in sys.path:
@@ -75,10 +78,19 @@ def control(of: list[Bug]) -> Bug:
 
 
 class Nursery:
-    """A process that has imported what takes long, and nothing of ours: the children that it forks import the copy."""
+    """A process that has imported what takes long, and nothing of ours: the children that it forks import the copy.
 
-    def __init__(self):
+    shapes: it has imported the package too, with its shapes checked, and the tests of learners and networks."""
+
+    def __init__(self, shapes: bool = False):
+        self.place = tempfile.TemporaryDirectory()
+        self.folder = Path(self.place.name)
+        shutil.copytree(ROOT / "metaloop", self.folder / "metaloop")
         command = [sys.executable, __file__, "--nursery"]
+        if shapes:
+            command += [str(self.folder)]
+        else:
+            compileall.compile_dir(self.folder / "metaloop", quiet=2)
         self.process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def try_out(self, bug: Bug) -> str:
@@ -87,52 +99,63 @@ class Nursery:
         return "" if code == 1 else "SURVIVES" if code == 0 else f"the tests did not run (exit {code}):\n{output}"
 
     def run(self, arguments: list[str], bug: Bug | None = None) -> tuple[int, str]:
-        """pytest on a copy of the package: its exit code, and what it says."""
-        with tempfile.TemporaryDirectory() as folder:
-            shutil.copytree(ROOT / "metaloop", Path(folder) / "metaloop")
-            if bug:
-                plant(bug, Path(folder))
-            return self._ask(folder, arguments, None)
+        """pytest on the copy of the package, with the bug in it: its exit code, and what it says."""
+        with planted(bug, self.folder):
+            return self._ask(arguments, None)
 
     def command(self, *words: str, strike: tuple[str, int, str] | None = None) -> tuple[int, str]:
         """`metaloop` with these words: its exit code, or minus the signal that ended it; and what it says.
 
         strike: ("os:replace", 3, "SIGKILL") is the signal that it gets as it calls that function the third time."""
-        with tempfile.TemporaryDirectory() as folder:
-            return self._ask(folder, words, strike or ())
+        return self._ask(words, strike or ())
 
-    def _ask(self, folder: str, arguments, strike) -> tuple[int, str]:
-        print(json.dumps([folder, arguments, strike]), file=self.process.stdin, flush=True)
+    def _ask(self, arguments, strike) -> tuple[int, str]:
+        print(json.dumps([str(self.folder), arguments, strike]), file=self.process.stdin, flush=True)
         code = int(self.process.stdout.readline())
-        return code, (Path(folder) / "output").read_text()
+        return code, (self.folder / "output").read_text()
 
     def close(self) -> None:
         self.process.communicate()
+        self.place.cleanup()
 
 
-def plant(bug: Bug, folder: Path) -> None:
-    """The bug, into the copy of the package in folder."""
+@contextmanager
+def planted(bug: Bug | None, folder: Path) -> Iterator[None]:
+    """The bug is in the copy of the package in folder, which then is as it was."""
+    if bug is None:
+        yield
+        return
     file = folder / "metaloop" / bug.file
+    compiled = list((file.parent / "__pycache__").glob(f"{file.stem}.*.pyc"))
+    kept = [(path, path.with_name(f"{path.name}.kept")) for path in (file, *compiled)]
+    source = file.read_text()
     for old, new in bug.pairs:
-        source = file.read_text()
         if source.count(old) != 1:
             raise ValueError(f"{bug.name}: {bug.file} has {old!r} {source.count(old)} times, expected once.")
-        file.write_text(source.replace(old, new))
-    for stale in (file.parent / "__pycache__").glob(f"{file.stem}.*"):
-        stale.unlink()
+        source = source.replace(old, new)
+    for path, aside in kept:
+        path.rename(aside)
+    file.write_text(source)
+    try:
+        yield
+    finally:
+        for path, aside in kept:
+            aside.replace(path)
 
 
-def nursery() -> None:
+def nursery(shapes: str | None) -> None:
     """For each line [folder, arguments, None] that comes in, the exit code of pytest on the copy of the package there;
-    for [folder, words, strike] that of the command line."""
+    for [folder, words, strike] that of the command line. shapes: the folder whose package is imported at once."""
     import torch
 
     torch.set_num_threads(1)
     torch.func.vmap(torch.sin)(torch.zeros(2))  # what is imported by the first
     wanted = ["pytest"]
+    if shapes:
+        _import_checked(shapes)
     for line in sys.stdin:
         _import(wanted)
-        assert "metaloop" not in sys.modules
+        assert shapes or "metaloop" not in sys.modules
         gc.collect()
         gc.freeze()  # what is here is no child's to look through
         folder, arguments, strike = json.loads(line)
@@ -150,6 +173,18 @@ def nursery() -> None:
         print(os.waitstatus_to_exitcode(status), flush=True)
 
 
+def _import_checked(folder: str) -> None:
+    """The package, its shapes checked, and the tests that run again for it."""
+    sys.path[:0] = [folder, str(TESTS)]
+    import conftest
+
+    conftest.check_shapes()
+    import test_laws
+    import test_nn  # noqa: F401
+
+    assert test_laws.ZOO.home  # all papers' tests
+
+
 def _import(modules: list[str]) -> None:
     for module in modules:
         with suppress(Exception):  # which its test asked for, and knows
@@ -164,7 +199,7 @@ def _end(folder: Path, work: Callable[[], int]) -> NoReturn:
     """In the child: its work, with what it says in a file, and no more."""
     code = 70
     try:
-        output = os.open(folder / "output", os.O_WRONLY | os.O_CREAT)
+        output = os.open(folder / "output", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(output, 1)
         os.dup2(output, 2)
         os.chdir(ROOT)
@@ -180,6 +215,7 @@ def _end(folder: Path, work: Callable[[], int]) -> NoReturn:
 def _run_tests(folder: Path, arguments: list[str]) -> int:
     before = set(sys.modules)
     sys.path.insert(0, str(folder))
+    os.environ |= {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "FUZZ_SAME": "50"}
     import metaloop
 
     assert Path(metaloop.__file__).is_relative_to(folder), metaloop.__file__
@@ -230,4 +266,4 @@ def main(names: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    nursery() if sys.argv[1:] == ["--nursery"] else sys.exit(main(sys.argv[1:]))
+    nursery(*sys.argv[2:] or [None]) if sys.argv[1:2] == ["--nursery"] else sys.exit(main(sys.argv[1:]))

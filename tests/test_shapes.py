@@ -16,14 +16,14 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="shapes are chec
 
 
 @pytest.mark.parametrize("name", [path.stem.removeprefix("test_") for path in sorted(PAPERS.glob("test_*.py"))])
-def test_shapes_are_as_annotated(name, nursery):
+def test_shapes_are_as_annotated(name, checked_nursery):
     files = [f"tests/papers/test_{name}.py", "tests/test_laws.py"]
-    code, output = nursery.run(["--shapes", "--learner", name, *ONCE_MORE, *files])
+    code, output = checked_nursery.run(["--shapes", "--learner", name, *ONCE_MORE, *files])
     assert code == 0, output
 
 
-def test_shapes_of_networks_are_as_annotated(nursery):
-    code, output = nursery.run(["--shapes", *ONCE_MORE, "tests/test_nn.py"])
+def test_shapes_of_networks_are_as_annotated(checked_nursery):
+    code, output = checked_nursery.run(["--shapes", *ONCE_MORE, "tests/test_nn.py"])
     assert code == 0, output
 
 
