@@ -29,9 +29,10 @@ import tarfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import bench
 import reproduce
@@ -39,6 +40,7 @@ import torch
 
 import metaloop as ml
 from metaloop.cli import main as metaloop
+from metaloop.engine import batch
 from metaloop.engine.methods import METHODS
 from metaloop.engine.run import BEST, checkpoints, machine, versions
 from metaloop.recipes import RECIPES
@@ -140,7 +142,8 @@ def gradient_of(plan: Any, theta: Any, tasks: ml.Task) -> torch.Tensor:
     options = {name: plan.options[name] for name in ("method", "horizon") if name in plan.options}
     if options.get("method") not in METHODS:  # it is a way to train, whose gradients are the exact ones
         options = {}
-    with _StillNoise():  # noise that is the same everywhere
+    still = _StillNoise()  # noise that is the same everywhere
+    with still, patch.object(batch, "float32", lambda device: nullcontext()):  # convolutions as `products` has them
         grads = ml.meta_gradient(plan.learner, **options)(theta, tasks)[0]
     leaves = [g.detach().cpu().double().flatten() for g in pytree.tree_leaves(grads) if g.is_floating_point()]
     return torch.cat(leaves)
@@ -286,11 +289,11 @@ def train(session: Session, item: reproduce.Item) -> dict[str, Any]:
 
 
 def told_about(session: Session, item: reproduce.Item, began: float, status: int | None) -> dict[str, Any]:
-    told = {"recipe": item.recipe, "why": item.why, "seconds": time.monotonic() - began, "step": item.step}
-    told |= {"steps": item.steps, "status": status}
+    told = {"recipe": item.recipe, "seed": item.seed, "budget": item.budget, "why": item.why, "step": item.step}
+    told |= {"steps": item.steps, "status": status, "seconds": time.monotonic() - began}
     if (scores := item.folder / "evaluation.json").exists():
         told["evaluation"] = json.loads(scores.read_text())
-    session.say(f"{item.recipe}: step {item.step} of {item.steps} after {told['seconds']:.0f} s")
+    session.say(f"{item.folder.name}: step {item.step} of {item.steps} after {told['seconds']:.0f} s")
     return told
 
 
@@ -318,7 +321,7 @@ def beside(session: Session, item: reproduce.Item) -> dict[str, Any]:
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "2"}
     status: int | None = None
     if session.left() > 50:  # else it would not come to its first step
-        with open(item.folder.parent / f"{item.recipe}.txt", "w") as log:
+        with open(item.folder.with_suffix(".txt"), "w") as log:
             child = subprocess.Popen(words, env=env, stdout=log, stderr=subprocess.STDOUT)
             while (status := child.poll()) is None and session.left() > 30:
                 time.sleep(0.1)

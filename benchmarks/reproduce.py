@@ -89,7 +89,7 @@ def main(argv: list[str] | None = None) -> int:
         left = chosen(queue(), args.recipes)
         if args.list:
             for item in left:
-                print(f"{item.recipe}: step {item.step} of {item.steps}. {item.why}")
+                print(f"{item.folder.name}: step {item.step} of {item.steps}. {item.why}")
             return 0
         RUNS.mkdir(parents=True, exist_ok=True)
         with Lock(RUNS):
@@ -104,7 +104,7 @@ def work(left: list[Item]) -> int:
     quiet = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
     lowest = ["nice", "-n", "19"] if os.name == "posix" else []
     for item in left:
-        print(f"{item.recipe}: {item.why}", flush=True)
+        print(f"{item.folder.name}: {item.why}", flush=True)
         done = subprocess.run([*lowest, sys.executable, "-m", "metaloop", *item.words], env=quiet)
         if done.returncode:
             return done.returncode

@@ -65,8 +65,13 @@ def link(text: str, to: Path, start: Path, section: str = "") -> str:
 
 
 def collect(folder: Path) -> None:
+    """Keep a run's figures for its recipe's row, unless the row has seeds that were trained for more steps."""
     run = json.loads((folder / "run.json").read_text())
     rows = json.loads((folder / "evaluation.json").read_text())
+    kept = [json.loads(path.read_text())["run"]["steps"] for path in RESULTS.glob(f"{run['recipe']}-seed[0-9]*.json")]
+    if run["steps"] < max(kept, default=0):
+        print(f"{folder}: {run['recipe']}'s row has {max(kept)} meta-steps, this run {run['steps']}: the row stays.")
+        return
     name = f"{run['recipe']}-seed{run['seed']}.json"
     (RESULTS / name).write_text(json.dumps({"run": run, "evaluation": rows}, indent=2) + "\n")
 

@@ -117,7 +117,7 @@ def test_what_is_done_is_left_out_and_what_was_begun_goes_on(tmp_path, monkeypat
     assert "--resume" in begun.words
     assert "--resume" not in fresh.words
     assert reproduce.main(["--list", begun.recipe]) == 0
-    assert capsys.readouterr().out.startswith(f"{begun.recipe}: step 300 of {begun.steps}.")
+    assert capsys.readouterr().out.startswith(f"{begun.folder.name}: step 300 of {begun.steps}.")
     assert reproduce.main(["--list", "nothing"]) == 2
     assert "nothing is not in queue.json" in capsys.readouterr().err
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from mutations import Bug, law
 from torch import nn
-from torch.func import functional_call, grad, vmap
+from torch.func import functional_call, grad, jvp, vmap
 from torch.testing import assert_close
 from zoo import WAYS, blobs, one, pictures
 
@@ -662,6 +662,7 @@ def test_torch_tells_whether_tasks_are_batched():
     assert seen == [(True, True), (True, False), (False, False)]
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own forward mode
 @pytest.mark.parametrize("how", [{"stride": 2, "padding": 1}, {"padding": (0, 2), "dilation": (1, 2), "bias": False}])
 def test_convolutions_by_columns_are_convolutions_with_their_second_derivatives(how):
     """Each task with weights of its own, as a GPU does them."""
@@ -680,7 +681,11 @@ def test_convolutions_by_columns_are_convolutions_with_their_second_derivatives(
         vars(own).update(zip(names, theta, strict=True))
         return by_columns(own, x)
 
-    assert_close(of(columns), of(lambda theta, x: functional_call(conv, dict(zip(names, theta, strict=True)), x)))
+    plain = lambda theta, x: functional_call(conv, dict(zip(names, theta, strict=True)), x)
+    assert_close(of(columns), of(plain))
+    theta, along = tuple(conv.parameters()), torch.randn_like(x)
+    forward = lambda work: vmap(lambda x, v: jvp(grad(lambda x: work(theta, x).pow(3).sum()), (x,), (v,)))(x, along)
+    assert_close(forward(columns), forward(plain))
 
 
 def test_a_first_block_keeps_single_precision():

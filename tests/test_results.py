@@ -1,6 +1,7 @@
 """What the tables of results say is computed from figures, and nothing about a system is listed beside it."""
 
 import importlib.util
+import json
 import re
 from pathlib import Path
 
@@ -33,6 +34,20 @@ def row(mean, published=None, ci95=0.5, metric="accuracy (%)", budget="full", la
 ])  # fmt: skip
 def test_verdict(given, said):
     assert results.verdict(given) == said
+
+
+def test_a_row_of_more_steps_stays(tmp_path, monkeypatch, capsys):
+    """Several seeds of a short training, made for another table, are no seeds of a long one."""
+    monkeypatch.setattr(results, "RESULTS", tmp_path)
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "evaluation.json").write_text("[]")
+    for seed, steps, files in ((0, 20, 1), (1, 10, 1), (0, 10, 1), (1, 20, 2), (0, 30, 2)):
+        (folder / "run.json").write_text(json.dumps({"recipe": "x", "seed": seed, "steps": steps}))
+        results.collect(folder)
+        assert len([*tmp_path.glob("x-seed*.json")]) == files
+    assert capsys.readouterr().out.count("the row stays") == 2
+    assert json.loads((tmp_path / "x-seed0.json").read_text())["run"]["steps"] == 30
 
 
 def test_share_counts_what_was_not_run():

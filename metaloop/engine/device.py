@@ -24,7 +24,10 @@ def choose(device: str | torch.device = "auto") -> torch.device:
 
 @contextmanager
 def float32(device: torch.device) -> Iterator[None]:
-    """On a GPU, convolutions of float32 in float32, not in TF32. What is being compiled has its own."""
+    """On a GPU, convolutions of float32 in float32, not in TF32. Products of matrices are as torch is set: so by default.
+
+    While torch.compile traces the caller, nothing is set: what it compiles keeps what holds where it is called.
+    """
     if device.type != "cuda" or torch.compiler.is_compiling():
         yield
         return

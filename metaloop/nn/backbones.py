@@ -138,7 +138,8 @@ class Conv2d(nn.Conv2d):
     """Convolution initialised as Glorot & Bengio 2010, bias zero."""
 
     def forward(self, input: Tensor) -> Tensor:
-        if input.device.type == "cuda" and self.groups == 1 and not is_compiling() and per_task():
+        plain = self.groups == 1 and self.padding_mode == "zeros" and not isinstance(self.padding, str)
+        if input.device.type == "cuda" and plain and input.ndim == 4 and not is_compiling() and per_task():
             return by_columns(self, input)
         return super().forward(input)
 

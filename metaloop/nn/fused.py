@@ -89,7 +89,8 @@ def by_columns(conv: Any, x: Tensor) -> Tensor:
     """conv(x) as products of weights and columns: what each output position sees, [n, channels * kernel, positions].
 
     For tasks that have weights of their own, on a GPU: vmap makes them groups of one convolution, and cuDNN takes the
-    groups one by one on the way back. Products of matrices are batched, and one kernel makes all tasks' columns.
+    groups one by one on the way back. Products of matrices are batched, and one kernel makes all tasks' columns. They
+    are in the precision that torch has for products of matrices.
     """
     how = {name: getattr(conv, name) for name in ("kernel_size", "dilation", "padding", "stride")}
     columns: Any = Columns.apply(x.flatten(0, 1), how)
@@ -119,6 +120,10 @@ class Columns(torch.autograd.Function):
         return Pictures.apply(*g, ctx.how, ctx.size), None
 
     @staticmethod
+    def jvp(ctx: Any, *g: Any) -> Any:
+        return Columns.apply(g[0], ctx.how)
+
+    @staticmethod
     def vmap(info: Any, in_dims: Any, x: Tensor, how: dict[str, Any]) -> Any:
         x = x.movedim(in_dims[0], 0)
         return Columns.apply(x.flatten(0, 1), how).unflatten(0, x.shape[:2]), 0
@@ -133,11 +138,15 @@ class Pictures(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        ctx.how = inputs[1]
+        ctx.how, ctx.size = inputs[1:]
 
     @staticmethod
     def backward(ctx: Any, *g: Any) -> Any:
         return Columns.apply(*g, ctx.how), None, None
+
+    @staticmethod
+    def jvp(ctx: Any, *g: Any) -> Any:
+        return Pictures.apply(g[0], ctx.how, ctx.size)
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, columns: Tensor, how: dict[str, Any], size: Any) -> Any:
