@@ -36,7 +36,7 @@ from .engine.checkpoint import flatten
 from .engine.methods import not_learned
 from .engine.predictor import load, policies, save
 from .engine.seeds import noise
-from .engine.theta import fixed_leaves
+from .engine.theta import drawn, fixed_leaves
 from .targets import target_of
 from .torch_private import TorchDispatchMode, pytree
 
@@ -55,7 +55,7 @@ class Case:
     device: str = "cpu"
 
     def theta(self, seed: int = 0) -> Theta:
-        return _double(self.learner.init(seed), self.device)
+        return _double(drawn(self.learner, seed), self.device)
 
     def batch(self, n: int, seed: int = 0) -> Task:
         return _double(self.tasks(n, seed), self.device)

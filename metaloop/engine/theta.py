@@ -25,6 +25,16 @@ def _of_tensors(theta: Any) -> bool:
     return all(isinstance(t, Tensor) for t in pytree.tree_leaves(theta))
 
 
+def drawn(learner: Learner, seed: int) -> Theta:
+    """learner.init(seed). Raises ValueError where a leaf of it is no tensor."""
+    theta = learner.init(seed)
+    for path, leaf in pytree.tree_flatten_with_path(theta)[0]:
+        if not isinstance(leaf, Tensor):
+            told = f"theta{pytree.keystr(path)} is a {type(leaf).__name__}"
+            raise ValueError(f"init: {told}, expected a tensor. Wrap it in torch.tensor.")
+    return theta
+
+
 def outline(learner: Learner) -> dict[str, str]:
     """The tensors of the learner's theta by name, each with what `stays` says of it: "" if it is learned.
 

@@ -40,6 +40,7 @@ HINTS = (
      "first_order=True"),
     (r"([Tt]arget|index) \S+ is out of bounds", "Labels over all classes, as pool.flat() deals them, are for pretrain "
      "and margin: give an episodic learner the pool itself"),
+    (r"must only return Tensors", "A field of the predictor that is no tensor is marked ml.static()"),
     (r"[('](tuple|dict|list|NoneType)(\)|' object)", "A network's forward must return one tensor"),
     (r"dtype|scalar type|same type", "The network and the examples must be of one dtype: convert the pool's x, or the "
      "network by .float()"),
