@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 from mutations import Bug
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributions import MultivariateNormal
 from torch.testing import assert_close
 from zoo import WAYS, blobs
@@ -14,6 +15,7 @@ from metaloop import Data, Task, functional, inference, neural_statistician, nn
 from metaloop.nn import mlp
 from metaloop.objectives import elbo, iwae
 from metaloop.testing import Case
+from metaloop.torch_private import TorchDispatchMode, pytree
 
 DOUBLE = torch.float64
 D, K, S2 = 10, 4, 0.5
@@ -212,6 +214,33 @@ def test_bounds_of_one_example():
         iwae(encoder, decoder, x, draws=0)
 
 
+class Apples(TorchDispatchMode):
+    """Refuses float64 on mps, as that does."""
+
+    def __torch_dispatch__(self, op, types, args=(), kwargs=None):
+        made = op(*args, **(kwargs or {}))
+        for t in pytree.tree_leaves(made):
+            if isinstance(t, torch.Tensor) and t.device.type == "mps" and t.dtype == DOUBLE:
+                raise TypeError(f"{op} makes float64 on mps.")
+        return made
+
+
+def test_a_device_without_float64_is_asked_for_none():
+    """In vmap, with a gradient, on a make-believe device: no numbers, but every operation."""
+    learner = inference(3, 2, ways=2)
+    shapes = {n: t.shape for n, t in learner.init(0).items()}
+    with FakeTensorMode():
+        theta = {n: torch.ones(shape, device="mps") for n, shape in shapes.items()}
+        x, y = torch.ones(5, 4, 3, device="mps"), torch.ones(4, dtype=torch.long, device="mps")
+
+        def loss(theta):
+            return torch.func.vmap(lambda x: learner.adapt(theta, Data(x, y))(x)[:, 0].sum())(x).sum()
+
+        with Apples():
+            slope = torch.func.grad(loss)(theta)
+    assert {t.device.type for t in slope.values()} == {"mps"}
+
+
 def test_bad_input_is_refused():
     with pytest.raises(ValueError, match="infer is 'map', expected 'exact', 'descent' or 'amortised'"):
         inference(2, 1, ways=2, infer="map")
@@ -231,6 +260,8 @@ CASES = {
 }
 
 BUGS = [
+    Bug("float64 is asked of a device that has none", "learners/inference.py",
+        ('t.cpu() if t.device.type == "mps" else t', "t"), "test_a_device_without_float64_is_asked_for_none"),
     Bug("descent remembers its first gradients", "learners/inference.py", ("adam(beta2=0.9)", "adam()"),
         "test_descent_comes_to_the_best_diagonal_posterior[50]"),
     Bug("the cause of a set is that of one example", "learners/inference.py",
