@@ -214,7 +214,7 @@ def test_pictures_that_are_kept_are_counted_and_few(monkeypatch):
     read(2, 3)
     kept.few()
     assert (kept.size, read(2)[0] is read(2)[0], len(kept._of)) == (200, True, 2)
-    kept.put(*[*kept._of.items()][0])
+    kept.put(*next(iter(kept._of.items())))
     assert kept.size == 200
     monkeypatch.setattr(asked, "MANY", 1)
     boxes = [{"name": n, "pictures": [m]} for n, m in zip("abcd", mark, strict=True)]

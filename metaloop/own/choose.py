@@ -145,7 +145,7 @@ def choose(G: dict[str, Tensor], y: Tensor) -> Choice:
 
 
 def tries(y: Tensor) -> bool:
-    """Whether `choose` tries others than its first choice: there are classes to tell apart, and examples to hold out."""
+    """Whether `choose` tries more than its first choice: there are classes to tell apart, examples to hold out."""
     return len(y.unique()) > 1 and bool((folds_of(y, FOLDS) >= 0).any())
 
 
