@@ -1,6 +1,7 @@
 """Examples of one's own, without a run: heads, what is chosen, what is promised, and the two commands."""
 
 import dataclasses
+import importlib
 import json
 import math
 import shutil
@@ -441,7 +442,7 @@ def test_a_damaged_run_is_named_and_one_of_another_kind_is_not(place, run, tmp_p
         shutil.copytree(place / "runs" / ("curve" if name == "curve" else "proto"), tmp_path / name)
     (file,) = (tmp_path / "torn").glob("*.safetensors")
     file.write_bytes(file.read_bytes()[:-100])
-    module = features.trained
+    module = importlib.import_module("metaloop.features.trained")
 
     def refuses(ways):
         raise ValueError("it has no such classes.")
