@@ -168,16 +168,22 @@ def page() -> str:
     head = ("pictures", "features", "ways, shots", "right ± 95 %", "nearest by pixels", "calibration error",
             "AUROC of unknown", "let in, at 10 %", "at 20 %", "90 % sets hold", "interval holds")  # fmt: skip
     lines = [f"| {' | '.join(head)} |", "|" + " --- |" * len(head)]
+    most = {round(100 * rate): (-1.0, "") for rate in RATES}
     for path in sorted((ROOT / "results").glob("own-*.json")):
         told = json.loads(path.read_text())
         for r in told["rows"]:
-            if r["shots"] not in (1, 3, 5, 10):
-                continue
-            cells = (told["kind"], "plain" if path.stem.endswith("plain") else "photos", f"{r['ways']}, {r['shots']}",
+            features = "plain" if path.stem.endswith("plain") else "photos"
+            for at in most:
+                if (value := r[f"false_accept_at_{at}"]) is not None and value > most[at][0]:
+                    most[at] = value, (f"{told['kind']}, {features}, {r['ways']} classes of {r['shots']}, accepted in "
+                                       f"{percent(r[f'promised_at_{at}'])} of a hundred draws")  # fmt: skip
+            cells = (told["kind"], features, f"{r['ways']}, {r['shots']}",
                      f"{percent(r['accuracy'])} ± {percent(r['ci95'])}", percent(r["pixels_nearest"]),
                      percent(r["calibration_error"]), f"{r['auroc_unknown']:.2f}", let_in(r, 10),
                      let_in(r, 20), percent(r["set_coverage_90"]), percent(r["interval_holds"]))  # fmt: skip
             lines.append(f"| {' | '.join(cells)} |")
+    worst = (f"{percent(value)} at {at} % ({where})" for at, (value, where) in most.items() if where)
+    lines += ["", f"The most that was let in: {'; '.join(worst)}."]
     path = ROOT / "docs" / "own-pictures.md"
     return filled(path.read_text(), "own", "\n".join(lines) + "\n", path.name)
 

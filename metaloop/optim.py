@@ -27,7 +27,8 @@ SPACE = 2**25  # bytes: how much all chunks that are moved at once, or a GPU's c
 
 
 def shipped() -> Theta:
-    """The theta that comes with metaloop, in float32. Raises ValueError if this copy has none."""
+    """The theta that comes with metaloop, where one does (metaloop/optim.safetensors), in float32. Raises ValueError if
+    this copy has none."""
     from safetensors.torch import load_file
 
     if not SHIPPED.is_file():
@@ -41,9 +42,10 @@ class Learned(torch.optim.Optimizer):
     """A trained `lstm_optimizer` in an ordinary training loop: p <- p + lr m(pre(grad), h), each coordinate by itself.
 
     params: parameters, or groups of them, as any torch optimizer takes. learned: the Run that meta-training left, or
-    its theta, which is not changed; None takes the theta that comes with metaloop, trained for 100 steps on the mean
-    cross-entropy of minibatches (docs/learners/lstm_optimizer.md says on what, and where it is no good). lr: a factor
-    on the learned steps, 1 as meta-trained; a group may have its own, and torch's schedulers act on it.
+    its theta, which is not changed; None takes the theta that comes with metaloop, where one does: such a one would be
+    trained for 100 steps on the mean cross-entropy of minibatches (docs/learners/lstm_optimizer.md says on what, and
+    whether one ships). lr: a factor on the learned steps, 1 as meta-trained; a group may have its own, and torch's
+    schedulers act on it.
 
     The steps depend on the gradients' scale, so take the loss that was meta-trained on (as a rule the mean
     cross-entropy of a minibatch). `state_dict` holds each coordinate's state h, not theta; it comes back to the bit. A
@@ -288,7 +290,7 @@ def _memory(like: Tensor, size: int) -> Tensor:
     if like.device.type != "cpu":
         return like.new_empty(size)
     held = getattr(_OF_THREAD, "memory", None)
-    if held is None or held.dtype != like.dtype or len(held) < size:
+    if held is None or held.dtype != like.dtype or len(held) < size or held.is_inference():
         held = _OF_THREAD.memory = like.new_empty(size)
     return held
 

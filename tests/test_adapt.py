@@ -1,10 +1,13 @@
 """Examples of one's own, without a run: heads, what is chosen, what is promised, and the two commands."""
 
+import dataclasses
+import importlib
 import json
 import math
 import shutil
 
 import numpy as np
+import own
 import pytest
 import torch
 import torch.nn.functional as F
@@ -18,7 +21,11 @@ from metaloop.cli import main
 from metaloop.engine import checkpoint
 from metaloop.features.pixels import Edges, Pixels
 from metaloop.own import choose, given, heads, pictures, predictor, words
+from metaloop.recipes import find
+from metaloop.recipes.stored import open_run
 from metaloop.tasks.decode import fitted
+from metaloop.tasks.pool import Outline
+from metaloop.torch_private import pytree
 
 SHAPES = ("circle", "cross", "square")
 
@@ -430,6 +437,44 @@ def test_what_a_run_sees_is_its_embedding(run):
     assert torch.equal(again(shown), f(shown))
 
 
+def test_a_damaged_run_is_named_and_one_of_another_kind_is_not(place, run, tmp_path, monkeypatch):
+    for name in ("curve", "proto", "torn", "odd"):
+        shutil.copytree(place / "runs" / ("curve" if name == "curve" else "proto"), tmp_path / name)
+    (file,) = (tmp_path / "torn").glob("*.safetensors")
+    file.write_bytes(file.read_bytes()[:-100])
+    module = importlib.import_module("metaloop.features.trained")
+
+    def refuses(ways):
+        raise ValueError("it has no such classes.")
+
+    def opened(where):
+        found = open_run(where)
+        if where.name == "odd":
+            found.plan = dataclasses.replace(found.plan, at_test=refuses)
+        return found
+
+    monkeypatch.setattr(module, "open_run", opened)
+    found, bad = features.runs_in(tmp_path)
+    assert [f.name for f in found] == [str(tmp_path / "proto")]
+    assert bad[0] == f"{tmp_path / 'odd'}: it has no such classes."
+    assert (len(bad), str(tmp_path / "torn") in bad[1]) == (2, True)
+    nan = pytree.tree_map(lambda t: t * math.nan, run.theta)
+    with pytest.raises(ValueError, match="proto is damaged: its theta holds numbers that are not finite") as told:
+        module.Trained("proto", found[0].made, run.plan.at_test(ways=2), nan)
+    assert not isinstance(told.value, module.Unfit)
+    rule = find("lstm-optimizer-mnist").plan(Outline((1, 28, 28), None, "classification", "a"), steps=1, budget="smoke")
+    with pytest.raises(module.Unfit, match="rule has no embedding"):
+        module.Trained("rule", found[0].made, rule.at_test(), rule.learner.init(0))
+
+
+@pytest.mark.parametrize("of", ["single", "one"])
+def test_where_nothing_can_be_tried_no_run_is_opened(call, place, run, tmp_path, monkeypatch, of):
+    """One picture of each class; one class."""
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(features, "runs_in", lambda folder: pytest.fail("runs are opened"))
+    assert call("adapt", of, "-o", str(tmp_path / "f"))[0] == 0
+
+
 def test_runs_compete(call, place, run, tmp_path, monkeypatch):
     monkeypatch.chdir(place)
     (place / "runs" / "torn").mkdir()
@@ -456,6 +501,30 @@ def test_a_run_that_sees_best_is_chosen():
     chosen = choose.choose({"edges": noise, "pixels/32": noise, "trained/runs/a": noise, "trained/runs/b": good}, y)
     assert max(chosen.features, key=lambda n: chosen.features[n]) == "trained/runs/b"
     assert choose.blends(["edges", "pixels/32", "trained/runs/a"], 0.0)[0] == choose.fixed(["edges", "pixels/32"], 0.0)
+
+
+@pytest.mark.parametrize("n", [1, 4])
+def test_runs_alone_are_features_too_and_where_they_stand_does_not_matter(n):
+    _, good, y = cosines(n, 4, apart=3.0)
+    _, noise, _ = cosines(n, 4, apart=0.0, seed=1)
+    alone = choose.choose({"trained/runs/a": noise, "trained/runs/b": good}, y)
+    assert alone.features == ({"trained/runs/a": 1.0} if n == 1 else {"trained/runs/b": 1.0})
+    first = choose.choose({"trained/runs/a": noise, "edges": good, "pixels/32": noise}, y)
+    assert first == choose.choose({"edges": good, "pixels/32": noise, "trained/runs/a": noise}, y)
+
+
+# ---- The page
+
+
+def test_the_page_has_all_that_was_measured():
+    """Of each file of results, each number of pictures a class, and what was let in most."""
+    text = (own.ROOT / "docs" / "own-pictures.md").read_text()
+    assert own.page() == text
+    rows = [row for file in (own.ROOT / "results").glob("own-*.json") for row in json.loads(file.read_text())["rows"]]
+    assert len([line for line in text.splitlines() if line.count("|") == 12]) == len(rows) + 2
+    for at in (10, 20):
+        most = max(row[f"false_accept_at_{at}"] or 0 for row in rows)
+        assert f" {100 * most:.0f} at {at} % (" in text.partition("The most that was let in:")[2]
 
 
 def test_one_class_alone(call, tmp_path):

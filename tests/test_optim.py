@@ -272,7 +272,22 @@ def test_a_state_in_bfloat16_is_half_as_large():
         Learned(half, theta, state_dtype=torch.int8)
 
 
+def test_a_step_in_inference_mode_leaves_others_as_they_were(theta, monkeypatch):
+    monkeypatch.delattr(ml.optim._OF_THREAD, "memory", raising=False)
+    ends = []
+    for inference in (False, True, False):
+        net = model()
+        F.cross_entropy(net(xor()[0]), xor()[1]).backward()
+        with torch.inference_mode(inference):
+            Learned(net.parameters(), theta).step()
+        ends.append(torch.cat([p.detach().flatten() for p in net.parameters()]))
+    assert torch.equal(ends[0], ends[1])
+    assert torch.equal(ends[0], ends[2])
+
+
 BUGS = [
+    Bug("a learned optimizer keeps memory that is inference mode's alone", "optim.py",
+        (" or held.is_inference()", ""), "test_a_step_in_inference_mode_leaves_others_as_they_were"),
     Bug("a learned optimizer ignores its group's factor", "optim.py",
         ("p.add_(g, alpha=lr)", "p.add_(g)"), "test_groups_have_their_own_factor"),
     Bug("a learned optimizer keeps no state", "optim.py",

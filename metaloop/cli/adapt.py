@@ -43,8 +43,11 @@ def run(args) -> None:
     if len(args.where) == 2:
         run, images = args.where
         return _from_run(run, images, args.output)
+    import torch
+
     from ..features import at_hand, named
     from ..own import pictures, predictor
+    from ..own.choose import tries
 
     folder = Path(args.where[0])
     if (folder / "run.json").is_file():
@@ -54,7 +57,7 @@ def run(args) -> None:
     found, y, classes = pictures.read_classes(folder, nested=args.nested)
     _skipped(found)
     features = at_hand("pictures", found.images) if backbone is None else [backbone]
-    features += _of_runs(args.run, unasked=backbone is None)
+    features += _of_runs(args.run, unasked=backbone is None and tries(torch.tensor(y)))
     f = predictor.make(features, found.images, y, classes, [str(p) for p in found.files], found.digests)
     _done(args.output, f)
 

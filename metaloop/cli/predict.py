@@ -26,8 +26,8 @@ OPTIONS = (
     option("images", nargs="+", metavar="IMAGE", help="image files, or folders of them"),
     option("--coverage", type=share, metavar="SHARE", help="answer with a set of classes that holds the right one that "
            "often, 0.95 say"),
-    option("--false-accept", type=share, metavar="SHARE", help="answer `none of these` so that of images of no class "
-           "at most this share, 0.05 say, is taken for one"),
+    option("--false-accept", type=share, metavar="SHARE", help="answer `none of these`, and aim at taking this share, "
+           "0.05 say, of images of no class for one"),
     option("--json", action="store_true", help="print JSON"),
 )  # fmt: skip
 NONE = "none of these"

@@ -18,7 +18,7 @@ from torch import Tensor
 from ..engine.checkpoint import flatten
 from ..engine.predictor import adapt, embedding
 from ..engine.run import Run
-from ..engine.theta import opened
+from ..engine.theta import not_finite, opened
 from ..nn.functional import at_meta_test
 from ..recipes.stored import open_run, outlined, told
 from ..tasks.decode import fitted
@@ -27,9 +27,12 @@ from .efficientnet import images
 BATCH = 200  # pictures at a time
 
 
+class Unfit(ValueError):
+    """A run of another kind: it has no embedding of pictures that is the same in all tasks."""
+
+
 class Trained:
-    """Pictures as float32 [n, d]. Raises ValueError if the run has no embedding of pictures that is the same in all
-    tasks.
+    """Pictures as float32 [n, d]. Raises Unfit if the run is of another kind, ValueError if it is damaged.
 
     name: what a person is told; made: what the run's file says of its recipe; learner: as at meta-test.
     """
@@ -40,16 +43,19 @@ class Trained:
         self.name, self.made, self.theta = name, made, theta
         self.shape = tuple(made["pool"]["shape"])
         if len(self.shape) != 3 or self.shape[0] not in (1, 3):
-            raise ValueError(f"{name} was not trained on pictures.")
+            raise Unfit(f"{name} was not trained on pictures.")
+        if not_finite(learner, theta):
+            raise ValueError(f"{name} is damaged: its theta holds numbers that are not finite.")
+        optimizes = isinstance(theta, dict) and set(theta) == {"m", "scale"}
         probe = torch.rand(6, *self.shape, generator=torch.Generator().manual_seed(0))
-        seen = lambda x: embedding(adapt(learner, theta, x, torch.tensor([0, 1]), ways=2))
+        seen = lambda x: None if optimizes else embedding(adapt(learner, theta, x, torch.tensor([0, 1]), ways=2))
         first, second = seen(probe[:2]), seen(probe[2:4])
         if first is None or second is None:
-            raise ValueError(f"{name} has no embedding: give the run of a metric, such as protonet's.")
+            raise Unfit(f"{name} has no embedding: give the run of a metric, such as protonet's.")
         one, other = _answers(first, probe), _answers(second, probe)
         alone = torch.cat([_answers(first, x[None]) for x in probe])
         if not torch.allclose(one, other, atol=1e-4) or not torch.allclose(one, alone, atol=1e-4):
-            raise ValueError(f"{name} sees a picture differently in each task: its features are no picture's own.")
+            raise Unfit(f"{name} sees a picture differently in each task: its features are no picture's own.")
         self._embed = first
 
     def __call__(self, examples: Any) -> Tensor:
@@ -65,7 +71,8 @@ class Trained:
 
 
 def of_run(run: Run | str | Path) -> Trained:
-    """The features of a recipe's run, or of its folder. Raises ValueError if it has none."""
+    """The features of a recipe's run, or of its folder. Raises Unfit, a ValueError, if it has none; ValueError if it
+    is damaged."""
     run = run if isinstance(run, Run) else open_run(run)
     return Trained(str(run.folder), json.loads(json.dumps(told(run))), run.plan.at_test(ways=2), run.theta)
 
@@ -76,14 +83,11 @@ def runs_in(folder: Path) -> tuple[list[Trained], list[str]]:
     found, bad = list[Trained](), list[str]()
     for place in sorted(p.parent for p in folder.glob("*/run.json")):
         try:
-            run = open_run(place)
+            found.append(of_run(place))
+        except Unfit:
+            continue
         except ValueError as error:
-            bad.append(str(error))
-            continue
-        try:
-            found.append(of_run(run))
-        except ValueError:  # it is of another kind
-            continue
+            bad.append(str(error) if str(place) in str(error) else f"{place}: {error}")
     return found, bad
 
 

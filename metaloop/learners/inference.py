@@ -49,6 +49,11 @@ class Densities:
         return self.mean + (self.scale @ torch.randn_like(self.mean.expand(n, -1, -1))[..., None])[..., 0]
 
 
+def wide(t: Tensor) -> Tensor:
+    """t in float64; on a CPU where it is on Apple's GPU, which has none."""
+    return (t.cpu() if t.device.type == "mps" else t).double()
+
+
 def inference(
     dim: int, causes: int, *, ways: int, infer: str = "exact", encoder: Part | None = None, inner_lr: float = 0.05,
     inner_steps: int = 300,
@@ -108,9 +113,9 @@ def inference(
 
     def adapt(theta: Theta, S: Data) -> Densities:
         m, V = posterior(theta, *(seen := statistics(S)))
-        W, V, log_s2 = (t.double() for t in (theta["W"], V, theta["log_s2"]))  # float32 loses a small s2 beside W V W'
+        W, V, log_s2 = (wide(t) for t in (theta["W"], V, theta["log_s2"]))  # float32 loses a small s2 beside W V W'
         scale = torch.linalg.cholesky(W @ V @ W.mT + log_s2.exp() * torch.eye(dim, dtype=W.dtype, device=W.device))
-        return Densities(m @ theta["W"].mT + theta["b"], scale.to(m.dtype), seen[1] > 0)
+        return Densities(m @ theta["W"].mT + theta["b"], scale.to(m.dtype).to(m.device), seen[1] > 0)
 
     def objective(adapt, theta: Theta, task: Task):
         seen = statistics(task.support)

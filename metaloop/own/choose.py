@@ -71,6 +71,8 @@ def blends(names: list[str], alike: float) -> list[dict[str, float]]:
     trained runs, of which nobody knows what they are good for, alone and beside the best."""
     runs = [n for n in names if n.startswith(RUN)]
     names = [n for n in names if n not in runs]
+    if not names:
+        return [{n: 1.0} for n in runs]
     more = [blend for n in runs for blend in ({n: 1.0}, {n: 0.65, names[0]: 0.35})]
     return [*_blends(names, alike), *more]
 
@@ -90,9 +92,9 @@ def fixed(names: list[str], alike: float) -> dict[str, float]:
 
 
 def choose(G: dict[str, Tensor], y: Tensor) -> Choice:
-    """G: of each feature, best first, the cosines [n, n] between examples; y int64 [n] in 0 .. K-1, all of them
-    there."""
-    G = {n: g.double() for n, g in G.items()}
+    """G: of each feature, best first, the cosines [n, n] between examples, those of runs wherever they are; y int64 [n]
+    in 0 .. K-1, all of them there."""
+    G = {n: G[n].double() for n in sorted(G, key=lambda n: n.startswith(RUN))}
     names, Y = list(G), F.one_hot(y).double()
     n, K = Y.shape
     different = Y @ Y.T == 0
@@ -140,6 +142,11 @@ def choose(G: dict[str, Tensor], y: Tensor) -> Choice:
         true=p[torch.arange(len(p)), y[held]].tolist(), known=like.tolist(), strangers=strangers(G, Y, blend, head),
         tried=len(blends(names, 0)) + len(HEADS) - 1, fewer=before / k,
     )  # fmt: skip
+
+
+def tries(y: Tensor) -> bool:
+    """Whether `choose` tries more than its first choice: there are classes to tell apart, examples to hold out."""
+    return len(y.unique()) > 1 and bool((folds_of(y, FOLDS) >= 0).any())
 
 
 def mixed(G: dict[str, Tensor], blend: dict[str, float]) -> Tensor:
@@ -244,12 +251,13 @@ def independent(scores: Tensor, y: Tensor) -> float:
 
 
 def limit(scores: Tensor, y: Tensor, rate: float) -> float | None:
-    """The score that an example of a further class exceeds with probability `rate` at most, by those of examples of K
-    classes [n], each asked of the other K - 1. None if they are too few to say.
+    """The score that an example of a further class is meant to exceed with probability `rate` or less, by those of
+    examples of K classes [n], each asked of the other K - 1. None if they are too few to say.
 
     Of m = `independent` scores and the new one as many as rate (m + 1) may lie above. Two of these places are taken: by
     the new one, and by that of the class it is most like, whose score would be as large if it had been asked of the
-    new class, too.
+    new class, too. m is an estimate from these scores: where those of a class differ by chance as much as those of
+    different ones, it is too large, and the limit too low.
     """
     m = independent(scores, y)
     order, counts = scores.argsort(), y.bincount()

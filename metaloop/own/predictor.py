@@ -107,8 +107,11 @@ class Own:
         return Answers((s / self.choice.temperature).softmax(1), like, raw)
 
     def threshold(self, rate: float) -> float:
-        """The `known` above which an example is taken for one of the classes, so that of others at most the share
-        `rate` is.
+        """The `known` above which an example is taken for one of the classes. The share of others that is, too, is
+        meant to be `rate`, or less.
+
+        No bound: a rate is refused where too few scores seem independent, which is told by how alike those of a class
+        are, and so by the same few scores (`choose.limit`); docs/own-pictures.md has what was let in.
 
         Raises ValueError if the rate is out of range, or if there are too few examples to say.
         """

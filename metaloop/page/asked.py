@@ -29,17 +29,15 @@ class Picture:
 
     def __init__(self, image: Image.Image, pixels: int = 0):
         self.image, self.pixels = image, pixels  # pixels: as many as its file had
+        self.size = image.width * image.height * len(image.getbands())  # bytes, with those of `fitted`
         self._fitted: dict[tuple[int, ...], np.ndarray] = {}
 
     def fitted(self, shape: tuple[int, ...]) -> np.ndarray:
         """uint8 [C, H, W] as `metaloop adapt` reads files; made once."""
         if shape not in self._fitted:
             self._fitted[shape] = fitted(self.image, shape)
+            self.size += self._fitted[shape].nbytes
         return self._fitted[shape]
-
-    @property
-    def size(self) -> int:
-        return self.image.width * self.image.height * len(self.image.getbands())
 
 
 Given = tuple[list[Picture], list[int], list[str], list[Picture]]  # S, its classes, their names; Q
@@ -91,12 +89,16 @@ def parse(body: bytes) -> Asked:
 
 
 class Kept:
-    """The pictures that were asked about last, at most KEPT bytes of them: from one stroke to the next one picture
-    changes, and the others need not be decoded and resized again. For one thread."""
+    """The pictures that were asked about last: from one stroke to the next one picture changes, and the others need not
+    be decoded and resized again. `few` leaves at most KEPT bytes of them, with what they were resized to so far. For
+    one thread."""
 
     def __init__(self) -> None:
         self._of: OrderedDict[bytes, Picture] = OrderedDict()
-        self.size = 0
+
+    @property
+    def size(self) -> int:
+        return sum(picture.size for picture in self._of.values())
 
     def get(self, key: bytes) -> Picture | None:
         if key in self._of:
@@ -105,9 +107,12 @@ class Kept:
 
     def put(self, key: bytes, picture: Picture) -> None:
         self._of[key] = picture
-        self.size += picture.size
-        while self.size > KEPT or len(self._of) > MANY:
-            self.size -= self._of.popitem(last=False)[1].size
+
+    def few(self) -> None:
+        """Let the oldest go while they are too many."""
+        size = self.size
+        while size > KEPT or len(self._of) > MANY:
+            size -= self._of.popitem(last=False)[1].size
 
 
 def pictures(asked: Asked, kept: Kept | None = None) -> Given:
@@ -123,9 +128,12 @@ def pictures(asked: Asked, kept: Kept | None = None) -> Given:
     if twice := [n for i, n in enumerate(names) if n in names[:i]]:
         raise ValueError(f"two classes are called {twice[0]!r}.")
     budget = Budget(kept)
-    support = [(budget.read(p, f"picture {i + 1} of {c.name!r}"), k) for k, c in enumerate(filled)
-               for i, p in enumerate(c.pictures)]  # fmt: skip
-    queries = [budget.read(p, f"query {i + 1}") for i, p in enumerate(asked.queries)]
+    try:
+        support = [(budget.read(p, f"picture {i + 1} of {c.name!r}"), k) for k, c in enumerate(filled)
+                   for i, p in enumerate(c.pictures)]  # fmt: skip
+        queries = [budget.read(p, f"query {i + 1}") for i, p in enumerate(asked.queries)]
+    finally:
+        budget.kept.few()
     return [p for p, _ in support], [k for _, k in support], names, queries
 
 

@@ -87,7 +87,8 @@ class Trained:
     def answer(self, given: Given, asked: Asked) -> dict[str, Any]:
         pictures, y, names, queries = given
         q, ways, made = of_pictures(queries, self.shape), len(names), self.made(pictures, y, len(names))
-        shown = {"classes": names, "ms": made.ms, "p": rows(made.f, q, ways)}
+        p = probabilities(made.f, q, ways=ways) if len(q) else torch.zeros(0, ways)
+        shown = {"classes": names, "ms": made.ms, "p": rounded(p)}
         if made.path:
             shown["path"] = [{**entry, "p": rows(f, q, ways)} for f, entry in made.path]
         with torch.no_grad(), at_meta_test():
@@ -100,7 +101,6 @@ class Trained:
                 shown["slots"] = found[1]
         if made.samples is not None:
             shown["samples"] = made.samples
-        p = torch.tensor(shown["p"]).reshape(-1, ways)
         return shown | self.sure(ways, min(y.count(k) for k in set(y))).shown(p, asked.coverage, asked.false_accept)
 
     def made(self, pictures: list[Picture], y: list[int], ways: int) -> "Made":
@@ -301,8 +301,13 @@ def descended(
 
 
 def rows(f: Any, x: Tensor, ways: int) -> list[list[float]]:
-    """p(y | x) of each x."""
-    return [[round(p, 5) for p in row] for row in probabilities(f, x, ways=ways).tolist()] if len(x) else []
+    """p(y | x) of each x, rounded."""
+    return rounded(probabilities(f, x, ways=ways)) if len(x) else []
+
+
+def rounded(p: Tensor) -> list[list[float]]:
+    """p as it is shown."""
+    return [[round(v, 5) for v in row] for row in p.tolist()]
 
 
 def prototypes(f: Any, dim: int) -> Tensor | None:

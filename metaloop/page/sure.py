@@ -59,15 +59,16 @@ class Sure:
         return {"ways": self.ways, "shots": self.shots, "done": TASKS if self.why else len(self.true), "of": TASKS}
 
     def shown(self, p: Tensor, coverage: float, false_accept: float) -> dict[str, Any]:
-        """`sets`, `none` of each row of p, rounded as `rows` has them, or why there are none; how far the look is."""
+        """`sets`, `none` of each row of p, or why there are none; how far the look is. p: unrounded, as what was seen
+        is."""
         told: dict[str, Any] = {"sure": self.about()}
         if len(self.true) < TASKS:
             return told | ({"why no sets": self.why} if self.why else {})
-        order = p.sort(dim=1, descending=True)
+        order = p.double().sort(dim=1, descending=True)
         for name, values, share, find in (
             ("sets", [1 - v for v in self.true], coverage, lambda found: [
                 ks[:n] for ks, n in zip(order.indices.tolist(),
-                                        (order.values >= 1 - found - 1e-5).sum(1).clamp_min(1).tolist(), strict=True)]),
+                                        (order.values >= 1 - found - 1e-9).sum(1).clamp_min(1).tolist(), strict=True)]),
             ("none", self.strangers, 1 - false_accept, lambda found: (order.values[:, 0] <= found).tolist()),
         ):  # fmt: skip
             if (found := quantile(values, share)) is not None:

@@ -6,11 +6,13 @@ import math
 import pytest
 import torch
 from mutations import Bug
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributions import MultivariateNormal
 from torch.testing import assert_close
 from zoo import WAYS, blobs
 
 from metaloop import Data, Task, functional, inference, neural_statistician, nn
+from metaloop.learners.inference import wide
 from metaloop.nn import mlp
 from metaloop.objectives import elbo, iwae
 from metaloop.testing import Case
@@ -212,6 +214,14 @@ def test_bounds_of_one_example():
         iwae(encoder, decoder, x, draws=0)
 
 
+def test_a_device_without_float64_is_asked_for_none():
+    """On a make-believe device: no numbers, but its name."""
+    with FakeTensorMode():
+        t = torch.ones(5, 3, device="mps")
+        one, each = wide(t), torch.func.vmap(wide)(t)
+    assert [(z.device.type, z.dtype) for z in (one, each)] == [("cpu", DOUBLE)] * 2
+
+
 def test_bad_input_is_refused():
     with pytest.raises(ValueError, match="infer is 'map', expected 'exact', 'descent' or 'amortised'"):
         inference(2, 1, ways=2, infer="map")
@@ -231,6 +241,8 @@ CASES = {
 }
 
 BUGS = [
+    Bug("float64 is asked of a device that has none", "learners/inference.py",
+        ('t.cpu() if t.device.type == "mps" else t', "t"), "test_a_device_without_float64_is_asked_for_none"),
     Bug("descent remembers its first gradients", "learners/inference.py", ("adam(beta2=0.9)", "adam()"),
         "test_descent_comes_to_the_best_diagonal_posterior[50]"),
     Bug("the cause of a set is that of one example", "learners/inference.py",
