@@ -46,4 +46,4 @@ def below(ranks: Sequence[int] | np.ndarray, draws: int, of: int) -> float:
 
 
 def p_value(p: float) -> str:
-    return "p < .001" if p < 1e-3 else f"p {p:.2f}"
+    return "p < .001" if p < 1e-3 else f"p {p:.{2 if p >= 0.1 else 3}f}"

@@ -94,7 +94,8 @@ def test_a_space_without_a_choice_and_numbers_out_of_range():
     with quiet():
         study = optuna.create_study(sampler=Evolution(space, population=1))
         for _ in range(3):
-            assert suggest(trial := study.ask(), space) == {"one": "alone", "two": 2}
+            trial = study.ask()
+            assert suggest(trial, space) == {"one": "alone", "two": 2}
             study.tell(trial, 0.0)
     for wrong in ({"population": 0}, {"sample": 0}):
         with pytest.raises(ValueError, match="expected 1 at least"):

@@ -6,8 +6,8 @@ Real, Aggarwal, Huang & Le, Regularized Evolution for Image Classifier Architect
     child      = the parent with one setting, evenly drawn, that has another value, evenly drawn                   (3)
 
 The first P trials are drawn at random. The population is read from the study, and the draws are addressed by (seed,
-trial's number), so there is nothing to keep: one worker's search is a function of the seed, and goes on where it was. A trial is drawn
-whole, at its first setting, so trials that are begun together do not disturb each other.
+trial's number), so there is nothing to keep: one worker's search is a function of the seed, and goes on where it was. A
+trial is drawn whole, at its first setting, so trials that are begun together do not disturb each other.
 """
 
 from typing import Any
