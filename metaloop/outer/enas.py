@@ -78,7 +78,7 @@ def enas(
         told = f"{rounds=}, {updates=}, {lessons=}, {proposals=}, {batch=}, {picks=}, {decay=}, {entropy=}"
         raise ValueError(f"enas({told}): expected 1 at least, a decay from 0 to below 1, an entropy from 0.")
     if not len(train.y) or not len(validation.y):
-        raise ValueError(f"enas: {len(train.y)} examples to train on and {len(validation.y)} to validate, expected some.")
+        raise ValueError(f"enas: {len(train.y)} examples to train on and {len(validation.y)} to validate: too few.")
     for name, part in net.named_modules():
         if getattr(part, "running_mean", None) is not None:
             raise ValueError(f"enas: {name} keeps moving statistics, a mixture of architectures'. Take transductive.")
