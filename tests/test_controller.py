@@ -3,15 +3,18 @@
 from itertools import product
 from threading import Thread
 
+import numpy as np
 import optuna
 import pytest
 import torch
 from mutations import Bug
+from optuna.trial import TrialState
 from torch.testing import assert_close
 
 from metaloop.outer import Controller, Policy, reinforce, search_by
 from metaloop.outer.search_space import read_space
 from metaloop.outer.search_study import open_store, quiet
+from metaloop.outer.search_table import Table
 
 SIZES = [2, 3]
 ALL = torch.tensor([*product(range(2), range(3))])
@@ -127,6 +130,31 @@ def test_rewards_of_a_study_that_minimises_are_minus_its_values():
     assert [t.params for t in up.trials] == [t.params for t in down.trials]
 
 
+@pytest.mark.parametrize("direction", ["maximize", "minimize"])
+def test_a_trial_without_a_value_is_as_bad_as_the_worst_so_far(direction):
+    """Losses are above 0, and no failure is better than one; before there is a worst nothing is learned."""
+    sign = -1.0 if direction == "maximize" else 1.0
+    with quiet():
+        study, controller = optuna.create_study(direction=direction), Controller(SPACE, batch=3, decay=0.5)
+        controller.propose(study)
+        for losses, baseline in (
+            ([None, None, None], None), ([None, 4.0, 1.0], -3.0), ([2.0, None, 3.0], -3.0), ([6.0, None, 0.0], -3.5)
+        ):  # fmt: skip
+            for loss in losses:
+                study.tell(study.ask(), *([None, TrialState.FAIL] if loss is None else [sign * loss]))
+            assert controller.propose(study)
+            assert controller.baseline == baseline
+
+
+def test_on_a_table_what_diverged_is_as_bad_as_the_worst():
+    """So a controller that is told losses leaves the cells that diverge, as it leaves those of the greatest loss."""
+    losses = np.array([[3.0, 2.0, 1.0, 4.0] * 3])
+    some = [Table(SPACE, {"loss": each}, False, {}) for each in (losses, np.where(losses == 4, np.nan, losses))]
+    some[0].scores["loss"][losses == 4] = 3.0
+    one, other = (table.run("controller", 12, 0, asks=3, lr=0.1, batch=4) for table in some)
+    assert one == other
+
+
 def test_what_it_cannot_do_is_said_in_one_line():
     with pytest.raises(ValueError, match=r"rate=0\.1\.\.1 is a range"):
         Controller(read_space({"rate": "0.1..1"}))
@@ -147,6 +175,9 @@ def test_what_it_cannot_do_is_said_in_one_line():
 
 
 BUGS = [
+    Bug("a failure is better than any loss", "outer/controller.py",
+        ("self.worst if self.failed is None else self.failed", "self.failed or 0.0"),
+        "test_a_trial_without_a_value_is_as_bad_as_the_worst_so_far[minimize]"),
     Bug("reinforce climbs down", "outer/controller.py",
         ("return -((rewards - baseline) * log_p).mean()", "return ((rewards - baseline) * log_p).mean()"),
         "test_the_gradient_is_the_exact_expected_rewards[0.0]"),

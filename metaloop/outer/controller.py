@@ -80,12 +80,13 @@ class Controller:
 
     batch: m. lr: Adam's; the paper's 6e-4 is for twelve thousand trials, 0.01 for hundreds. decay: of (3); the first
     batch sets the average and moves nothing. A study that minimises rewards by minus the value. failed: the reward of a
-    trial without a value. Raises ValueError if a setting has no end of values.
+    trial without a value; unless given the worst that has been told so far, and batches before there is one move
+    nothing. Raises ValueError if a setting has no end of values.
     """
 
     def __init__(
         self, space: Space, *, batch: int = 8, lr: float = 0.01, decay: float = 0.9, hidden: int = 35, layers: int = 2,
-        failed: float = 0.0, seed: int = 0,
+        failed: float | None = None, seed: int = 0,
     ):  # fmt: skip
         for name, dimension in space.items():
             if not isinstance(dimension, Choice):
@@ -98,6 +99,7 @@ class Controller:
         self.policy = Policy([len(each) for each in self.labels], hidden=hidden, layers=layers, seed=seed)
         self.adam = torch.optim.Adam(self.policy.parameters(), lr=lr)
         self.baseline: float | None = None
+        self.worst = math.inf  # reward that has been told
         self.learned = 0  # batches
 
     def propose(self, study: "Study") -> bool:
@@ -124,14 +126,19 @@ class Controller:
             raise ValueError(f"Controller: batch {self.learned} of the study '{study.study_name}' is another "
                              "controller's: of another space, seed, batch or rate.")  # fmt: skip
         sign = 1.0 if study.direction.name == "MAXIMIZE" else -1.0
-        rewards = [self.failed if t.value is None or not math.isfinite(t.value) else sign * t.value for t in told]
+        values = [None if t.value is None or not math.isfinite(t.value) else sign * t.value for t in told]
+        self.worst = min([self.worst, *(v for v in values if v is not None)])
+        self.learned += 1
+        failed = self.worst if self.failed is None else self.failed
+        rewards = [failed if v is None else v for v in values]
+        if not all(map(math.isfinite, rewards)):  # nothing has come to a value yet
+            return
         R, mean = torch.tensor(rewards, dtype=torch.double), sum(rewards) / len(rewards)
         if self.baseline is not None:
             self.adam.zero_grad()
             reinforce(self.policy.log_p(torch.tensor(tokens)), R, self.baseline).backward()
             self.adam.step()
         self.baseline = mean if self.baseline is None else self.decay * self.baseline + (1 - self.decay) * mean
-        self.learned += 1
 
 
 def search_by(

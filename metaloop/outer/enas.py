@@ -17,6 +17,7 @@ which climbs E R + beta H(pi), H the entropy. What is searched for, and then tra
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -24,10 +25,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..core import Data
-from ..engine.seeds import generator
+from ..engine.seeds import generator, noise
 from .controller import Policy, reinforce
 
-EXAMPLES = 500  # that are scored at once, normalised together
+EXAMPLES = 500  # at most that are scored at once, normalised together
 
 
 @dataclass
@@ -69,19 +70,23 @@ def enas(
         steps (1)) -> its schedule; a cosine to 0 unless given. controller_lr: Adam's. decay: of b. entropy: beta.
     picks: how many a (4) is the best of.
 
-    What is drawn in a step is a function of the seed and its number. Raises ValueError on numbers out of their range,
-    no sizes, a norm that keeps moving statistics, which would be those of a mixture of architectures, or a loss that is
-    not finite.
+    What is drawn in a step, the network's own noise included, is a function of the seed and its number; scores are in
+    evaluation mode, without noise. Raises ValueError on numbers out of their range, no examples or sizes, a norm that
+    keeps moving statistics, which would be those of a mixture of architectures, or a loss that is not finite.
     """
     if min(rounds, updates, lessons, proposals, batch, picks) < 1 or not 0 <= decay < 1 or entropy < 0:
         told = f"{rounds=}, {updates=}, {lessons=}, {proposals=}, {batch=}, {picks=}, {decay=}, {entropy=}"
         raise ValueError(f"enas({told}): expected 1 at least, a decay from 0 to below 1, an entropy from 0.")
+    if not len(train.y) or not len(validation.y):
+        raise ValueError(f"enas: {len(train.y)} examples to train on and {len(validation.y)} to validate: too few.")
     for name, part in net.named_modules():
         if getattr(part, "running_mean", None) is not None:
             raise ValueError(f"enas: {name} keeps moving statistics, a mixture of architectures'. Take transductive.")
     sizes = getattr(net, "sizes", None) if sizes is None else sizes
     if not sizes:
         raise ValueError("enas: the network does not say how many values each token has. Say sizes=.")
+    if min(sizes) < 1:
+        raise ValueError(f"enas: sizes={[*sizes]}, expected one value at least of each token.")
     found = Shared(net, Policy([*sizes], seed=seed))
     omega = (optimizer or (lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True)))(net.parameters())
     steps = (schedule or torch.optim.lr_scheduler.CosineAnnealingLR)(omega, rounds * updates)
@@ -90,7 +95,8 @@ def enas(
         for t in range(i * updates, (i + 1) * updates):
             g = generator(seed, "shared weights", t)
             a, B = found.policy.sample(1, g)[0].tolist(), minibatch(train, batch, g)
-            share(net, omega, a, B)                                                                       # (1)
+            with noise(seed, "noise of shared weights", t):
+                share(net, omega, a, B)                                                                   # (1)
             steps.step()
         total = 0.0
         for t in range(i * lessons, (i + 1) * lessons):
@@ -132,10 +138,24 @@ def learn(
 
 
 def accuracy(net: nn.Module, a: Sequence[int], data: Data) -> float:
-    """The share of the examples that m(a) gets right; its norms see them in batches, as training has it."""
-    parts = zip(data.x.split(EXAMPLES), data.y.split(EXAMPLES), strict=True)
-    with torch.no_grad():
+    """The share of the examples that m(a) gets right, in evaluation mode. Its norms see them in batches of one size
+    (within one example), of `EXAMPLES` at most."""
+    batches = math.ceil(len(data.y) / EXAMPLES)
+    parts = zip(data.x.tensor_split(batches), data.y.tensor_split(batches), strict=True)
+    with torch.no_grad(), evaluating(net):
         return sum(int((net(x, a).argmax(-1) == y).sum()) for x, y in parts) / len(data.y)
+
+
+@contextmanager
+def evaluating(net: nn.Module) -> Iterator[None]:
+    """Evaluation mode; then every part has the mode that it had."""
+    before = [(part, part.training) for part in net.modules()]
+    net.eval()
+    try:
+        yield
+    finally:
+        for part, training in before:
+            part.training = training
 
 
 def minibatch(data: Data, n: int, g: torch.Generator) -> Data:

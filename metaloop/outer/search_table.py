@@ -70,22 +70,28 @@ class Table:
 
     def run(self, sampler: str, draws: int, seed: int, *, asks: int = 100, **options: Any) -> list[int]:
         """The first `draws` different cells that a searcher asks for, in its order: one of `search_study.SAMPLERS`, or
-        "controller", `Controller` with these options.
+        "controller", `Controller` with these options, for which a cell that diverged is as bad as the table's worst.
 
         A cell asked for again is answered again, and is no draw; after asks * draws answers in all it has settled, and
-        there are fewer cells.
+        there are fewer cells. Raises ValueError unless 1 <= draws <= len(self), and on options of another searcher.
         """
         import optuna
 
         from .controller import Controller
         from .search_study import make_sampler, quiet, suggest
 
+        if not 1 <= draws <= len(self):
+            raise ValueError(f"Table.run: draws={draws}, expected 1 to {len(self)}, the cells that there are.")
+        if options and sampler != "controller":
+            raise ValueError(f"Table.run: '{sampler}' takes no options, and {', '.join(options)} was given.")
         means, order, controller = self.means(), {}, None
         known = {json.dumps(cell(self.space, i)): i for i in range(len(self))}
         with quiet():
             study = optuna.create_study(direction="maximize" if self.higher else "minimize")
             if sampler == "controller":
-                controller = Controller(self.space, seed=seed, **options)
+                rewards = (means if self.higher else -means)[~np.isnan(means)]
+                worst = {"failed": float(rewards.min())} if len(rewards) else {}
+                controller = Controller(self.space, seed=seed, **worst | options)
             else:
                 study.sampler = make_sampler(sampler, self.space, len(self) if sampler == "grid" else draws, seed)
             for i in range(asks * draws):
@@ -101,6 +107,30 @@ class Table:
                 if len(order) == draws:
                     break
         return [*order]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Of some choices from the first on, with one seed."""
+
+    seed: int
+    first: int
+    scores: dict[str, list[float | None]]
+
+    def __post_init__(self):
+        if min(self.seed, self.first) < 0:
+            raise ValueError(f"a batch has seed {self.seed} and begins at {self.first}")
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The file of a table."""
+
+    space: dict[str, Any]
+    seeds: int
+    higher: bool
+    about: dict[str, Any]
+    batches: list[Batch]
 
 
 def evaluate_table(
@@ -131,6 +161,7 @@ def evaluate_table(
         for name, given in made.items():
             if name != "about" and kept.get(name) != given:
                 raise ValueError(f"{path} holds another table: its {name} is {kept.get(name)}, now it is {given}.")
+        conform(kept, Kept, str(path))
     done = {(each["seed"], each["first"], len(next(iter(each["scores"].values())))) for each in kept["batches"]}
     table = Table(dimensions, {}, higher, kept["about"])
     for seed in range(seeds):
@@ -147,18 +178,20 @@ def evaluate_table(
 
 def read_table(path: str | Path, *, seeds: int | None = None) -> Table:
     """A table that `evaluate_table` kept; seeds: the first so many of its seeds, all unless given. Raises ValueError if
-    there is none, or it is not whole."""
-    kept = conform(read_json(Path(path)), dict[str, Any], str(path))
-    kept["seeds"] = min(kept["seeds"], seeds or kept["seeds"])
-    kept["batches"] = [each for each in kept["batches"] if each["seed"] < kept["seeds"]]
-    space = read_space(kept["space"])
+    there is none, it has fewer seeds, or it is not whole."""
+    kept = conform(read_json(Path(path)), Kept, str(path))
+    many = kept.seeds if seeds is None else seeds
+    if not 1 <= many <= kept.seeds:
+        raise ValueError(f"{path} has {kept.seeds} seeds, and {many} are asked for.")
+    space = read_space(kept.space)
+    shape = many, cells(space) or 0
     scores: dict[str, np.ndarray] = {}
-    for each in kept["batches"]:
-        for name, values in each["scores"].items():
-            if name not in scores:
-                scores[name] = np.full((kept["seeds"], cells(space) or 0), np.inf)
-            some = [np.nan if v is None else v for v in values]
-            scores[name][each["seed"], each["first"] : each["first"] + len(some)] = some
+    for each in kept.batches:
+        for name, values in each.scores.items() if each.seed < many else ():
+            part = scores.setdefault(name, np.full(shape, np.inf))[each.seed, each.first : each.first + len(values)]
+            if len(part) != len(values):
+                raise ValueError(f"{path} is damaged: it has scores of more than {shape[1]} choices.")
+            part[:] = [np.nan if v is None else v for v in values]
     if not scores or any(np.isinf(each).any() for each in scores.values()):
         raise ValueError(f"{path} is not whole: evaluate on with evaluate_table.")
-    return Table(space, scores, kept["higher"], kept["about"])
+    return Table(space, scores, kept.higher, kept.about)

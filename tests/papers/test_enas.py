@@ -163,6 +163,41 @@ def test_a_run_is_the_two_loops_written_out():
     assert accuracy(found.net, found.picked, validation) == found.accuracy
 
 
+class Noisy(Two):
+    """With dropout; what it sees is kept."""
+
+    def __init__(self):
+        super().__init__()
+        self.dropout, self.quiet, self.seen = nn.Dropout(0.5), nn.Dropout(0.5).eval(), []
+
+    def forward(self, x, a):
+        self.seen.append((len(x), self.dropout.training, self.quiet.training))
+        return super().forward(self.dropout(x), a)
+
+
+def test_noise_is_of_the_seed_and_scores_have_none():
+    """The same call from the same net is the same run, whatever torch's own generator is at."""
+    found = []
+    for i in range(2):
+        torch.manual_seed(i)
+        net = Noisy()
+        found.append(enas(net, examples(), examples(seed=2), rounds=2, updates=3, lessons=1, proposals=2, batch=5))
+        one_round = [(5, True, False)] * 3 + [(5, False, False)] * 2
+        assert net.seen[:10] == one_round * 2
+        assert {each[1:] for each in net.seen[10:]} == {(False, False)}
+        assert net.dropout.training
+        assert not net.quiet.training
+    assert found[0].rewards == found[1].rewards
+    assert_close([*found[0].net.parameters()], [*found[1].net.parameters()], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("n", "sizes"), [(5000, [500] * 10), (501, [251, 250]), (3, [3])])
+def test_examples_are_scored_in_batches_of_one_size(n, sizes):
+    net, data = Noisy(), examples(n)
+    assert accuracy(net, [0, 0], data) == (net.eval()(data.x, [0, 0]).argmax(-1) == data.y).double().mean()
+    assert [each[0] for each in net.seen[:-1]] == sizes
+
+
 def test_a_macro_network_is_its_equation():
     torch.manual_seed(0)
     net, x = Macro((2, 6, 6), 3, filters=4), torch.randn(5, 2, 6, 6)
@@ -185,6 +220,12 @@ def test_what_cannot_be_is_said_in_one_line():
         enas(Two(), B, B, lessons=0)
     with pytest.raises(ValueError, match="Say sizes="):
         enas(nn.Linear(4, 3), B, B)
+    with pytest.raises(ValueError, match=r"sizes=\[0, 0\], expected one value"):
+        enas(Two(), B, B, sizes=[0, 0])
+    with pytest.raises(ValueError, match="12 examples to train on and 0 to validate"):
+        enas(Two(), B, Data(B.x[:0], B.y[:0]))
+    with pytest.raises(ValueError, match="0 examples to train on and 12"):
+        enas(Two(), Data(B.x[:0], B.y[:0]), B)
     with pytest.raises(ValueError, match="keeps moving statistics"):
         enas(nn.Sequential(nn.BatchNorm1d(4)), B, B, sizes=SIZES)
     with pytest.raises(ValueError, match=r"the loss of \[\d, \d\] is nan"):
