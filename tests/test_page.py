@@ -116,7 +116,7 @@ def test_all_learners_answer_as_the_library_does(page, files):
     assert mine["classes"] == ["across", "down"]
     assert [mine["classes"][k] for k in np.argmax(mine["p"], 1)] == ["across", "down"]
     assert mine["sets"][0][0] == 0
-    assert mine["none"] == [False, False]
+    assert "count as" in mine["why no none"]  # one in ten is not to be promised from so few
 
 
 def test_those_that_are_named_answer(page):

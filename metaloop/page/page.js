@@ -510,8 +510,9 @@ function card(one, i) {
       if (answer.none?.[place()]) parts.push(make("p", {class: "wrong"}, "None of these: it is unlike every class that it knows."));
       if (answer.sets) parts.push(make("p", {}, `Set that holds the right class nine times in ten: ${answer.sets[place()].map(k => answer.classes[k]).join(", ")}.`));
       if (answer.sets && answer.sure) parts.push(make("p", {class: "says"}, `Set and "none of these" are told from ${answer.sure.of} unseen tasks of its data, of ${answer.sure.ways} classes with ${answer.sure.shots} picture${answer.sure.shots === 1 ? "" : "s"} each; drawings unlike them are less sure.`));
-      const why = answer["why no sets"];
+      const why = answer["why no sets"], whyNot = answer["why no none"];
       if (why) parts.push(make("p", {class: "says"}, `No set: ${why}`));
+      if (whyNot) parts.push(make("p", {class: "says"}, `"None of these" is never said: ${whyNot}`));
     } else if (!answer.said) parts.push(make("p", {class: "says"}, "Draw a query to see what it says."));
     parts.push(right(i));
     if (answer.path) {
