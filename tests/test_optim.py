@@ -249,6 +249,7 @@ def test_a_step_takes_a_chunks_memory_beside_the_state(monkeypatch, dtype):
     large.grad = torch.ones_like(large)
     optimizer = Learned([large], theta)
     optimizer.step()
+    monkeypatch.delattr(ml.optim._OF_THREAD, "memory", raising=False)  # what was held is counted as well
     with Made() as made:
         optimizer.step()
     assert 0 < made.most < 16 * 4 * 50  # 36 rows of float32
@@ -275,7 +276,7 @@ def test_a_state_in_bfloat16_is_half_as_large():
 def test_a_step_in_inference_mode_leaves_others_as_they_were(theta, monkeypatch):
     monkeypatch.delattr(ml.optim._OF_THREAD, "memory", raising=False)
     ends = []
-    for inference in (False, True, False):
+    for inference in (True, False, False):
         net = model()
         F.cross_entropy(net(xor()[0]), xor()[1]).backward()
         with torch.inference_mode(inference):

@@ -248,7 +248,7 @@ BUGS = [
     Bug("a run is opened by its budget as it is today", "recipes/stored.py",
         ("if made.settings is not None else", "if False else"), OPENS),
     Bug("a predictor does not keep its settings", "recipes/stored.py",
-        ('told = ("recipe", "settings", ', 'told = ("recipe", '), OPENS),
+        ('names = ("recipe", "settings", ', 'names = ("recipe", '), OPENS),
     Bug("lists of settings stay lists", "recipes/plan.py",
         ("return tuple(map(tuples, value)) if", "return value if"), "test_settings_survive_json[oml-omniglot]"),
     Bug("a run is resumed with whatever settings", "engine/run.py",

@@ -24,6 +24,7 @@ from torch.func import grad
 from ..core import Data, Learner, Task, Theta, predictor
 from ..nn import Gaussian, adam
 from ..nn.classes import of_sets
+from ..nn.unit import wide
 from .neural_statistician import Part
 
 
@@ -47,11 +48,6 @@ class Densities:
     def sample(self, n: int) -> Float[Tensor, "n ways d"]:
         """n draws from each p(x|D_k)."""
         return self.mean + (self.scale @ torch.randn_like(self.mean.expand(n, -1, -1))[..., None])[..., 0]
-
-
-def wide(t: Tensor) -> Tensor:
-    """t in float64; on a CPU where it is on Apple's GPU, which has none."""
-    return (t.cpu() if t.device.type == "mps" else t).double()
 
 
 def inference(
@@ -104,8 +100,7 @@ def inference(
             seen = torch.cat([mean, 1 / n.clamp_min(1)[:, None]], 1)
             q = Gaussian.of(encoder[0](theta["encoder"], seen))                             # (4)
             return q.mean, torch.diag_embed(q.logvar.exp())
-        phi = {"m": mean.new_zeros(ways, causes), "log_v": mean.new_zeros(ways, causes)}
-        state = method.init(phi)
+        state = method.init(phi := {name: mean.new_zeros(ways, causes) for name in ("m", "log_v")})
         cost = lambda phi: -bound(theta, phi["m"], torch.diag_embed(phi["log_v"].exp()), mean, n, spread).sum()
         for k in range(inner_steps):
             phi, state = method.update(inner_lr * min(1, 2 - 2 * k / inner_steps), grad(cost)(phi), phi, state)  # (3)

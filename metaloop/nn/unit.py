@@ -1,4 +1,5 @@
-"""Directions of embeddings, and the cosines between them, also where an embedding is zero and has none."""
+"""Directions of embeddings, and the cosines between them, also where an embedding is zero and has none; and numbers in
+double precision where a device has none."""
 
 import torch
 import torch.nn.functional as F
@@ -33,3 +34,8 @@ def cosines(a: Float[Tensor, "n dim"], b: Float[Tensor, "m dim"]) -> Float[Tenso
 
 def _none(z: Tensor) -> Tensor:
     return z.detach().abs().amax(-1, keepdim=True) <= SHORTEST
+
+
+def wide(t: Tensor) -> Tensor:
+    """t in float64; on a CPU where it is on Apple's GPU, which has none."""
+    return (t.cpu() if t.device.type == "mps" else t).double()
