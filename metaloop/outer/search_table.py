@@ -90,7 +90,7 @@ class Table:
             study = optuna.create_study(direction="maximize" if self.higher else "minimize")
             if sampler == "controller":
                 rewards = (means if self.higher else -means)[~np.isnan(means)]
-                worst = {"failed": float(rewards.min())} if len(rewards) else {}
+                worst: dict[str, Any] = {"failed": float(rewards.min())} if len(rewards) else {}
                 controller = Controller(self.space, seed=seed, **worst | options)
             else:
                 study.sampler = make_sampler(sampler, self.space, len(self) if sampler == "grid" else draws, seed)
