@@ -48,7 +48,6 @@ from metaloop.testing import _StillNoise
 from metaloop.torch_private import pytree
 
 SHARES = {"exactness": 0.4, "speed": 0.4, "maml": 0.6, "rows": 1.0}  # of the seconds left, if others come after it
-ROOT = Path(__file__).resolve().parent.parent
 LARGEST = 15 * 2**20  # bytes of runs.tar
 MAML = reproduce.Item("maml-omniglot-5w1s", 60_000, 0, "as published, timed")
 
@@ -318,7 +317,7 @@ def beside(session: Session, item: reproduce.Item) -> dict[str, Any]:
     """Train an item in a process of its own; when the time is over it gets Ctrl-C, and saves."""
     began = time.monotonic()
     words = [sys.executable, "-m", "metaloop", *words_of(session, item)]
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "2"}
+    env = {**os.environ, "PYTHONPATH": str(reproduce.ROOT), "OMP_NUM_THREADS": "2"}
     status: int | None = None
     if session.left() > 50:  # else it would not come to its first step
         with open(item.folder.with_suffix(".txt"), "w") as log:

@@ -9,26 +9,15 @@ import pytest
 import torch
 from mutations import Bug
 from optuna.trial import TrialState
+from tokens import ALL, REWARDS, SIZES, policy
 from torch.testing import assert_close
 
-from metaloop.outer import Controller, Policy, reinforce, search_by
+from metaloop.outer import Controller, reinforce, search_by
 from metaloop.outer.search_space import read_space
 from metaloop.outer.search_study import open_store, quiet
 from metaloop.outer.search_table import Table
 
-SIZES = [2, 3]
-ALL = torch.tensor([*product(range(2), range(3))])
-REWARDS = torch.tensor([0.1, 0.9, 0.3, 0.2, 0.5, 0.7], dtype=torch.double)
 SPACE = read_space({"a": [0, 1], "b": [0, 1, 2], "c": ["x", "y"]})
-
-
-def policy():
-    """One whose choices are far from alike."""
-    found = Policy(SIZES, hidden=4, seed=1)
-    with torch.no_grad():
-        for p in found.parameters():
-            p.mul_(20)
-    return found
 
 
 def test_probabilities_are_of_all_choices_and_draws_follow_them():

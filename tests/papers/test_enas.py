@@ -1,11 +1,10 @@
 """ENAS: its two updates against enumeration and by hand, and that weights which an architecture does not use stay."""
 
-from itertools import product
-
 import pytest
 import torch
 import torch.nn.functional as F
 from mutations import Bug
+from tokens import ALL, REWARDS, SIZES, policy
 from torch import nn
 from torch.testing import assert_close
 
@@ -14,10 +13,6 @@ from metaloop.engine.seeds import generator
 from metaloop.nn import Macro
 from metaloop.outer import Policy, enas
 from metaloop.outer.enas import accuracy, learn, share
-
-SIZES = [2, 3]
-ALL = torch.tensor([*product(range(2), range(3))])
-REWARDS = torch.tensor([0.1, 0.9, 0.3, 0.2, 0.5, 0.7], dtype=torch.double)
 
 
 class Two(nn.Module):
@@ -37,15 +32,6 @@ class Two(nn.Module):
 def examples(n=12, seed=1):
     g = torch.Generator().manual_seed(seed)
     return Data(torch.randn(n, 4, generator=g).double(), torch.randint(4, (n,), generator=g))
-
-
-def policy():
-    """One whose choices are far from alike."""
-    found = Policy(SIZES, hidden=4, seed=1)
-    with torch.no_grad():
-        for p in found.parameters():
-            p.mul_(20)
-    return found
 
 
 class Kept(torch.optim.Optimizer):
