@@ -42,6 +42,7 @@ import torch
 import unrolled
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from shrunk import idx
 from told import filled, interval
 from torch import Tensor, nn
 from torch import multiprocessing as mp
@@ -65,12 +66,6 @@ Data = dict[str, tuple[Tensor, Tensor]]  # "train", "validation", "test": x, y
 # Data -----------------------------------------------------------------------------------------------------------------
 def folder(name: str) -> Path:
     return Path(os.environ["METALOOP_DATA"]) / name
-
-
-def idx(path: Path) -> np.ndarray:
-    raw = gzip.decompress(path.read_bytes())
-    shape = np.frombuffer(raw, ">i4", count=raw[3], offset=4)
-    return np.frombuffer(raw, np.uint8, offset=4 + 4 * raw[3]).reshape(shape)
 
 
 def divided(x: Any, y: Any, validation: int, test: int) -> Data:

@@ -23,13 +23,23 @@ def adapt(learner: Learner, theta: Theta, x: Tensor, y: Tensor, *, ways: int, ca
     classes apart.
     """
     check(call, learner, theta)
-    order = taken(len(x)).to(x.device)
-    support = Data(x[order], y[order])
+    support = in_order(x, y)
     alone = Task(*(Data(d.x[None], d.y[None]) for d in (support, Data(x[:1], y[:1]))))
     check_labels(call, alone, ways)
     check_outputs(call, learner, theta, alone, ways)
-    with torch.no_grad(), at_meta_test(), float32(x.device):
+    return adapted(learner, theta, support)
+
+
+def adapted(learner: Learner, theta: Theta, support: Data) -> Callable:
+    """F_theta(S) as `adapt` has it, of a learner that was tried with a support set of this size."""
+    with torch.no_grad(), at_meta_test(), float32(support.x.device):
         return learner.adapt(theta, support)
+
+
+def in_order(x: Tensor, y: Tensor) -> Data:
+    """n examples in the order in which `adapt` takes them."""
+    order = taken(len(x)).to(x.device)
+    return Data(x[order], y[order])
 
 
 def taken(n: int) -> Tensor:

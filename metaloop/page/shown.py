@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..core import Data
-from ..engine.predictor import adapt, embedding, probabilities, taken
+from ..engine.predictor import adapt, adapted, embedding, in_order, probabilities, taken
 from ..engine.run import Run
 from ..engine.seeds import generator, noise
 from ..nn.functional import at_meta_test
@@ -94,10 +94,8 @@ class Trained:
         with torch.no_grad(), at_meta_test():
             if made.plane is not None and (embed := embedding(made.f)) is not None:
                 shown["plane"] = {**made.plane, "queries": self.placed(embed(q)) if len(q) else []}
-            order = taken(len(y))
-            S = Data(made.x[order], torch.tensor(y)[order])
-            if len(q) and (found := attended(made.f, S, q)) is not None:
-                shown["attends"] = found[0][:, order.argsort()].double().round(decimals=4).tolist()
+            if len(q) and (found := attended(made.f, in_order(made.x, torch.tensor(y)), q)) is not None:
+                shown["attends"] = found[0][:, taken(len(y)).argsort()].double().round(decimals=4).tolist()
                 shown["slots"] = found[1]
         if made.samples is not None:
             shown["samples"] = made.samples
@@ -135,9 +133,7 @@ class Trained:
             f = adapt(learner, self.run.theta, x, y, ways=ways)
             self._checked.add((ways, len(x)))
             return f
-        order = taken(len(x))
-        with torch.no_grad(), at_meta_test():
-            return learner.adapt(self.run.theta, Data(x[order], y[order]))
+        return adapted(learner, self.run.theta, in_order(x, y))
 
     def samples(self, f: Any, ways: int) -> list[list[str]]:
         """Pictures that are drawn from each class's density."""
