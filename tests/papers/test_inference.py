@@ -216,7 +216,16 @@ def test_bounds_of_one_example():
 
 def test_a_device_without_float64_is_asked_for_none():
     """On a make-believe one, that has no `double`."""
-    there = SimpleNamespace(device=SimpleNamespace(type="mps"), cpu=lambda: torch.ones(5, 3))
+    class There(torch.Tensor):
+        device = SimpleNamespace(type="mps")
+
+        def cpu(self):
+            return self.as_subclass(torch.Tensor)
+
+        def double(self):
+            raise TypeError("no float64 here")
+
+    there = torch.ones(5, 3).as_subclass(There)
     assert (wide(there).device.type, wide(there).dtype) == ("cpu", DOUBLE)
 
 
@@ -239,7 +248,7 @@ CASES = {
 }
 
 BUGS = [
-    Bug("float64 is asked of a device that has none", "learners/inference.py",
+    Bug("float64 is asked of a device that has none", "nn/unit.py",
         ('t.cpu() if t.device.type == "mps" else t', "t"), "test_a_device_without_float64_is_asked_for_none"),
     Bug("descent remembers its first gradients", "learners/inference.py", ("adam(beta2=0.9)", "adam()"),
         "test_descent_comes_to_the_best_diagonal_posterior[50]"),
