@@ -83,7 +83,8 @@ def gaussian_process(
         K = kernel.between(params, x, x)
         h = theta["noise"].double().exp() * K.diagonal().mean()
         L = torch.linalg.cholesky_ex(K + h * torch.eye(len(x), device=x.device, dtype=x.dtype))[0]            # (1)
-        alpha = torch.cholesky_solve(y - centre, L)
+        L = L.contiguous()  # by rows, as a file will have it: products round by the order
+        alpha = torch.cholesky_solve(y - centre, L).contiguous()
         free = len(x) * (y.shape[1] - (0 if member is None else 1))
         spread = (y - centre).abs().amax() > 1e-14 * y.abs().amax()  # more than the mean's own rounding
         scale = torch.where(spread, ((y - centre) * alpha).sum() / max(free, 1), 1.0)                        # (4)
