@@ -136,7 +136,7 @@ def test_commands_run(workplace, monkeypatch, capsys):
             assert done.returncode == 0, done.stderr
         elif words[0] == "python":  # tests/test_examples.py runs them
             assert (ROOT / words[1]).exists(), command
-        elif not re.search("omniglot|mnist", command) or os.environ.get("METALOOP_DATA"):
+        elif not re.search("omniglot|mnist|imagenet|multi30k|tables", command) or os.environ.get("METALOOP_DATA"):
             assert words[0] == "metaloop"
             assert main(quick(words[1:])) in (0, None), f"{command}: {capsys.readouterr().err}"
 
