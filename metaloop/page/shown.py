@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from time import perf_counter
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -17,10 +18,10 @@ from PIL import Image
 from torch import Tensor
 
 from ..core import Data
-from ..engine.predictor import adapt, adapted, embedding, in_order, probabilities, taken
+from ..engine.predictor import adapt, adapted, embedding, in_order, policies, probabilities, taken
 from ..engine.run import Run
 from ..engine.seeds import generator, noise
-from ..nn.functional import at_meta_test
+from ..nn.functional import Net, at_meta_test
 from ..own.pictures import KIND
 from ..recipes.stored import any_predictor, open_run, save_predictor
 from ..targets import CLASSES
@@ -75,6 +76,7 @@ class Trained:
         self._checked: set[tuple[int, int]] = set()
         self._sure: dict[tuple[int, int], Sure] = {}
         self._made: Made | None = None
+        self._places: WeakKeyDictionary[Picture, list[float]] = WeakKeyDictionary()
         if "inner_steps" in takes:
             self.usual = takes["inner_steps"].default
             self.steps = sorted({0, self.usual, *self.run.plan.inner_steps})
@@ -92,8 +94,8 @@ class Trained:
         if made.path:
             shown["path"] = [{**entry, "p": rows(f, q, ways)} for f, entry in made.path]
         with torch.no_grad(), at_meta_test():
-            if made.plane is not None and (embed := embedding(made.f)) is not None:
-                shown["plane"] = {**made.plane, "queries": self.placed(embed(q)) if len(q) else []}
+            if made.plane is not None:
+                shown["plane"] = {**made.plane, "queries": self.places(made.f, queries, q)}
             if len(q) and (found := attended(made.f, in_order(made.x, torch.tensor(y)), q)) is not None:
                 shown["attends"] = found[0][:, taken(len(y)).argsort()].double().round(decimals=4).tolist()
                 shown["slots"] = found[1]
@@ -112,9 +114,9 @@ class Trained:
         with torch.no_grad(), at_meta_test():
             if self.steps:
                 made.path = self.path(f, x, labels, ways)
-            elif (embed := embedding(f)) is not None:
+            elif embedding(f) is not None:
                 assert self.in_plane is not None
-                made.plane = {"support": self.placed(embed(x)), "y": y, "prototypes": []}
+                made.plane = {"support": self.places(f, pictures, x), "y": y, "prototypes": []}
                 if (c := prototypes(f, len(self.in_plane[0]))) is not None:
                     made.plane["prototypes"] = self.placed(c)
             if hasattr(f, "sample"):
@@ -155,6 +157,17 @@ class Trained:
             for (_, entry), at in zip(found, main_plane(torch.stack(phis)), strict=True):
                 entry["at"] = at
         return found
+
+    def places(self, f: Any, pictures: Sequence[Picture], x: Tensor) -> list[list[float]]:
+        """Where f's embedding has pictures, which are x as numbers. One by theta alone has a picture where it had it
+        before a stroke in another."""
+        embed = embedding(f)
+        assert embed is not None
+        if not by_theta_alone(f, self.run.theta):
+            return self.placed(embed(x)) if len(x) else []
+        if new := [i for i, one in enumerate(pictures) if one not in self._places]:
+            self._places.update(zip([pictures[i] for i in new], self.placed(embed(x[new])), strict=True))
+        return [self._places[one] for one in pictures]
 
     def placed(self, z: Tensor) -> list[list[float]]:
         """Embeddings in a plane that depends on the run alone, and so stays put."""
@@ -294,6 +307,13 @@ def descended(
     with torch.no_grad():
         losses.append(F.cross_entropy(net(x), y).item())
     return [round(min(loss, 99.0), 4) for loss in losses], net
+
+
+def by_theta_alone(f: Any, theta: Any) -> bool:
+    """Whether f's embedding is that of theta, whatever S is, and takes each x by itself."""
+    own = {id(t) for t in pytree.tree_leaves(theta)}
+    parts = pytree.tree_leaves(getattr(f, "theta", getattr(f, "net", None)))
+    return isinstance(f.embed, Net) and "transductive" not in policies(f) and all(id(t) in own for t in parts)
 
 
 def rows(f: Any, x: Tensor, ways: int) -> list[list[float]]:
