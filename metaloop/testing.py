@@ -357,9 +357,10 @@ def judge(law: str, case: Case) -> None:
     try:
         with _StillNoise() if law in STILL else nullcontext():
             LAWS[law](case)
-    except (AssertionError, RuntimeError) as broken:  # RuntimeError: torch refuses, in vmap or compile
-        if law not in case.waived:
-            raise AssertionError(f"{law}: {broken}\n    The law: {getdoc(LAWS[law])}") from broken
+    except Exception as broken:
+        if law not in case.waived or not isinstance(broken, (AssertionError, RuntimeError)):  # torch refuses by these
+            what = broken if isinstance(broken, AssertionError) else f"{type(broken).__name__}: {broken}"
+            raise AssertionError(f"{law}: {what}\n    The law: {getdoc(LAWS[law])}") from broken
     else:
         if law in case.waived:
             raise AssertionError(f"{law}: holds, though waived ({case.waived[law]!r}). Remove the waiver.")

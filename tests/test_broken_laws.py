@@ -49,6 +49,18 @@ def breaks(law: str, learner: Learner, message: str, tasks=blobs) -> None:
         check(learner, tasks, laws=[law])
 
 
+def test_whatever_a_learner_raises_is_told_with_its_law():
+    """Also where the law is waived: a waiver is of what the law asks, not of mistakes."""
+
+    def adapt(theta, S):
+        return {}["prototypes"]
+
+    lost = Learner(PROTONET.init, adapt, PROTONET.objective)
+    breaks("adapt_is_pure", lost, "KeyError: 'prototypes'\n    The law: ")
+    with pytest.raises(AssertionError, match="KeyError"):
+        check(lost, blobs, laws=["adapt_is_pure"], waive={"adapt_is_pure": "it is not"})
+
+
 # answers_mean_what_is_said
 
 ANSWERS = "answers_mean_what_is_said"
