@@ -1,5 +1,6 @@
 """Which device computes."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,11 +14,11 @@ def choose(device: str | torch.device = "auto") -> torch.device:
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name == "auto":
         return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if there[kind]))
-    kind, _, index = name.partition(":")
+    kind, colon, index = name.partition(":")
     found = [k for k, yes in there.items() if yes]
-    if kind not in there:
-        raise ValueError(f"device {name!r} is unknown. Use auto, {', '.join(there)}.")
-    if not there[kind] or (kind == "cuda" and index and int(index) >= torch.cuda.device_count()):
+    if kind not in there or (colon and not re.fullmatch("[0-9]{1,4}", index)):
+        raise ValueError(f"device {name!r} is unknown. Use auto, {', '.join(there)}, or one by its number: cuda:1.")
+    if not there[kind] or int(index or 0) >= (torch.cuda.device_count() if kind == "cuda" else 1):
         raise ValueError(f"device {name!r} is not on this machine, which has: {', '.join(found)}.")
     return torch.device(name)
 
