@@ -248,6 +248,8 @@ def figure(told: dict, path: Path) -> None:
             axis.scatter([m[name] for m in told["models"]], [2 ** mean(m) for m in told["models"]],
                          marker=mark, s=16, alpha=0.6, label=f"by {probe}")  # fmt: skip
         axis.set(xlabel=name, yscale="log")
+        axis.set_yticks([8, 16, 32, 64], ["8", "16", "32", "64"])
+        axis.minorticks_off()
     axes[0].set_ylabel("shots needed, mean over factors")
     axes[0].legend(frameon=False)
     drawn.tight_layout()
