@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .heads import HEADS, ROUGH, centred, closeness, coefficients, folds_of, held_out, known, scores, training
+from .heads import HEADS, centred, closeness, folds_of, held_out, known, roughly, scores, training
 
 # T of one example a class, in that of logistic 10; and the power of k that it grows with (benchmarks/own.py).
 USUAL = {
@@ -167,7 +167,7 @@ def strangers(G: dict[str, Tensor], Y: Tensor, blend: dict[str, float], head: st
         own = Y[:, ~others].sum(1) > 0
         w = (~own).double()[None]
         g = mixed({f: centred(G[f], w) for f in blend}, blend)
-        s = scores(head, g, coefficients(head, g, Y, w, ROUGH), g)[0]
+        s = scores(head, g, roughly(head, g, Y, w), g)[0]
         found[own] = known(head, s[own][:, others], close[own][:, others])
     return found.tolist()
 

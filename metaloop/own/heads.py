@@ -55,6 +55,11 @@ def coefficients(head: str, G: Tensor, Y: Tensor, w: Tensor, enough: float = 1e-
     return A
 
 
+def roughly(head: str, G: Tensor, Y: Tensor, w: Tensor) -> Tensor:
+    """`coefficients` to try a head by: in float32, whose rounding is far below ROUGH, in 0.4 of the time."""
+    return coefficients(head, G.float(), Y.float(), w.float(), ROUGH).to(G.dtype)
+
+
 def scores(head: str, g: Tensor, A: Tensor, G: Tensor) -> Tensor:
     """(1) to (3) for g [f, q, n], with A [f, n, K] of `coefficients` at G [f, n, n]: [f, q, K]; -inf for classes
     without an example."""
@@ -91,7 +96,7 @@ def folds_of(y: Tensor, most: int) -> Tensor:
 def held_out(head: str, g: Tensor, Y: Tensor, folds: Tensor) -> Tensor:
     """The scores of each example by the head of the others, those of another fold, for g [F, n, n] centred on these:
     [n, K]; of no use where an example is never held out."""
-    s = scores(head, g, coefficients(head, g, Y, training(folds).to(g.dtype), ROUGH), g)
+    s = scores(head, g, roughly(head, g, Y, training(folds).to(g.dtype)), g)
     return s[folds.clamp_min(0), torch.arange(len(folds))]
 
 
