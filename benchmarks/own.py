@@ -2,13 +2,15 @@
 
     python benchmarks/own.py [--kinds cifar10 ...] [--shots 1 3 5 10] [--draws 40] [--plain]
 
-Each draw takes `ways` classes of a kind, `shots` pictures of each to adapt to and ten others to ask of, and as many
-classes that are none of these as are left, up to as many. Written, for each number of shots, to results/own-KIND.json
-(with --plain, which leaves out features that need an extra, to results/own-KIND-plain.json): the share that is right,
-beside that of the nearest picture by its 32 x 32 pixels; the calibration error in 15 bins; the area under the curve of
-known against unknown; in how many draws the stated 95 % interval holds the share that is right; how often the 90 % sets
-hold the true class, and how large they are; the share of unknown pictures that are taken for a class at a stated rate
-of 10 % and of 20 %, and of its own that still are; in what share of draws such a rate is promised at all.
+Each draw takes `ways` classes of a kind, `shots` pictures of each to adapt to and fifty others to ask of (what is left
+of twenty where a class has no more: omniglot), and as many classes that are none of these as are left, up to as many.
+Written, for each number of shots, to results/own-KIND.json (with --plain, which leaves out features that need an extra,
+to results/own-KIND-plain.json): the share that is right, beside that of the nearest picture by its 32 x 32 pixels; the
+calibration error in 15 bins; the area under the curve of known against unknown; the share that `adapt` expects to be
+right, half of its 95 % interval, and in how many draws that interval, widened by the 95 % interval of the pictures
+asked, holds the share that is right; how often the 90 % sets hold the true class, and how large they are; the share of
+unknown pictures that are taken for a class at a stated rate of 10 % and of 20 %, and of its own that still are; in what
+share of draws such a rate is promised at all.
 
 Pictures are looked for in METALOOP_DATA: cifar10/cifar10-test-jpg.zip, fashion_mnist/t10k-*.gz,
 omniglot/images_evaluation.zip, mini_imagenet/*.zip. Kinds that are not there are left out.
@@ -17,6 +19,7 @@ omniglot/images_evaluation.zip, mini_imagenet/*.zip. Kinds that are not there ar
 import argparse
 import gzip
 import json
+import math
 import os
 import time
 import zipfile
@@ -41,7 +44,7 @@ from metaloop.own.predictor import key, remade
 from metaloop.report.calibration import auroc, ece
 
 ROOT = Path(__file__).resolve().parent.parent
-ASKED, WAYS = 10, 20  # pictures of a class that are asked of; classes at most
+ASKED, WAYS = 50, 20  # pictures of a class that are asked of, and classes, at most
 COVERAGE, RATES = 0.9, (0.1, 0.2)
 
 
@@ -102,14 +105,23 @@ def draws(z: dict[str, Tensor], shots: int, n: int) -> Iterator[tuple]:
             index = rows[these, low:high]
             return {name: v[these[:, None], index].flatten(0, 1) for name, v in z.items()}
 
-        y = torch.arange(ways)
-        S, Q = take(known, 0, shots), take(known, shots, shots + ASKED)
-        yield S, Q, take(unknown, 0, ASKED), y.repeat_interleave(shots), y.repeat_interleave(ASKED)
+        y, asked = torch.arange(ways), min(ASKED, pictures - shots)
+        S, Q = take(known, 0, shots), take(known, shots, shots + asked)
+        yield S, Q, take(unknown, 0, ASKED), y.repeat_interleave(shots), y.repeat_interleave(asked)
+
+
+def holds(stated: tuple[float, float, float], right: Tensor) -> bool:
+    """Whether a share and its 95 % interval (mid, low, high) hold that of which `right` [K, q] are answers, which has
+    noise of its own: that of q pictures of each of K classes, by which the interval is widened."""
+    mid, low, high = stated
+    share, (K, q) = right.mean(1), right.shape
+    noise = 1.959964 * math.sqrt(float((share * (1 - share)).sum()) / (q - 1)) / K
+    return mid - math.hypot(mid - low, noise) <= float(share.mean()) <= mid + math.hypot(high - mid, noise)
 
 
 def measure(features, z: dict[str, Tensor], pixels: str, shots: int, n: int) -> dict:
     """One row: see above."""
-    p, right, truth, areas, nearest, held, sizes, hits, seconds, worth = ([] for _ in range(10))
+    p, right, truth, areas, nearest, held, stated, sizes, hits, seconds, worth = ([] for _ in range(11))
     taken: dict[float, list[float]] = {rate: [] for rate in RATES}
     kept: dict[float, list[float]] = {rate: [] for rate in RATES}
     chosen: Counter[str] = Counter()
@@ -128,8 +140,8 @@ def measure(features, z: dict[str, Tensor], pixels: str, shots: int, n: int) -> 
         nearest.append(float((y[(Q[pixels] @ S[pixels].T).argmax(1)] == yq).double().mean()))
         chosen[f"{f.choice.head}: " + ", ".join(f"{m} {s:.2f}" for m, s in f.choice.features.items())] += 1
         if f.choice.held:
-            _, low, high = outlook(f.choice, f.y)
-            held.append(low <= float(right[-1].double().mean()) <= high)
+            stated.append(outlook(f.choice, f.y))
+            held.append(holds(stated[-1], right[-1].double().unflatten(0, (len(classes), -1))))
             with suppress(ValueError):
                 sets = f.sets(a.p, COVERAGE)
                 hits.append(np.mean([int(k) in s for k, s in zip(yq, sets, strict=True)]))
@@ -147,8 +159,10 @@ def measure(features, z: dict[str, Tensor], pixels: str, shots: int, n: int) -> 
         "pixels_nearest": mean(nearest),
         "calibration_error": round(ece(torch.cat(p).amax(1), torch.cat(right)), 4),
         "log_loss": round(float(F.nll_loss(torch.cat(p).clamp_min(1e-12).log(), torch.cat(truth))), 4),
-        "auroc_unknown": mean(areas), "interval_holds": mean(held), "set_coverage_90": mean(hits),
-        "set_size_90": mean(sizes), "choosing_seconds": mean(seconds),
+        "auroc_unknown": mean(areas), "set_coverage_90": mean(hits),
+        "set_size_90": mean(sizes), "choosing_seconds": mean(seconds), "asked_of_a_class": len(yq) // len(classes),
+        "expected": mean([mid for mid, _, _ in stated]), "interval_holds": mean(held),
+        "interval_half": mean([(high - low) / 2 for _, low, high in stated]),
         "strangers_count_as": mean(worth),
         **{f"false_accept_at_{100 * r:.0f}": mean(v) for r, v in taken.items()},
         **{f"accept_at_{100 * r:.0f}": mean(v) for r, v in kept.items()},
@@ -165,8 +179,12 @@ def page() -> str:
         promised = r[f"promised_at_{at}"]
         return percent(r[f"false_accept_at_{at}"]) + (f" ({percent(promised)})" if 0 < promised < 1 else "")
 
+    def expects(r: dict) -> str:
+        return "" if r["expected"] is None else f"{percent(r['expected'])} ± {percent(r['interval_half'])}"
+
     head = ("pictures", "features", "ways, shots", "right ± 95 %", "nearest by pixels", "calibration error",
-            "AUROC of unknown", "let in, at 10 %", "at 20 %", "90 % sets hold", "interval holds")  # fmt: skip
+            "AUROC of unknown", "let in, at 10 %", "at 20 %", "90 % sets hold", "expects",
+            "its interval holds")  # fmt: skip
     lines = [f"| {' | '.join(head)} |", "|" + " --- |" * len(head)]
     most = {round(100 * rate): (-1.0, "") for rate in RATES}
     for path in sorted((ROOT / "results").glob("own-*.json")):
@@ -180,7 +198,8 @@ def page() -> str:
             cells = (told["kind"], features, f"{r['ways']}, {r['shots']}",
                      f"{percent(r['accuracy'])} ± {percent(r['ci95'])}", percent(r["pixels_nearest"]),
                      percent(r["calibration_error"]), f"{r['auroc_unknown']:.2f}", let_in(r, 10),
-                     let_in(r, 20), percent(r["set_coverage_90"]), percent(r["interval_holds"]))  # fmt: skip
+                     let_in(r, 20), percent(r["set_coverage_90"]), expects(r),
+                     percent(r["interval_holds"]))  # fmt: skip
             lines.append(f"| {' | '.join(cells)} |")
     worst = (f"{percent(value)} at {at} % ({where})" for at, (value, where) in most.items() if where)
     lines += ["", f"The most that was let in: {'; '.join(worst)}."]
@@ -213,12 +232,13 @@ def main() -> None:
         for shots in args.shots:
             rows.append(measure(features, z, pixels, shots, args.draws))
             print(kind, json.dumps(rows[-1]), flush=True)
-        told = {
-            "what": "own pictures, no run", "kind": kind, "features": [f.name for f in features],
-            "features_seconds_per_picture": round(spent, 4), "rows": rows, "versions": versions(), "machine": machine(),
-        }  # fmt: skip
-        path = args.out / f"own-{kind}{'-plain' if args.plain else ''}.json"
-        path.write_text(json.dumps(told, indent=1, default=str) + "\n")
+            told = {
+                "what": "own pictures, no run", "kind": kind, "features": [f.name for f in features],
+                "features_seconds_per_picture": round(spent, 4), "rows": rows, "versions": versions(),
+                "machine": machine(),
+            }  # fmt: skip
+            path = args.out / f"own-{kind}{'-plain' if args.plain else ''}.json"
+            path.write_text(json.dumps(told, indent=1, default=str) + "\n")
     (ROOT / "docs" / "own-pictures.md").write_text(page())
 
 
