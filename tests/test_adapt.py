@@ -127,6 +127,18 @@ def test_what_is_held_out_is_what_the_others_say(head, monkeypatch):
         assert torch.allclose(got[~rest], want, atol=0.01)
 
 
+def test_where_half_of_the_bound_does_not_do_the_bound_does(monkeypatch):
+    _, G, y = cosines(4, 3, apart=0.3)
+    everyone, Y = torch.ones(1, 12).double(), F.one_hot(y).double()
+    want = heads.coefficients("logistic 20", G[None], Y, everyone, 1e-9)
+    slope = want - everyone[:, :, None] * (Y - (400 * G @ want).softmax(-1))
+    assert slope.abs().max() < 1e-7
+    monkeypatch.setattr(heads, "BOUNDS", ((0.01, 50), heads.BOUNDS[1]))  # steps that are far too long
+    assert torch.allclose(heads.coefficients("logistic 20", G[None], Y, everyone, 1e-9), want, atol=1e-7)
+    monkeypatch.setattr(heads, "BOUNDS", ((0.01, 50), (0.01, 50)))
+    assert not torch.allclose(heads.coefficients("logistic 20", G[None], Y, everyone, 1e-9), want, atol=1e-3)
+
+
 def test_scores_of_nearest_and_prototypes_are_their_equations():
     z, G, y = cosines(3, 2)
     Y, everyone = F.one_hot(y).double(), torch.ones(1, 6).double()
