@@ -225,6 +225,7 @@ def page() -> str:
             "its interval holds")  # fmt: skip
     lines = [f"| {' | '.join(head)} |", "|" + " --- |" * len(head)]
     most = {round(100 * rate): (-1.0, "") for rate in RATES}
+    held = []
     for path in sorted((ROOT / "results").glob("own-*.json")):
         told = json.loads(path.read_text())
         for r in told["rows"]:
@@ -233,6 +234,7 @@ def page() -> str:
                 if (value := r[f"false_accept_at_{at}"]) is not None and value > most[at][0]:
                     most[at] = value, (f"{told['kind']}, {features}, {r['ways']} classes of {r['shots']}, accepted in "
                                        f"{percent(r[f'promised_at_{at}'])} of a hundred draws")  # fmt: skip
+            held += [] if r["interval_holds"] is None else [r["interval_holds"]]
             cells = (told["kind"], features, f"{r['ways']}, {r['shots']}",
                      f"{percent(r['accuracy'])} ± {percent(r['ci95'])}", percent(r["pixels_nearest"]),
                      percent(r["calibration_error"]), f"{r['auroc_unknown']:.2f}", let_in(r, 10),
@@ -241,6 +243,8 @@ def page() -> str:
             lines.append(f"| {' | '.join(cells)} |")
     worst = (f"{percent(value)} at {at} % ({where})" for at, (value, where) in most.items() if where)
     lines += ["", f"The most that was let in: {'; '.join(worst)}."]
+    lines += ["", f"The interval held in {percent(min(held))} to {percent(max(held))} of a hundred draws, in "
+                  f"{percent(np.mean(held))} on the average."]  # fmt: skip
     path = ROOT / "docs" / "own-pictures.md"
     text = filled(path.read_text(), "own", "\n".join(lines) + "\n", path.name)
     told = json.loads((ROOT / "results" / "adapt-cost.json").read_text())

@@ -613,6 +613,8 @@ def test_the_page_has_all_that_was_measured():
     for at in (10, 20):
         most = max(row[f"false_accept_at_{at}"] or 0 for row in rows)
         assert f" {100 * most:.0f} at {at} % (" in text.partition("The most that was let in:")[2]
+    least = min(row["interval_holds"] for row in rows if row["interval_holds"] is not None)
+    assert f"The interval held in {100 * least:.0f} to" in text
 
 
 def test_one_class_alone(call, tmp_path):
