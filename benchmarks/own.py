@@ -174,7 +174,7 @@ def measure(features, z: dict[str, Tensor], pixels: str, shots: int, n: int) -> 
     }  # fmt: skip
 
 
-def cost(root: Path, times: int = 3) -> dict:
+def cost(root: Path, times: int = 5) -> dict:
     """CPU seconds of what `adapt` does with 200 photographs, on one thread, and in turns of EfficientNet's own forward
     passes over 200 pictures. The photographs are mini-ImageNet's, ten of each class, as JPEG of 500 x 375."""
     torch.set_num_threads(1)
