@@ -225,6 +225,7 @@ def main():
     parser.add_argument("--seconds", type=float, default=1e6, help="after which what is not done is left")
     parser.add_argument("--prepare", type=Path, metavar="FILE", help="only keep MiniLM's vectors of these tasks")
     parser.add_argument("--vectors", type=Path, metavar="FILE", help="where they are kept")
+    parser.add_argument("--kept", type=Path, metavar="FILE", help="tasks that are done, to go on from where it ended")
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "texts.json")
     parser.add_argument("--table", action="store_true")
     options = parser.parse_args()
@@ -240,18 +241,26 @@ def main():
         z = features.build(MINILM)(texts).half().numpy()
         np.savez(options.prepare, texts=np.frombuffer("\0".join(texts).encode(), np.uint8), z=z)
         return
-    asked = [(data, *of, which, options.vectors) for of in numbered for which in ("minilm", "tf-idf")]
     done, end = {}, start + options.seconds
+    if options.kept is not None and options.kept.exists():
+        for line in options.kept.read_text().splitlines():
+            of, of_features = json.loads(line)
+            done.setdefault(tuple(of), {}).update(of_features)
+    asked = [(data, *of, which, options.vectors) for of in numbered for which in ("minilm", "tf-idf")
+             if f"ours, {which}" not in done.get(of, {})]  # fmt: skip
     with Pool(options.processes) as pool, suppress(StopIteration, TimeoutError):
         found = pool.imap_unordered(job, asked)
         while True:
             of, of_features = found.next(max(end - time.monotonic(), 0.01))
             done.setdefault(of, {}).update(of_features)
+            if options.kept is not None:
+                with options.kept.open("a") as file:
+                    file.write(json.dumps([of, of_features]) + "\n")
     rows = json.loads(options.out.read_text())["rows"] if options.out.exists() else {}
     for kind in options.kinds:
         for name in options.sets:
             whole = [t for (n, k, _), t in sorted(done.items()) if (n, k) == (name, kind) and len(t) == len(METHODS)]
-            if whole:
+            if len(whole) > 1:  # of one there is no interval
                 rows[f"{name}, {kind}"] = summary(whole, kind)
     about = {"metaloop": metaloop.__version__, "torch": torch.__version__, "seconds": round(time.monotonic() - start),
              "processes": options.processes, "machine": machine()["cpu"]}  # fmt: skip

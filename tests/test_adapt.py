@@ -127,6 +127,18 @@ def test_what_is_held_out_is_what_the_others_say(head, monkeypatch):
         assert torch.allclose(got[~rest], want, atol=0.01)
 
 
+def test_where_half_of_the_bound_does_not_do_the_bound_does(monkeypatch):
+    _, G, y = cosines(4, 3, apart=0.3)
+    everyone, Y = torch.ones(1, 12).double(), F.one_hot(y).double()
+    want = heads.coefficients("logistic 20", G[None], Y, everyone, 1e-9)
+    slope = want - everyone[:, :, None] * (Y - (400 * G @ want).softmax(-1))
+    assert slope.abs().max() < 1e-7
+    monkeypatch.setattr(heads, "BOUNDS", ((0.01, 50), heads.BOUNDS[1]))  # steps that are far too long
+    assert torch.allclose(heads.coefficients("logistic 20", G[None], Y, everyone, 1e-9), want, atol=1e-7)
+    monkeypatch.setattr(heads, "BOUNDS", ((0.01, 50), (0.01, 50)))
+    assert not torch.allclose(heads.coefficients("logistic 20", G[None], Y, everyone, 1e-9), want, atol=1e-3)
+
+
 def test_scores_of_nearest_and_prototypes_are_their_equations():
     z, G, y = cosines(3, 2)
     Y, everyone = F.one_hot(y).double(), torch.ones(1, 6).double()
@@ -185,16 +197,92 @@ def test_wilson():
         assert abs(0.8 - p) / math.sqrt(p * (1 - p) / 10) == pytest.approx(1.96, abs=1e-3)
 
 
-def test_outlook_is_better_than_what_was_held_out_by_as_many_examples_as_were_missing():
-    _, G, y = cosines(4, 3, apart=0.6)
-    chosen = choose.choose({"good": G}, y)
-    assert chosen.fewer == pytest.approx(3 / 4)
-    wrong = 1 - np.mean([int(y[i]) == k for i, k in zip(chosen.held, chosen.answered, strict=True)])
-    mid, low, high = choose.outlook(chosen, y)
-    assert wrong > 0
-    assert mid == pytest.approx(1 - wrong * math.sqrt(3 / 4))
-    least, most = choose.wilson(12 - round(12 * wrong), 12)
-    assert (low, high) == pytest.approx((least, 1 - (1 - most) * math.sqrt(3 / 4)))
+def chosen_of(right: int, n: int, fewer: float = 1.0, luck: float = 0.0, ways: int = 4) -> tuple:
+    """A choice of whose n held-out examples so many were right, and y."""
+    y = torch.arange(n) % ways
+    answered = [(int(k) + (i >= right)) % ways for i, k in enumerate(y)]
+    every = list(range(n))
+    return choose.Choice(
+        {"edges": 1.0}, choose.FIRST, 1.0, every, answered, [0.5] * n, [0.5] * n, [0.5] * n, 1, fewer, luck
+    ), y  # fmt: skip
+
+
+def test_sensitivity_is_that_of_one_normal_score_above_others():
+    for d in (0.5, 1.7, 3.0):
+        assert choose.correct(d, 2) == pytest.approx(float(torch.special.ndtr(torch.tensor(d / math.sqrt(2)).double())))
+        assert choose.sensitivity(choose.correct(d, 7), 7) == pytest.approx(d, abs=1e-6)
+    g = torch.Generator().manual_seed(0)
+    s = torch.randn(200_000, 5, generator=g)
+    assert choose.correct(1.2, 5) == pytest.approx(float((s[:, 0] + 1.2 > s[:, 1:].amax(1)).double().mean()), abs=0.004)
+    assert choose.sensitivity(0.2, 5) == choose.sensitivity(0.1, 5) == 0
+    assert choose.grown(0.1, 5, 2.0) == 0.1
+    assert choose.grown(1.0, 5, 2.0) == pytest.approx(1.0)
+
+
+def test_outlook_is_wilsons_of_fewer_where_nothing_was_missing():
+    chosen, y = chosen_of(30, 40)
+    assert choose.outlook(chosen, y) == pytest.approx((0.75, *choose.wilson(30 / (math.e - 1), 40 / (math.e - 1))))
+    assert choose.outlook(*chosen_of(30, 40, luck=0.05))[0] == pytest.approx(0.7)
+    assert choose.outlook(*chosen_of(40, 40))[::2] == pytest.approx((1.0, 1.0))
+
+
+def test_outlook_allows_for_no_gain_of_further_examples_and_for_their_square_root():
+    mid, low, high = choose.outlook(*chosen_of(20, 40, fewer=0.5))
+    d = choose.sensitivity(0.5, 4)
+    assert mid == pytest.approx(choose.correct(2**0.25 * d, 4))
+    assert low < 0.5
+    assert high > choose.correct(2**0.5 * d, 4)
+    many = choose.outlook(*chosen_of(20000, 40000, fewer=0.5))
+    assert many[1:] == pytest.approx((0.5, choose.correct(2**0.5 * d, 4)), abs=0.005)
+    none = choose.outlook(*chosen_of(10, 40, fewer=0.5))  # chance
+    assert none[0] == 0.25
+
+
+def test_luck_is_what_a_choice_by_the_same_examples_adds_to_their_share():
+    """Eight ways of which none is better: what is chosen seems better than it is, by as much as is told."""
+    g = torch.Generator().manual_seed(0)
+    shares, told, everyone = [], [], torch.ones(1, 30).double()
+    for _ in range(150):
+        right = (torch.rand(8, 30, generator=g) < 0.5).double()
+        losses = 1 - right
+        best = int(choose.left_for(losses[:5], everyone))
+        heads = [best, 5, 6, 7]
+        chosen = heads[int(choose.left_for(losses[heads], everyone))]
+        shares.append(float(right[chosen].mean()))
+        told.append(choose.luck(losses, right, heads, chosen))
+    error = np.std(shares) / math.sqrt(150)
+    assert np.mean(shares) - 0.5 > 5 * error
+    assert np.mean(shares) - np.mean(told) == pytest.approx(0.5, abs=3 * error)
+    assert choose.luck(losses[:1], right[:1], [0], 0) == 0
+
+
+def test_a_choice_is_left_for_what_gains_more_than_a_standard_error():
+    losses = torch.tensor([[2.0, 2, 2, 2], [1.9, 1.9, 1.9, 1.9], [0, 2.6, 2, 2], [1, 1, 1, 2]]).double()
+    assert choose.left_for(losses, torch.ones(1, 4).double()).item() == 3
+    assert choose.left_for(losses[:3], torch.ones(1, 4).double()).item() == 1
+    assert choose.left_for(losses[[0, 2]], torch.ones(1, 4).double()).item() == 0
+    assert choose.left_for(losses[[0, 2]], torch.tensor([[4, 0, 0, 0], [0, 4, 0, 0]]).double()).tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(("n", "apart"), [(2, 0.5), (5, 0.4)])
+def test_the_interval_holds_the_share_that_is_right(n, apart):
+    held = []
+    for seed in range(30):
+        z, _, y = cosines(n + 100, 4, apart=apart, seed=seed)
+        few = torch.arange(len(y)) % (n + 100) < n
+        marks = [str(i) for i in range(4 * n)]
+        f = predictor.remade("pictures", list("abcd"), [Edges()], {"edges": z[few].float()}, y[few], marks, marks)
+        _, low, high = choose.outlook(f.choice, f.y)
+        held.append(low <= float((f.of({"edges": z[~few]}).p.argmax(1) == y[~few]).double().mean()) <= high)
+    assert np.mean(held) >= 0.9
+
+
+def test_a_share_that_is_measured_has_noise_of_its_own():
+    """An interval of no width around the true share holds 95 of 100 measured ones, as it is widened by their noise."""
+    right = torch.rand(2000, 5, 40, generator=torch.Generator().manual_seed(0)) < torch.linspace(0.5, 0.9, 5)[:, None]
+    held = [own.holds((0.7, 0.7, 0.7), one.double()) for one in right]
+    assert np.mean(held) == pytest.approx(0.95, abs=0.02)
+    assert not own.holds((0.5, 0.4, 0.55), right[0].double())
 
 
 def made(n: int, classes: int = 3, apart: float = 1.5, seed: int = 0) -> predictor.Own:
@@ -521,10 +609,12 @@ def test_the_page_has_all_that_was_measured():
     text = (own.ROOT / "docs" / "own-pictures.md").read_text()
     assert own.page() == text
     rows = [row for file in (own.ROOT / "results").glob("own-*.json") for row in json.loads(file.read_text())["rows"]]
-    assert len([line for line in text.splitlines() if line.count("|") == 12]) == len(rows) + 2
+    assert len([line for line in text.splitlines() if line.count("|") == 13]) == len(rows) + 2
     for at in (10, 20):
         most = max(row[f"false_accept_at_{at}"] or 0 for row in rows)
         assert f" {100 * most:.0f} at {at} % (" in text.partition("The most that was let in:")[2]
+    least = min(row["interval_holds"] for row in rows if row["interval_holds"] is not None)
+    assert f"The interval held in {100 * least:.0f} to" in text
 
 
 def test_one_class_alone(call, tmp_path):

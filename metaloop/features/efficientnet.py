@@ -109,8 +109,7 @@ class EfficientNetFeatures:
         net, z = _quick(), [torch.zeros(0, 1280)]
         with torch.no_grad():
             for at in range(0, len(examples), BATCH):
-                x = prepared(examples[at : at + BATCH])
-                z.append(net(x.contiguous(memory_format=torch.channels_last)))
+                z.append(net(prepared(examples[at : at + BATCH])))
         return torch.cat(z)
 
     def seen(self) -> nn.Module:
@@ -140,9 +139,9 @@ def build(spec: dict[str, Any], tensors: dict[str, Tensor]) -> EfficientNetFeatu
 
 
 def prepared(pictures: Iterable[Image.Image] | Tensor) -> Tensor:
-    """Pictures as the network wants them: float32 [n, 3, 224, 224]."""
-    shown = np.stack([np.asarray(_shown(picture.convert("RGB"))) for picture in images(pictures)])
-    return (torch.from_numpy(shown).permute(0, 3, 1, 2).contiguous().float() - MEAN) / DEVIATION
+    """Pictures as the network wants them: float32 [n, 3, 224, 224], channels last in memory."""
+    shown = np.stack([np.asarray(_shown(picture)) for picture in images(pictures)])
+    return torch.from_numpy(shown).permute(0, 3, 1, 2).float().sub_(MEAN).div_(DEVIATION)
 
 
 def images(pictures: Iterable[Image.Image] | Tensor) -> list[Image.Image]:
@@ -157,7 +156,7 @@ def _shown(picture: Image.Image) -> Image.Image:
     side = max(int(min(width, height) * CROP), 1)
     left, top = (width - side + 1) // 2, (height - side + 1) // 2
     box = (left, top, left + side, top + side)
-    return picture.crop(box).resize((SIZE, SIZE), Image.Resampling.BICUBIC)
+    return picture.crop(box).convert("RGB").resize((SIZE, SIZE), Image.Resampling.BICUBIC)
 
 
 @cache

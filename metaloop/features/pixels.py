@@ -19,7 +19,7 @@ from torch import Tensor
 
 from .resized import Shown
 
-BATCH = 64  # pictures at a time
+BATCH = 16  # pictures at a time: what is made of them stays in a core's cache
 
 
 class Pixels:

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .heads import HEADS, ROUGH, centred, closeness, coefficients, folds_of, held_out, known, scores, training
+from .heads import HEADS, centred, closeness, folds_of, held_out, known, roughly, scores, training
 
 # T of one example a class, in that of logistic 10; and the power of k that it grows with (benchmarks/own.py).
 USUAL = {
@@ -30,6 +30,7 @@ WIDTH = 0.5  # how far log T may be from what is usual
 TEMPERATURES = torch.logspace(-2.5, 1.5, 161, dtype=torch.float64)
 FIRST = "logistic 10"  # the head that others have to beat
 WORDS = {"nearest": "the nearest picture", "prototypes": "the mean of each class"}
+DRAWS = 500  # with which luck is told
 FOLDS, MANY = 10, 100  # of more than MANY examples half as many
 LEFT_OUT = 20  # of more classes several are left out at a time
 SHARED, CLASSES = 0.35, 3  # rho of strangers' scores as it usually is, and how many classes that counts for
@@ -42,8 +43,8 @@ class Choice:
     features: the share of each in the blend. tried: how many ways were compared.
     held: the places of those held out; answered: the class that each was given; true: p of its true one; known: its
     largest score. strangers: of every example the largest score of the classes that it is none of, which had not seen
-    its class. fewer: how many examples a class there were while
-    some were held out, as a share of all. (Of one or two classes these are cosines: how near the nearest example is.)
+    its class. (Of one or two classes these are cosines: how near the nearest example is.) fewer: how many examples a
+    class there were while some were held out, as a share of all. luck: see `luck`.
     """
 
     features: dict[str, float]
@@ -56,13 +57,15 @@ class Choice:
     strangers: list[float]
     tried: int
     fewer: float = 1.0
+    luck: float = 0.0
 
     def __post_init__(self):
         if self.head not in HEADS or not 0 < self.temperature < math.inf:
             raise ValueError(f"'choice' is of head '{self.head}' at temperature {self.temperature}")
         if not len(self.held) == len(self.answered) == len(self.true) == len(self.known):
             raise ValueError("'choice' differs in how many examples were held out")
-        if not all(map(math.isfinite, (*self.features.values(), *self.true, *self.known, *self.strangers, self.fewer))):
+        numbers = *self.features.values(), *self.true, *self.known, *self.strangers, self.fewer, self.luck
+        if not all(map(math.isfinite, numbers)):
             raise ValueError("'choice' holds numbers that are not finite")
 
 
@@ -119,17 +122,19 @@ def choose(G: dict[str, Tensor], y: Tensor) -> Choice:
         t = temperature(s, y[held], usual(blend, head, before, alike))
         return t, F.cross_entropy(s / t, y[held], reduction="none"), s
 
-    best, found = (first, FIRST), tried(first, FIRST)
-    for stage in ("features", "head"):
-        if stage == "features":
-            others = [(blend, FIRST) for blend in blends(names, alike[names[0]])[1:]]
-        else:
-            others = [(best[0], head) for head in HEADS if head != FIRST]
-        start, answers = found[1], [(one, tried(*one)) for one in others]
-        better = [a for a in answers if (gain := start - a[1][1]).sum() > gain.std(correction=0) * math.sqrt(len(gain))]
-        if better:
-            best, found = min(better, key=lambda a: float(a[1][1].sum()))
-    (blend, head), (t, _, s) = best, found
+    everyone = torch.ones(1, len(held), dtype=torch.float64)
+    ways = [(blend, FIRST) for blend in blends(names, alike[names[0]])]
+    found = [tried(*way) for way in ways]
+    best = int(left_for(torch.stack([loss for _, loss, _ in found]), everyone))
+    heads = [best]  # the places of what is left to choose among
+    for head in HEADS:
+        if head != FIRST:
+            heads.append(len(ways))
+            ways.append((ways[best][0], head))
+            found.append(tried(*ways[-1]))
+    losses = torch.stack([loss for _, loss, _ in found])
+    chosen = heads[int(left_for(losses[heads], everyone))]
+    (blend, head), (t, _, s) = ways[chosen], found[chosen]
     p, raw = (s / t).softmax(1), mixed(G, blend)
     if K > 2:
         close = closeness(raw[None], raw, train[:, :, None] * Y)[folds.clamp_min(0), torch.arange(n)][held]
@@ -140,8 +145,37 @@ def choose(G: dict[str, Tensor], y: Tensor) -> Choice:
         features=blend, head=head, held=held.tolist(), answered=s.argmax(1).tolist(),
         temperature=t * usual(blend, head, k, alike) / usual(blend, head, before, alike),
         true=p[torch.arange(len(p)), y[held]].tolist(), known=like.tolist(), strangers=strangers(G, Y, blend, head),
-        tried=len(blends(names, 0)) + len(HEADS) - 1, fewer=before / k,
+        tried=len(ways), fewer=before / k,
+        luck=luck(losses, torch.stack([s.argmax(1) == y[held] for _, _, s in found]).double(), heads, chosen),
     )  # fmt: skip
+
+
+def left_for(losses: Tensor, times: Tensor) -> Tensor:
+    """For each row of times [b, n], how often each of n held-out examples counts, the row of losses [c, n] that the
+    first is left for: the least in sum of those that gain more than their gain's standard error; 0 where none does."""
+    n, gain = times.sum(1, keepdim=True), losses[0] - losses
+    total = times @ gain.T
+    error = (times @ gain.square().T - total.square() / n).clamp_min(0).sqrt()
+    return torch.where(total > error, total, 0.0).argmax(1)
+
+
+def luck(losses: Tensor, right: Tensor, heads: list[int], chosen: int) -> float:
+    """How much larger the share of held-out examples that are right is for their having been chosen by, too: from
+    losses and right [c, n] of all that was tried, blends by the first head, then the best blend by others; `heads`
+    are the places of the best blend, by the first head and those others.
+
+    The choice is made again by examples drawn with replacement, and is asked of those that were not drawn; what it
+    loses there to what was chosen is the mean over DRAWS (Tsamardinos, Greasidou & Borboudakis, Bootstrapping the
+    out-of-sample predictions for efficient and accurate cross-validation, Machine Learning 107, 2018).
+    """
+    n, blends = losses.shape[1], len(losses) - len(heads) + 1
+    drawn = torch.randint(n, (DRAWS, n), generator=torch.Generator().manual_seed(0))
+    times = torch.stack([d.bincount(minlength=n) for d in drawn]).double()
+    way = left_for(losses[:blends], times)
+    way = torch.where(way == heads[0], torch.tensor(heads)[left_for(losses[heads], times)], way)
+    out = (times == 0).double()
+    lost = ((right[chosen] - right[way]) * out).sum(1) / out.sum(1)
+    return float(lost[out.sum(1) > 0].mean())
 
 
 def tries(y: Tensor) -> bool:
@@ -167,7 +201,7 @@ def strangers(G: dict[str, Tensor], Y: Tensor, blend: dict[str, float], head: st
         own = Y[:, ~others].sum(1) > 0
         w = (~own).double()[None]
         g = mixed({f: centred(G[f], w) for f in blend}, blend)
-        s = scores(head, g, coefficients(head, g, Y, w, ROUGH), g)[0]
+        s = scores(head, g, roughly(head, g, Y, w), g)[0]
         found[own] = known(head, s[own][:, others], close[own][:, others])
     return found.tolist()
 
@@ -199,21 +233,55 @@ def temperature(s: Tensor, y: Tensor, usual: float) -> float:
 
 
 def outlook(chosen: Choice, y: Tensor) -> tuple[float, float, float]:
-    """The share that will be right, and its 95 % interval, from those held out. They were asked of fewer examples a
-    class: errors are taken to fall with the square root of how many there are, and the lower end leaves that out.
+    """The share that will be right, and its 95 % interval, from those held out, less what the choice owes to luck.
+
+    They are not independent, as each was among what the others were learned from. They count as n / (e - 1) of n: as
+    wide as an interval from those that a draw leaves out (see `luck`), n / e of n.
+
+    They were asked of fewer examples a class. What tells classes apart, d' (see `sensitivity`), has noise from the
+    picture that is asked and from those that were learned from. If all of it is the former's, more examples help
+    nothing; if the latter's, d' grows as their square root. The power in between is taken, 1/4, and the range from 0 to
+    1/2 for its interval. Both intervals together: Zou & Donner, Construction of confidence limits about effect
+    measures, Statistics in Medicine 27, 2008.
 
     Raises ValueError if none were held out.
     """
     n = len(chosen.held)
     if not n:
         raise ValueError("nothing was held out: there is one example of each class.")
+    K = len(y.unique())
     right = sum(int(y[i]) == k for i, k in zip(chosen.held, chosen.answered, strict=True))
-    low, high = wilson(right, n)
-    less = math.sqrt(chosen.fewer)
-    return 1 - (1 - right / n) * less, low, 1 - (1 - high) * less
+    share, worth = min(max(right / n - chosen.luck, 0.0), 1.0), n / (math.e - 1)
+    low, high = wilson(share * worth, worth)
+    mid, most = (grown(share, K, chosen.fewer**-power) for power in (0.25, 0.5))
+    low, high = (grown(end, K, chosen.fewer**-0.25) for end in (low, high))
+    return mid, max(mid - math.hypot(mid - low, mid - share), 0.0), min(mid + math.hypot(high - mid, most - mid), 1.0)
 
 
-def wilson(right: int, n: int) -> tuple[float, float]:
+def grown(share: float, K: int, factor: float) -> float:
+    """The share of K classes' pictures that are right when d' has grown by a factor."""
+    d = sensitivity(share, K)
+    return correct(d * factor, K) if d else share
+
+
+def correct(d: float, K: int) -> float:
+    """How often a normal score with mean d is above K - 1 others with mean 0, all of variance 1."""
+    t = torch.linspace(-8, 8, 641, dtype=torch.float64)
+    above = torch.special.ndtr(t + d) ** (K - 1) * (-t.square() / 2).exp() / math.sqrt(2 * math.pi)
+    return min(float(torch.trapezoid(above, t)), 1.0)
+
+
+def sensitivity(share: float, K: int) -> float:
+    """The d of which `correct` makes that share; 0 of chance or less (d' of K alternatives: Hacker & Ratcliff, A
+    revised table of d' for M-alternative forced choice, Perception & Psychophysics 26, 1979)."""
+    low, high = 0.0, 12.0
+    for _ in range(40 if share > 1 / K else 0):
+        mid = (low + high) / 2
+        low, high = (mid, high) if correct(mid, K) < share else (low, mid)
+    return low
+
+
+def wilson(right: float, n: float) -> tuple[float, float]:
     """The 95 % interval of a share of which n tries are known (Wilson, Probable inference, JASA 22, 1927)."""
     z = 1.959964
     mid, half = right + z * z / 2, z * math.sqrt(right * (n - right) / n + z * z / 4)
