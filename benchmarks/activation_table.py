@@ -29,6 +29,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -140,7 +141,7 @@ def train(parts: Parts, child: Child, names: list[str], seed: int) -> dict[str, 
     n, g = len(names) * len(RATES), torch.Generator().manual_seed(place(seed, "activations", 0))
     apply = Units([name for name in names for _ in RATES])
     sizes, p = (49, *[WIDTH] * child.layers, 10), {}
-    for i, (a, b) in enumerate(zip(sizes, sizes[1:], strict=False)):
+    for i, (a, b) in enumerate(pairwise(sizes)):
         p[f"W{i}"] = (torch.randn(a, b, generator=g) * a**-0.5).repeat(n, 1, 1)
         p[f"b{i}"] = torch.zeros(n, 1, b)
     for i in range(child.layers):
@@ -389,8 +390,8 @@ def of_table() -> list[str]:
         f"{len(sample)} of the {len(units()) - len(NAMED)} functions without a name were evaluated, "
         f"{'a random sample, ' if len(found) < len(units()) else ''}with {seeds} of {SEEDS} seeds; "
         f"{(sample < 0).sum()} diverged at every rate with some seed, and count as worse than any. {noise}"
-        f"The best have {100 * sample.max():.2f}, the median {100 * np.median(sample):.2f}. The ten best by validation: "
-        f"{', '.join(f'`{name}` {100 * tests[name]:.2f}' for name in top[:10])}. Of the twenty best {raw} take x "
+        f"The best has {100 * sample.max():.2f}, the median {100 * np.median(sample):.2f}. The ten best by "
+        f"validation: {', '.join(f'`{name}` {100 * tests[name]:.2f}' for name in top[:10])}. Of the twenty best {raw} take x "
         f"itself; of all functions {100 * base:.0f} % do.",
     ]
 
