@@ -391,8 +391,8 @@ def of_table() -> list[str]:
         f"{'a random sample, ' if len(found) < len(units()) else ''}with {seeds} of {SEEDS} seeds; "
         f"{(sample < 0).sum()} diverged at every rate with some seed, and count as worse than any. {noise}"
         f"The best has {100 * sample.max():.2f}, the median {100 * np.median(sample):.2f}. The ten best by "
-        f"validation: {', '.join(f'`{name}` {100 * tests[name]:.2f}' for name in top[:10])}. Of the twenty best {raw} take x "
-        f"itself; of all functions {100 * base:.0f} % do.",
+        f"validation: {', '.join(f'`{name}` {100 * tests[name]:.2f}' for name in top[:10])}. Of the twenty best {raw} "
+        f"take x itself; of all functions {100 * base:.0f} % do.",
     ]
 
 
