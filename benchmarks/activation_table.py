@@ -65,24 +65,29 @@ HELD_OUT_RATES, HELD_OUT_SEEDS = (1e-3, 2e-3, 5e-3, 1e-2, 2e-2), 20
 
 @dataclass(frozen=True)
 class Child:
-    """norm: layer norm "before" each activation, "after" it, "none", or before it in a branch beside the "identity"."""
+    """norm: layer norm "before" each activation, "after" it, "none", or before it in a branch beside the "identity".
+    fades: rates fall to 0 along a line."""
 
     data: str
     layers: int
     norm: str
     steps: int
+    fades: bool = False
 
     def __str__(self) -> str:
         data = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST"}[self.data]
         norms = {"none": "no norm", "identity": "layer norm before, and the identity beside, each activation"}
         norm = norms.get(self.norm, f"layer norm {self.norm} each activation")
-        return f"{data} 7x7, {'-'.join(['49', *['32'] * self.layers, '10'])}, {norm}, {self.steps} steps"
+        sizes, fading = "-".join(["49", *["32"] * self.layers, "10"]), ", fading" * self.fades
+        return f"{data} 7x7, {sizes}, {norm}, {self.steps} steps{fading}"
 
 
 CHILDREN = (
     Child("fashion_mnist", 2, "before", 100), Child("fashion_mnist", 4, "before", 300),
     Child("fashion_mnist", 4, "none", 300), Child("mnist", 2, "before", 300), Child("mnist", 4, "before", 300),
     Child("mnist", 4, "none", 300), Child("mnist", 4, "after", 300), Child("mnist", 4, "identity", 300),
+    Child("mnist", 2, "before", 300, fades=True), Child("mnist", 2, "none", 300, fades=True),
+    Child("mnist", 4, "none", 300, fades=True), Child("fashion_mnist", 4, "none", 300, fades=True),
 )  # fmt: skip
 
 
@@ -104,13 +109,15 @@ def data(child: Child) -> Parts:
 Answer = Callable[[dict[str, Tensor], Tensor], Tensor]
 
 
-def descend(parts: Parts, p: dict[str, Tensor], answer: Answer, rates: Tensor, steps: int, g: torch.Generator) -> None:
+def descend(
+    parts: Parts, p: dict[str, Tensor], answer: Answer, rates: Tensor, steps: int, g: torch.Generator, *, fades: bool,
+) -> None:  # fmt: skip
     """Adam, in place; rates [networks]."""
     p |= {k: w.requires_grad_() for k, w in p.items()}
     m, v = ({k: torch.zeros_like(w) for k, w in p.items()} for _ in "mv")
     x, y = parts["train"]
     for t in range(1, steps + 1):
-        rows = torch.randint(TRAIN, (BATCH,), generator=g)
+        rows, rate = torch.randint(TRAIN, (BATCH,), generator=g), rates * (1 - (t - 1) / steps if fades else 1)
         scores = answer(p, x[rows]).flatten(0, 1)
         loss = F.cross_entropy(scores, y[rows].repeat(len(rates)), reduction="sum") / BATCH
         slopes = torch.autograd.grad(loss, [*p.values()], allow_unused=True)  # of a sum: each network has its own
@@ -120,7 +127,7 @@ def descend(parts: Parts, p: dict[str, Tensor], answer: Answer, rates: Tensor, s
                     m[k].lerp_(dw, 0.1)
                     v[k].mul_(0.999).addcmul_(dw, dw, value=0.001)
                     step = m[k] / (1 - 0.9**t) / ((v[k] / (1 - 0.999**t)).sqrt() + 1e-8)
-                    w.sub_(rates.view(-1, *(1,) * (w.dim() - 1)) * step)
+                    w.sub_(rate.view(-1, *(1,) * (w.dim() - 1)) * step)
 
 
 def accuracies(parts: Parts, p: dict[str, Tensor], answer: Answer) -> dict[str, Tensor]:
@@ -159,7 +166,7 @@ def train(parts: Parts, child: Child, names: list[str], seed: int) -> dict[str, 
             h = h + z if child.norm == "identity" and i else z
         return torch.baddbmm(p[f"b{child.layers}"], h, p[f"W{child.layers}"])
 
-    descend(parts, p, answer, torch.tensor(RATES).repeat(len(names)), child.steps, g)
+    descend(parts, p, answer, torch.tensor(RATES).repeat(len(names)), child.steps, g, fades=child.fades)
     right = {kind: of.view(-1, len(RATES)) for kind, of in accuracies(parts, p, answer).items()}
     best = right["validation"].nan_to_num(-1.0).argmax(1, keepdim=True)
     chosen = {kind: dict(zip(names, each.gather(1, best)[:, 0].tolist(), strict=True)) for kind, each in right.items()}
@@ -195,12 +202,14 @@ def alone(parts: Parts, child: Child, name: str, seed: int) -> float:
                 if linear.bias is not None:
                     linear.bias.zero_()
         method = torch.optim.Adam(net.parameters(), lr=rate)
+        falls = torch.optim.lr_scheduler.LinearLR(method, 1.0, 0.0 if child.fades else 1.0, child.steps)
         x, y = parts["train"]
         for _ in range(child.steps):
             rows = torch.randint(TRAIN, (BATCH,), generator=g)
             method.zero_grad()
             F.cross_entropy(net(x[rows]), y[rows]).backward()
             method.step()
+            falls.step()
         right = {}
         with torch.no_grad():
             for kind in ("validation", "test"):
@@ -297,7 +306,7 @@ def convolutional(parts: Parts, names: list[str], rates: list[tuple[float, ...]]
         h = layer(p, layer(p, x, 0), 1)
         return torch.baddbmm(p["b"], h.view(len(x), n, -1).transpose(0, 1), p["W"])
 
-    descend(parts, p, answer, torch.tensor(rates).flatten(), TRAIN // BATCH, g)
+    descend(parts, p, answer, torch.tensor(rates).flatten(), TRAIN // BATCH, g, fades=False)
     return {kind: of.view(-1, many) for kind, of in accuracies(parts, p, answer).items()}
 
 
@@ -424,6 +433,7 @@ def page() -> None:
 
 def main() -> None:
     torch.set_num_threads(1)
+    torch.set_flush_denormal(True)  # functions that die would cost twice as much
     given = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     given.add_argument("what", choices=["child", "table", "held-out", "speed", "show", "page"])
     given.add_argument("--minutes", type=float, default=6)

@@ -30,10 +30,11 @@ def small(monkeypatch):
         monkeypatch.setattr(measured, name, value)
 
 
+@pytest.mark.parametrize("fades", [True, False])
 @pytest.mark.parametrize("norm", ["before", "after", "none", "identity"])
-def test_a_batch_of_functions_is_each_by_itself(norm, small):
+def test_a_batch_of_functions_is_each_by_itself(norm, fades, small):
     """Validation accuracies on 200 pictures: one more or less by rounding."""
-    child, data = measured.Child("mnist", 3, norm, 5), parts(49)
+    child, data = measured.Child("mnist", 3, norm, 5, fades=fades), parts(49)
     together = measured.train(data, child, NAMES, 0)["validation"]
     assert together == pytest.approx([measured.alone(data, child, name, 0) for name in NAMES], abs=0.0051)
     assert len({*together}) > 1
