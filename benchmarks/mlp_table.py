@@ -40,6 +40,7 @@ SPACE = {
 TOGETHER = 100  # configurations of one width
 TRAIN, VALIDATION, TEST, BATCH, STEPS, SEEDS = 600, 400, 1000, 32, 150, 3
 DRAWS = 50
+ASKS = {"gp": 10}  # answers for each draw, after which a searcher has settled; of the others 100
 POINTS = (5, 10, 15, 20, 25, 30, 40, 50)  # draws after which ranks are kept
 
 
@@ -124,7 +125,7 @@ def search(name: str, sampler: str, seeds: int, draws: int) -> None:
     told = kept["ranks"].setdefault(name, {}).setdefault(sampler, [])
     began = time.process_time()
     for seed in range(len(told), seeds):
-        order = found.run(sampler, draws, seed)
+        order = found.run(sampler, draws, seed, asks=ASKS.get(sampler, 100))
         told.append([int(ranks[order[:x]].min()) for x in POINTS if x <= draws])
         kept |= {"points": list(POINTS), "machine": machine(), "versions": versions()}
         SEARCHES.write_text(json.dumps(kept, separators=(",", ":")) + "\n")

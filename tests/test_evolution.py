@@ -123,7 +123,7 @@ def test_a_searcher_that_settles_early_has_a_rank_at_every_point(tmp_path, monke
     monkeypatch.setattr(mlp_table, "FOLDER", tmp_path)
     monkeypatch.setattr(mlp_table, "SEARCHES", tmp_path / "search.json")
     evaluate_table(tmp_path / "t.json", {"a": [*range(20)]}, lambda some, seed: {"v": [c["a"] for c in some]})
-    monkeypatch.setattr(Table, "run", lambda table, sampler, draws, seed: [3, 18, 19, 7, 2, 1, 0])
+    monkeypatch.setattr(Table, "run", lambda table, sampler, draws, seed, *, asks: [3, 18, 19, 7, 2, 1, 0])
     mlp_table.search("t", "tpe", 1, 15)
     assert json.loads((tmp_path / "search.json").read_text())["ranks"] == {"t": {"tpe": [[1, 1, 1]]}}
 
