@@ -214,7 +214,7 @@ def alone(parts: Parts, child: Child, name: str, seed: int) -> float:
         with torch.no_grad():
             for kind in ("validation", "test"):
                 x, y = parts[kind]
-                right[kind] = float((net(x).argmax(-1) == y).float().mean())
+                right[kind] = float((net(x).argmax(-1) == y).float().mean())  # of both kinds, as in a batch
         found.append(right["validation"])
     return max(found)
 
@@ -244,6 +244,9 @@ def child() -> None:
     kept: dict[str, Any] = {"functions": names, "children": []}
     if CHOSEN.exists():
         kept = json.loads(CHOSEN.read_text())
+    before = [{k: told[k] for k in Child.__dataclass_fields__} for told in kept["children"]]
+    if before != [asdict(each) for each in CHILDREN[: len(before)]]:
+        raise SystemExit(f"{CHOSEN.name} is of other children: delete it, and begin anew")
     for each in CHILDREN[len(kept["children"]) :]:
         parts, began = data(each), time.process_time()
         tests = [train(parts, each, names, 100 + seed)["test"] for seed in range(3)]
@@ -275,6 +278,8 @@ class Enough(Exception):
 
 def table(minutes: float) -> None:
     end, (child, _) = time.monotonic() + 60 * minutes, chosen()
+    if TABLE.exists() and json.loads(TABLE.read_text())["about"]["child"] != json.loads(json.dumps(asdict(child))):
+        raise SystemExit(f"{TABLE.name} is of another child: delete it, and begin anew")
     parts = data(child)
 
     def score(choices: list[dict[str, Any]], seed: int) -> dict[str, list[float]]:
@@ -325,7 +330,7 @@ def held_out() -> None:
 
 
 def speed(many: int = 10) -> None:
-    """CPU seconds of one process, each function trained by itself, and of the same functions in one batch."""
+    """CPU seconds a function of one process that trains the first `many` by themselves, and of all in one batch."""
     child, _ = chosen()
     parts, names = data(child), order()[-TOGETHER:]
     spent, scores = {}, {}

@@ -22,6 +22,9 @@ CHILD = """
 import sys, time, torch
 import metaloop as ml
 
+if not ml.__file__.startswith(sys.argv[1] + "/"):
+    sys.exit(f"{ml.__file__} is not of {sys.argv[1]}")
+
 def deal(tasks, ways, shots, queries, shape=(1, 28, 28)):
     g = torch.Generator().manual_seed(0)
     x = lambda n: torch.rand(tasks, ways * n, *shape, generator=g)
@@ -59,8 +62,9 @@ CASES = ("MAML, 1 query", "MAML, 15 queries", "ProtoNet", "curves")
 IMPORT = "import resource, sys; import {}; u = resource.getrusage(0); print(u.ru_utime + u.ru_stime)"
 
 
-def environment(root: Path) -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(root.resolve())}
+def there(root: Path) -> dict:
+    """Where a process of a tree runs: `python -c` looks into its folder before PYTHONPATH."""
+    return {"cwd": root, "env": {**os.environ, "PYTHONPATH": str(root.resolve())}, "text": True}
 
 
 def asked(child: subprocess.Popen, case: str) -> float:
@@ -77,7 +81,7 @@ def asked(child: subprocess.Popen, case: str) -> float:
 def importing(root: Path, module: str) -> float:
     """Processor seconds of a process that imports a module and nothing else."""
     command = [sys.executable, "-c", IMPORT.format(module)]
-    return float(subprocess.run(command, env=environment(root), capture_output=True, text=True, check=True).stdout)
+    return float(subprocess.run(command, **there(root), capture_output=True, check=True).stdout)
 
 
 def middle(times: list[float]) -> dict[str, float]:
@@ -89,14 +93,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("old", type=Path, metavar="OLD")
     parser.add_argument("--compile", action="store_true")
-    parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--out", type=Path, default=Path("beside-cpu.json"))
+    parser.add_argument("--repeats", type=int, default=15, help="at least two")
+    parser.add_argument("--out", type=Path, default=ROOT / "results" / "beside-cpu.json")
     args = parser.parse_args()
+    if args.repeats < 2:
+        parser.error(f"--repeats {args.repeats}: a spread needs two.")
     if not (args.old / "metaloop").is_dir():
         parser.error(f"OLD: {args.old} is no working tree of metaloop.")
     trees, more = {"before": args.old, "now": ROOT}, ["compile"] if args.compile else []
     children = {
-        name: subprocess.Popen([sys.executable, "-c", CHILD, *more], env=environment(root), text=True,
+        name: subprocess.Popen([sys.executable, "-c", CHILD, str(root.resolve()), *more], **there(root),
                                stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         for name, root in trees.items()
     }  # fmt: skip

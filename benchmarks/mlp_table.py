@@ -118,14 +118,17 @@ def describe(found: Table) -> str:
 
 def search(name: str, sampler: str, seeds: int, draws: int) -> None:
     """The rank of the best of the first x draws, or of all where a searcher settles early, for each x and seed; seeds
-    that are there are not done again."""
+    that are there are not done again. Raises SystemExit if they were allowed another number of answers."""
     found = read_table(FOLDER / f"{name}.json")
     ranks = found.ranks()
     kept = json.loads(SEARCHES.read_text()) if SEARCHES.exists() else {"ranks": {}}
     told = kept["ranks"].setdefault(name, {}).setdefault(sampler, [])
-    began = time.process_time()
+    asks, before = ASKS.get(sampler, 100), kept.setdefault("asks", {}).setdefault(name, {})
+    if told and before.get(sampler, 100) != asks:
+        raise SystemExit(f"{name} {sampler}: seeds that settle after {before.get(sampler, 100)} answers: delete them")
+    before[sampler], began = asks, time.process_time()
     for seed in range(len(told), seeds):
-        order = found.run(sampler, draws, seed, asks=ASKS.get(sampler, 100))
+        order = found.run(sampler, draws, seed, asks=asks)
         told.append([int(ranks[order[:x]].min()) for x in POINTS if x <= draws])
         kept |= {"points": list(POINTS), "machine": machine(), "versions": versions()}
         SEARCHES.write_text(json.dumps(kept, separators=(",", ":")) + "\n")

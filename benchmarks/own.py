@@ -175,8 +175,8 @@ def measure(features, z: dict[str, Tensor], pixels: str, shots: int, n: int) -> 
 
 
 def cost(root: Path, times: int = 5) -> dict:
-    """CPU seconds of what `adapt` does with 200 photographs, on one thread, and in turns of EfficientNet's own forward
-    passes over 200 pictures. The photographs are mini-ImageNet's, ten of each class, as JPEG of 500 x 375."""
+    """CPU seconds of what `adapt` does with 200 pictures, on one thread, and in turns of EfficientNet's own forward
+    passes over 200 pictures. They are mini-ImageNet's, ten of each class, enlarged to JPEG of 500 x 375."""
     torch.set_num_threads(1)
     net, shown = efficientnet._quick(), torch.zeros(200, 3, efficientnet.SIZE, efficientnet.SIZE)
     shown = shown.to(memory_format=torch.channels_last)
@@ -250,9 +250,9 @@ def page() -> str:
     told = json.loads((ROOT / "results" / "adapt-cost.json").read_text())
     ratio = told["ratio"]
     spent = (
-        f"Adapting to 200 photographs of 500 x 375, 20 classes, takes {np.median(ratio):.2f} times the CPU time of the "
-        f"network's own forward passes over 200 pictures ({min(ratio):.2f} to {max(ratio):.2f} in {told['times']} "
-        "tries; importing torch not counted)."
+        "Adapting to 200 pictures of 84 x 84, enlarged to JPEG of 500 x 375, 20 classes, takes "
+        f"{np.median(ratio):.2f} times the CPU time of the network's own forward passes over 200 pictures "
+        f"({min(ratio):.2f} to {max(ratio):.2f} in {told['times']} tries; importing torch not counted)."
     )
     return filled(text, "cost", spent + "\n", path.name)
 

@@ -1,8 +1,8 @@
 #!/bin/sh
 # pytest 9.2.0 and torch 2.13.0: `monkeypatch.setattr` on a setting of torch's compiler deletes the setting when the test
 # is over, for all tests after it. Such settings live in a module whose attributes are made by `__getattr__`; pytest puts
-# back what it finds in the object's own `__dict__`, and where nothing stands there it deletes. Nothing fails until
-# something compiles for a second time, in whichever test that is. `torch._dynamo.config.patch(...)` puts it back.
+# back what it finds in the object's own `__dict__`, and where nothing stands there it deletes. What fails is whichever
+# test reads the setting next, as one that compiles does. `torch._dynamo.config.patch(...)` puts it back.
 # guess (missed): monkeypatch leaves everything as it was (so it did in pytest 9.1.1).
 # seen: before 8, after monkeypatch: AttributeError: torch._dynamo.config.recompile_limit does not exist; after patch 8
 set -eu

@@ -319,6 +319,7 @@ def test_an_unknown_recipe_or_data_set(call, place):
         ("--device cuda:7", "device 'cuda:7' is not on this machine"),
         ("--device quantum", "device 'quantum' is unknown. Use auto, cpu, cuda, mps, or one by its number: cuda:1."),
         ("--device cpu:-1", "device 'cpu:-1' is unknown. Use auto, cpu, cuda, mps, or one by its number: cuda:1."),
+        ("--device cpu:00", "device 'cpu:00' is unknown."),
         ("--device cpu:1", "device 'cpu:1' is not on this machine, which has: cpu"),
         ("--data sinusoid", "sinusoid has examples of 1, proto was trained on 1x28x28."),
         ("--data nowhere", "there is no data set, folder or file 'nowhere'."),

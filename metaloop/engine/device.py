@@ -16,7 +16,7 @@ def choose(device: str | torch.device = "auto") -> torch.device:
         return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if there[kind]))
     kind, colon, index = name.partition(":")
     found = [k for k, yes in there.items() if yes]
-    if kind not in there or (colon and not re.fullmatch("[0-9]{1,4}", index)):
+    if kind not in there or (colon and not re.fullmatch("0|[1-9][0-9]{0,3}", index)):
         raise ValueError(f"device {name!r} is unknown. Use auto, {', '.join(there)}, or one by its number: cuda:1.")
     if not there[kind] or int(index or 0) >= (torch.cuda.device_count() if kind == "cuda" else 1):
         raise ValueError(f"device {name!r} is not on this machine, which has: {', '.join(found)}.")

@@ -67,6 +67,8 @@ class Choice:
         numbers = *self.features.values(), *self.true, *self.known, *self.strangers, self.fewer, self.luck
         if not all(map(math.isfinite, numbers)):
             raise ValueError("'choice' holds numbers that are not finite")
+        if not 0 < self.fewer <= 1 or not -1 <= self.luck <= 1:
+            raise ValueError(f"'choice' was held out with {self.fewer} of the examples, and lucky by {self.luck}")
 
 
 def blends(names: list[str], alike: float) -> list[dict[str, float]]:
@@ -166,7 +168,8 @@ def luck(losses: Tensor, right: Tensor, heads: list[int], chosen: int) -> float:
 
     The choice is made again by examples drawn with replacement, and is asked of those that were not drawn; what it
     loses there to what was chosen is the mean over DRAWS (Tsamardinos, Greasidou & Borboudakis, Bootstrapping the
-    out-of-sample predictions for efficient and accurate cross-validation, Machine Learning 107, 2018).
+    out-of-sample predictions for efficient and accurate cross-validation, Machine Learning 107, 2018). Other heads are
+    tried for the best blend alone, as `choose` does; where a draw likes another blend, its luck with heads is missing.
     """
     n, blends = losses.shape[1], len(losses) - len(heads) + 1
     drawn = torch.randint(n, (DRAWS, n), generator=torch.Generator().manual_seed(0))
@@ -235,8 +238,9 @@ def temperature(s: Tensor, y: Tensor, usual: float) -> float:
 def outlook(chosen: Choice, y: Tensor) -> tuple[float, float, float]:
     """The share that will be right, and its 95 % interval, from those held out, less what the choice owes to luck.
 
-    They are not independent, as each was among what the others were learned from. They count as n / (e - 1) of n: as
-    wide as an interval from those that a draw leaves out (see `luck`), n / e of n.
+    They are not independent, as each was among what the others were learned from. They count as n / (e - 1) of n, which
+    is the spread p (1 - p) (e - 1) / n of the share that is right among the n / e that a draw leaves out (see `luck`).
+    That is a widening, not a law of how they depend; it is held to measurements (docs/own-pictures.md).
 
     They were asked of fewer examples a class. What tells classes apart, d' (see `sensitivity`), has noise from the
     picture that is asked and from those that were learned from. If all of it is the former's, more examples help
