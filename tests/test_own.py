@@ -22,6 +22,7 @@ import metaloop as ml
 import metaloop.tasks as T
 from metaloop import Task, meta_gradient
 from metaloop.cli import main
+from metaloop.tasks import reading
 from metaloop.engine.episodes import read_episodes, write_episodes
 from metaloop.engine.seeds import generator
 from metaloop.recipes.data import POOLS
@@ -826,3 +827,13 @@ def test_the_command_line_takes_data_by_path_and_tasks_by_file(tmp_path, own_cac
     assert run("episodes mine.csv -o t.json --ways 9")[0] == 2
     assert run("episodes nowhere.csv -o t.json")[2] == (
         f"metaloop: there is no data set, folder or file 'nowhere.csv'. Data sets: {', '.join(POOLS)}.\n")
+
+
+def test_a_file_of_no_size_is_not_opened_to_see_whether_it_is_a_picture(tmp_path, monkeypatch):
+    """Some that a system makes up have none, and wait for whoever reads them."""
+    opened, look = [], reading.Image.open
+    monkeypatch.setattr(reading.Image, "open", lambda path: opened.append(path.name) or look(path))
+    (tmp_path / "nothing").touch()
+    Image.new("L", (4, 4)).save(tmp_path / "unnamed", "PNG")
+    assert [p.name for p in reading.images_in(tmp_path, nested=False)] == ["unnamed"]
+    assert opened == ["unnamed"]

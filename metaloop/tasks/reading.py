@@ -125,6 +125,8 @@ def is_image(path: Path) -> bool:
         return False
     if path.suffix.lower() in suffixes():
         return True
+    if not path.stat().st_size:  # as have files that a system makes up, which may be waited for: /proc/kmsg
+        return False
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
