@@ -22,11 +22,11 @@ import metaloop as ml
 import metaloop.tasks as T
 from metaloop import Task, meta_gradient
 from metaloop.cli import main
-from metaloop.tasks import reading
 from metaloop.engine.episodes import read_episodes, write_episodes
 from metaloop.engine.seeds import generator
 from metaloop.recipes.data import POOLS
 from metaloop.report.results import kept
+from metaloop.tasks import reading
 from metaloop.tasks.pickles import Machine, read_pickle
 from metaloop.torch_private import pytree
 
