@@ -353,10 +353,13 @@ STILL = (
 
 
 def judge(law: str, case: Case) -> None:
-    """Try one law on a case. Raises AssertionError if it is broken without a waiver, or waived without need."""
+    """Try one law on a case. Raises AssertionError if it is broken without a waiver, or waived without need; ValueError,
+    which says all by itself, where the learner or its tasks are refused."""
     try:
         with _StillNoise() if law in STILL else nullcontext():
             LAWS[law](case)
+    except ValueError:
+        raise
     except Exception as broken:
         if law not in case.waived or not isinstance(broken, (AssertionError, RuntimeError)):  # torch refuses by these
             what = broken if isinstance(broken, AssertionError) else f"{type(broken).__name__}: {broken}"
@@ -376,7 +379,7 @@ def check(
     """Try the laws on a learner; tasks and waive are a Case's.
 
     Raises AssertionError with a paragraph for each law that is broken without a waiver, or waived without need;
-    ValueError on a law that is not in `LAWS`.
+    ValueError on a law that is not in `LAWS`, and where the learner or its tasks are refused.
 
     >>> import metaloop as ml
     >>> net, init = ml.functional(ml.nn.mlp((2, 16, 16)))
