@@ -353,8 +353,8 @@ STILL = (
 
 
 def judge(law: str, case: Case) -> None:
-    """Try one law on a case. Raises AssertionError if it is broken without a waiver, or waived without need; ValueError,
-    which says all by itself, where the learner or its tasks are refused."""
+    """Try one law on a case. Raises AssertionError if it is broken without a waiver, or waived without need; ValueError
+    where the learner or its tasks are refused, which says all by itself."""
     try:
         with _StillNoise() if law in STILL else nullcontext():
             LAWS[law](case)
