@@ -71,7 +71,9 @@ def place(tmp_path_factory):
     folder(place / "asked", 5, first=50)
     folder(place / "one", 5, SHAPES[:1])
     folder(place / "single", 1)
-    assert main(["adapt", str(place / "few"), "-o", str(place / "f.safetensors")]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)  # where there are no runs, which would compete: `make demo` leaves one
+        assert main(["adapt", str(place / "few"), "-o", str(place / "f.safetensors")]) == 0
     return place
 
 
