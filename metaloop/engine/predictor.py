@@ -75,12 +75,19 @@ def policies(f: Any) -> frozenset[str]:
 
 
 def embedding(f: Any) -> Callable[[Tensor], Tensor] | None:
-    """The network that a metric learner's predictor compares examples by, if it has one."""
+    """What a metric learner's predictor compares examples by, if it has such."""
+    if (found := network(f)) is None:
+        return None
+    embed, params = found
+    return lambda x: embed(params, x).flatten(1)
+
+
+def network(f: Any) -> tuple[Callable, Any] | None:
+    """The network of `embedding`, and its parameters."""
     embed, theta = getattr(f, "embed", None), getattr(f, "theta", getattr(f, "net", None))
     if embed is None or theta is None or hasattr(f, "memory"):
         return None
-    part = theta["embed"] if isinstance(theta, dict) and isinstance(theta.get("embed"), dict) else theta
-    return lambda x: embed(part, x).flatten(1)
+    return embed, theta["embed"] if isinstance(theta, dict) and isinstance(theta.get("embed"), dict) else theta
 
 
 def save(path: str | Path, f: Any, about: dict[str, Any]) -> None:

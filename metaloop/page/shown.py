@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..core import Data
-from ..engine.predictor import adapt, adapted, embedding, in_order, policies, probabilities, taken
+from ..engine.predictor import adapt, adapted, embedding, in_order, network, policies, probabilities, taken
 from ..engine.run import Run
 from ..engine.seeds import generator, noise
 from ..nn.functional import Net, at_meta_test
@@ -311,9 +311,9 @@ def descended(
 
 def by_theta_alone(f: Any, theta: Any) -> bool:
     """Whether f's embedding is that of theta, whatever S is, and takes each x by itself."""
-    own = {id(t) for t in pytree.tree_leaves(theta)}
-    parts = pytree.tree_leaves(getattr(f, "theta", getattr(f, "net", None)))
-    return isinstance(f.embed, Net) and "transductive" not in policies(f) and all(id(t) in own for t in parts)
+    own, (embed, params) = {id(t) for t in pytree.tree_leaves(theta)}, network(f) or (None, None)
+    parts = pytree.tree_leaves(params)
+    return isinstance(embed, Net) and "transductive" not in policies(f) and all(id(t) in own for t in parts)
 
 
 def rows(f: Any, x: Tensor, ways: int) -> list[list[float]]:
