@@ -24,7 +24,8 @@ try:
 except DeprecationWarning as warning:
     print(sys.argv[1], "warns:", warning)
 END
-env/bin/python told.py reverse | tee -a told.txt
-env/bin/python told.py forward | tee -a told.txt
+env/bin/python told.py reverse > told.txt
+env/bin/python told.py forward >> told.txt
+cat told.txt
 grep -q "reverse \[0.082, 0.185, 0.223\]" told.txt
 grep -q "forward warns: .torch.jit.script. is deprecated" told.txt
