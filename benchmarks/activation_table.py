@@ -244,10 +244,10 @@ def child() -> None:
     kept: dict[str, Any] = {"functions": names, "children": []}
     if CHOSEN.exists():
         kept = json.loads(CHOSEN.read_text())
-    before = [{k: told[k] for k in Child.__dataclass_fields__} for told in kept["children"]]
-    if before != [asdict(each) for each in CHILDREN[: len(before)]]:
+    before = tuple(map(measured, kept["children"]))
+    if before != CHILDREN[: len(before)]:
         raise SystemExit(f"{CHOSEN.name} is of other children: delete it, and begin anew")
-    for each in CHILDREN[len(kept["children"]) :]:
+    for each in CHILDREN[len(before) :]:
         parts, began = data(each), time.process_time()
         tests = [train(parts, each, names, 100 + seed)["test"] for seed in range(3)]
         spent = (time.process_time() - began) / len(tests) / len(names)
@@ -260,6 +260,11 @@ def child() -> None:
         print(rounded, flush=True)
 
 
+def measured(told: dict[str, Any]) -> Child:
+    """The child of which something is told."""
+    return Child(**{name: told[name] for name in Child.__dataclass_fields__})
+
+
 def chosen() -> tuple[Child, list[dict[str, Any]]]:
     """The child by the rule, and what was measured of each."""
     if not CHOSEN.exists():
@@ -268,8 +273,7 @@ def chosen() -> tuple[Child, list[dict[str, Any]]]:
     fit = [each for each in told if each["linear below best"] > ABOVE and each["seconds a function"] <= COST]
     if not fit:
         raise SystemExit("no child does what is asked of it")
-    best = max(fit, key=lambda each: each["share"])
-    return Child(**{name: best[name] for name in Child.__dataclass_fields__}), told
+    return measured(max(fit, key=lambda each: each["share"])), told
 
 
 class Enough(Exception):
@@ -278,7 +282,7 @@ class Enough(Exception):
 
 def table(minutes: float) -> None:
     end, (child, _) = time.monotonic() + 60 * minutes, chosen()
-    if TABLE.exists() and json.loads(TABLE.read_text())["about"]["child"] != json.loads(json.dumps(asdict(child))):
+    if TABLE.exists() and measured(json.loads(TABLE.read_text())["about"]["child"]) != child:
         raise SystemExit(f"{TABLE.name} is of another child: delete it, and begin anew")
     parts = data(child)
 
@@ -367,7 +371,7 @@ def show() -> str:
     child, told = chosen()
     lines = ["| child | share of variance | linear below the best, in sd | seconds a function |", "| --- " * 4 + "|"]
     for each in told:
-        which = Child(**{name: each[name] for name in Child.__dataclass_fields__})
+        which = measured(each)
         row = [f"**{which}**" if which == child else f"{which}", f"{each['share']:.2f}",
                f"{each['linear below best']:.1f}", f"{each['seconds a function']:.2f}"]  # fmt: skip
         lines.append(f"| {' | '.join(row)} |")

@@ -1,7 +1,7 @@
 """Examples of one's own, without a run: how good the predictor is, and whether what it says of itself is so.
 
     python benchmarks/own.py [--kinds cifar10 ...] [--shots 1 3 5 10] [--draws 40] [--plain]
-    python benchmarks/own.py --cost       CPU time of adapting to 200 photographs, to results/adapt-cost.json
+    python benchmarks/own.py --cost       CPU time of adapting to 200 pictures, to results/adapt-cost.json
 
 Each draw takes `ways` classes of a kind, `shots` pictures of each to adapt to and fifty others to ask of (what is left
 of twenty where a class has no more: omniglot), and as many classes that are none of these as are left, up to as many.
