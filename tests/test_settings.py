@@ -73,18 +73,13 @@ def test_a_choice_is_told_and_no_other_is_taken():
         known.check("lstn")
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """A run trained with settings of one's own, its folder, and what was printed: stdout as JSON."""
-    return tmp_path_factory.mktemp("set") / "run"
-
-
 def train(run, *more: str) -> int:
     words = ["train", "meta-rnn-boolean", "--budget", "smoke", "--steps", "2", "--tasks", "2", "--json"]
     return main([*words, "--out", str(run), *more])
 
 
-def test_settings_are_kept_and_asked_for_again(run, capsys):
+def test_settings_are_kept_and_asked_for_again(tmp_path, capsys):
+    run = tmp_path / "run"
     assert train(run, "--set", "hidden=3", "--set", "test_shots=2,4", "--set", "hidden=5") == 0
     out, err = capsys.readouterr()
     told = json.loads(out)
@@ -130,8 +125,11 @@ def test_recipes_tell_their_settings(capsys):
     assert main(["recipes", "oml-omniglott"]) == 2
 
 
-def test_compare_and_evaluate_tell_json(run, capsys, monkeypatch, tmp_path):
+def test_compare_and_evaluate_tell_json(capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
+    run = tmp_path / "run"
+    assert train(run) == 0
+    capsys.readouterr()
     assert main(["evaluate", str(run), "--tasks", "3", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)["scores"]
     assert main(["compare", str(run), str(run), "--tasks", "3", "--json"]) == 0
