@@ -35,7 +35,7 @@ from metaloop.report.findings import strangers
 from metaloop.targets import information_nats
 
 ROOT = Path(__file__).resolve().parent.parent
-WAYS, QUERIES = (5, 20), 5
+WAYS, QUERIES, HELD = (5, 20), 5, 100
 
 
 class Cooled(Seen):
@@ -47,7 +47,7 @@ class Cooled(Seen):
 
 def looked(run: ml.Run, learner, theta, pool, ways: int, tasks: int) -> tuple[Seen, Seen, float | None]:
     """What a learner answers to test tasks and to validation tasks, and its AUROC."""
-    row, held, (test, val) = Row(label(ways, 1), learner, ways, 1, QUERIES), min(tasks, 200), (Seen(), Seen())
+    row, held, (test, val) = Row(label(ways, 1), learner, ways, 1, QUERIES), min(tasks, HELD), (Seen(), Seen())
     own, run.theta = run.theta, theta
     row.score(run, pool, tasks=tasks, answers=test)
     row.score(run, pool, tasks=held, answers=val, split="val")
