@@ -5,6 +5,7 @@ import re
 from dataclasses import replace
 from html.parser import HTMLParser
 
+import pytest
 import torch
 from tiny import image_folder, make_run
 
@@ -85,6 +86,10 @@ def test_a_report_of_a_classifier(tmp_path):
     shown = sum(guess != k for t in found["examples"] for k, c in enumerate(t["classes"]) for _, guess in c["queries"])
     assert html.count('class="query wrong"') == shown
     assert html.count('class="query"') == 45 - shown
+    assert "at meta-test</h2>" in html
+    found |= {"shots": [], "inner_steps": []}
+    (run.folder / "report.json").write_text(json.dumps(found))
+    assert "at meta-test</h2>" not in read(write_report(run, lambda: pool, tasks=4))[0]  # nothing to show there
 
 
 def test_a_report_of_a_regression_beside_the_paper(tmp_path, capsys):
@@ -117,6 +122,20 @@ def test_charts_stay_inside_their_frame():
     assert numbers
     assert all(0 <= n <= 420 for n in numbers)
     chart([Line("", [[1, 2.0]])], x="x", y="y")  # one point, no range
+
+
+def test_an_interval_ends_where_its_values_do():
+    """Of one query that is right the normal interval of a share goes beyond 100 %."""
+    share = [[40, 100.0, 96.0], [60, 50.0, 10.0]]
+    free, cut = (chart([Line("", share)], x="p", y="right", **within) for within in ({}, {"within": (0, 100)}))
+    labels = [[float(n) for n in re.findall(r'text-anchor="end">(-?[\d.]+)<', drawn)] for drawn in (free, cut)]
+    assert max(labels[0]) > 100
+    assert (min(labels[1]), max(labels[1])) == (0, 100)
+    (band,) = re.findall(r'class="band c0" d="M(.*)Z"', cut)
+    top, bottom = (float(re.findall(rf'y="([\d.]+)" text-anchor="end">{n}<', cut)[0]) - 4 for n in (100, 0))
+    heights = [float(point.split()[1]) for point in band.split("L")]
+    assert min(heights) == pytest.approx(top, abs=0.1)
+    assert max(heights) <= bottom
 
 
 def test_a_report_of_an_optimizer(tmp_path, capsys):

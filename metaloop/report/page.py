@@ -72,6 +72,9 @@ def page(
         steps = Line("", findings["inner_steps"], dots=True)
         more.append(chart([steps], x="inner steps", y=f"{metric} by inner steps", even=True))
     points = f"Each point: {findings['tasks']} test tasks, band: 95 % interval over tasks"
+    at_test = f"""<h2>{escape(metric[0].upper() + metric[1:])} at meta-test</h2>
+<p class="soft">{points}, {escape(each)}. {escape(findings["label"])} unless the axis says otherwise.</p>
+<div class="charts">{"".join(more)}</div>"""
     return shell(title, f"""
 <h1>{escape(title)}</h1>
 <p class="soft">{escape(summary)}</p>
@@ -81,9 +84,7 @@ def page(
 {_facts(facts)}
 <h2>Learning curve</h2>
 <div class="charts">{"".join(curves)}</div>
-<h2>{escape(metric[0].upper() + metric[1:])} at meta-test</h2>
-<p class="soft">{points}, {escape(each)}. {escape(findings["label"])} unless the axis says otherwise.</p>
-<div class="charts">{"".join(more)}</div>
+{at_test if more else ""}
 {_sure(findings.get("sure"))}
 {_examples(findings["examples"])}
 {_drawn(findings.get("drawn", []))}
@@ -136,7 +137,7 @@ def _sure(found: dict[str, Any] | None) -> str:
         facts.append(("strangers", f"AUROC {found['auroc']:.3f}, of queries whose class is in S over others'"))
     return f"""<h2>Is it as sure as it should be?</h2>
 <p class="soft">Queries in bins of the largest p(y | x): its mean, and the share of them that are right.</p>
-<div class="charts">{chart(lines, x="largest p, %", y="right, %")}{_facts(facts)}</div>"""
+<div class="charts">{chart(lines, x="largest p, %", y="right, %", within=(0, 100))}{_facts(facts)}</div>"""
 
 
 def _examples(tasks: Sequence[dict[str, Any]]) -> str:

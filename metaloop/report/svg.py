@@ -20,8 +20,11 @@ class Line:
     joined: bool = True
 
 
-def chart(lines: Sequence[Line], *, x: str, y: str, even: bool = False) -> str:
-    """Lines over x. even: x values are labels, equally spaced. Points that no axis holds are left out."""
+def chart(
+    lines: Sequence[Line], *, x: str, y: str, even: bool = False, within: tuple[float, float] = (-math.inf, math.inf)
+) -> str:
+    """Lines over x. even: x values are labels, equally spaced. Points that no axis holds are left out. within: where y
+    can be, beyond which no interval is drawn."""
     lines = [replace(line, points=[p for p in line.points if all(map(_fits, p))]) for line in lines]
     if not any(line.points for line in lines):
         return f"<figure><figcaption><b>{escape(y)}</b><span>nothing to show</span></figcaption></figure>"
@@ -30,7 +33,7 @@ def chart(lines: Sequence[Line], *, x: str, y: str, even: bool = False) -> str:
     low_x, high_x = min(place.values()), max(place.values())
     if even:
         low_x, high_x = low_x - 0.4, high_x + 0.4
-    ends = [p[1] + s * _spread(p) for line in lines for p in line.points for s in (-1, 1)]
+    ends = [end for line in lines for p in line.points for end in _ends(p, within)]
     ticks_y = _ticks(min(ends), max(ends))
     low_y, high_y = ticks_y[0], ticks_y[-1]
 
@@ -50,15 +53,16 @@ def chart(lines: Sequence[Line], *, x: str, y: str, even: bool = False) -> str:
     parts.append(f'<path class="axis" d="M{LEFT} {H - BOTTOM}H{W - RIGHT}"/>')
     parts.append(f'<text x="{(LEFT + W - RIGHT) / 2}" y="{H - 6}" text-anchor="middle">{escape(x)}</text>')
     for line in lines:
-        at = [(px(place[p[0]]), p[1], _spread(p)) for p in line.points]
+        at = [(px(place[p[0]]), p[1], *_ends(p, within)) for p in line.points]
         c = f"c{line.colour}"
-        if any(s for _, _, s in at) and line.joined:
-            edge = [f"{a:.1f} {py(v + s):.1f}" for a, v, s in at] + [f"{a:.1f} {py(v - s):.1f}" for a, v, s in at[::-1]]
+        if any(low < high for _, _, low, high in at) and line.joined:
+            edge = [f"{a:.1f} {py(high):.1f}" for a, _, _, high in at]
+            edge += [f"{a:.1f} {py(low):.1f}" for a, _, low, _ in at[::-1]]
             parts.append(f'<path class="band {c}" d="M{"L".join(edge)}Z"/>')
         if line.joined:
-            parts.append(f'<path class="line {c}" d="M{"L".join(f"{a:.1f} {py(v):.1f}" for a, v, _ in at)}"/>')
+            parts.append(f'<path class="line {c}" d="M{"L".join(f"{a:.1f} {py(v):.1f}" for a, v, *_ in at)}"/>')
         if line.dots:
-            parts += [f'<circle class="dot {c}" cx="{a:.1f}" cy="{py(v):.1f}" r="3.5"/>' for a, v, _ in at]
+            parts += [f'<circle class="dot {c}" cx="{a:.1f}" cy="{py(v):.1f}" r="3.5"/>' for a, v, *_ in at]
     picture = f'<svg viewBox="0 0 {W} {H}" role="img" aria-label="{escape(y)} by {escape(x)}">{"".join(parts)}</svg>'
     keys = "".join(
         f'<span><i class="key c{line.colour}{"" if line.joined else " round"}"></i>{escape(line.name)}</span>'
@@ -71,8 +75,9 @@ def _fits(v: float) -> bool:
     return math.isfinite(v) and abs(v) < 1e100
 
 
-def _spread(point: Sequence[float]) -> float:
-    return point[2] if len(point) > 2 else 0.0
+def _ends(point: Sequence[float], within: tuple[float, float]) -> tuple[float, float]:
+    spread = point[2] if len(point) > 2 else 0.0
+    return max(point[1] - spread, within[0]), min(point[1] + spread, within[1])
 
 
 def number(v: float) -> str:
