@@ -4,7 +4,8 @@
 
 Of each run, at its last step (validation, by accuracy, chooses for something else): bits per symbol of test drawings,
 of both grids and together, under (a) all symbols alike, log2 K; (b) each symbol as often as in training drawings; (c)
-the prior given five drawings of the class; in pairs. They are bits of symbols, of which a drawing has 65, and not of
+the prior given five drawings of the class, or of another one, which tells what the five are worth beside the symbols
+that were read before; in pairs. They are bits of symbols, of which a drawing has 65, and not of
 pixels. Then the squared error per pixel of both levels, and with the vectors of either set to zero, in pairs; and how
 many symbols are in use, as a perplexity.
 """
@@ -51,11 +52,13 @@ def of_task(run: ml.Run, learner: ml.Learner, module: ml.nn.CodeDensity, often: 
     """Each quantity, on the queries of one task."""
     f, (x, y) = learner.adapt(run.theta, task.support), task.query
     e_t, e_b, *symbols, _ = module.levels.seen(x)
-    prior, bits = module.log_p(f.c.draw()[y], x), {"as often": {}, "prior, 5 read": {}}
-    for name, k, log_p in zip(GRIDS, symbols, prior, strict=True):
+    c, bits = f.c.draw(), {"as often": {}, "prior, 5 read": {}, "prior, 5 of another class": {}}
+    prior, others = module.log_p(c[y], x), module.log_p(c.roll(1, 0)[y], x)
+    for name, k, log_p, misled in zip(GRIDS, symbols, prior, others, strict=True):
         q = (often[name] / often[name].sum()).log()
         bits["as often"][name] = -chances(q[None, :, None, None].expand(len(k), -1, *k.shape[1:]), k) / log(2)
         bits["prior, 5 read"][name] = -log_p / log(2)
+        bits["prior, 5 of another class"][name] = -misled / log(2)
     for told in bits.values():
         told["both"] = torch.cat([told[name] for name in GRIDS], 1)
     found = {f"bits per symbol, {grid}, {way}": told[grid].mean().item() for way, told in bits.items() for grid in told}
@@ -79,7 +82,8 @@ def judged(run: ml.Run, pool, tasks: int, seed: int) -> tuple[dict[str, Score], 
     }
     for grid in (*GRIDS, "both"):
         of = f"bits per symbol, {grid}"
-        scores[f"{of}, prior less as often"] = scores[f"{of}, prior, 5 read"] - scores[f"{of}, as often"]
+        for name in ("as often", "prior, 5 of another class"):
+            scores[f"{of}, prior less {name}"] = scores[f"{of}, prior, 5 read"] - scores[f"{of}, {name}"]
     for name in ("no top", "no bottom"):
         less = scores[f"squared error, {name}"] - scores["squared error, both levels"]
         scores[f"squared error, {name} less both levels"] = less
