@@ -251,6 +251,7 @@ def test_a_loss_of_pytorch_metric_learning_has_no_second_derivative_and_says_so(
 def test_a_loss_of_pytorch_metric_learning_hands_no_nan_on():
     loss = O.from_pml(partial(losses.ArcFaceLoss, num_classes=CLASSES, embedding_size=DIM))
     theta, y = loss.init(0), torch.tensor([1])
+    theta["W"] = torch.eye(*theta["W"].shape)  # lengths of exactly 1
     at = theta["W"].mT[1:2] * 2  # where the angle has no derivative
     with pytest.raises(ValueError, match=r"from_pml: ArcFaceLoss has a loss of .* and a gradient that is not finite"):
         torch.func.grad(lambda z: loss.value(theta, z, y))(at)
