@@ -38,6 +38,13 @@ def test_a_unit_is_its_name(name, f):
     assert_close(Unit(name)(X), X.clone().apply_(f))
 
 
+def test_what_is_at_zero_has_torchs_slope_whatever_clamp_has_there():
+    x = torch.zeros((), requires_grad=True)
+    for name in ("relu", "min0"):
+        (slope,) = torch.autograd.grad(UNARIES[name](x, x), x)
+        assert slope == 0, name
+
+
 def test_many_at_once_are_each_by_itself_with_its_gradients():
     """A random hundred of the units, and 25 that stand in order."""
     for names in ([units()[int(i)] for i in torch.randperm(4450, generator=G)[:100]], units()[:25]):
