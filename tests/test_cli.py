@@ -244,6 +244,11 @@ def test_a_run_that_was_stopped_is_told(call, place, tmp_path):
     status, _, lines = call("adapt", str(tmp_path / "stopped"), "few", "-o", str(tmp_path / "mine.safetensors"))
     assert status == 0
     assert any(f"has taken {info['steps']} of its {info['steps'] + 7} meta-steps" in line for line in lines)
+    newest = checkpoints(tmp_path / "stopped")[-1]
+    shutil.copy(newest, tmp_path / "stopped" / "best.safetensors")  # all that somebody passed on
+    for path in checkpoints(tmp_path / "stopped"):
+        path.unlink()
+    assert call("adapt", str(tmp_path / "stopped"), "few", "-o", str(tmp_path / "mine.safetensors"))[0] == 0
 
 
 def test_adapt_then_predict(call, place, tmp_path):
