@@ -68,11 +68,13 @@ reproduce: .venv/installed
 	touch $@
 
 .venv/installed: pyproject.toml constraints.txt
+	@echo "Installing torch and what else is needed into .venv, which takes minutes and says nothing."
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q -c constraints.txt -e .
 	touch $@
 
 .venv/installed-test: .venv/installed
+	@echo "Installing what the tests need into .venv, which takes minutes and says nothing."
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[test]'
 	touch $@
 

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from .nn.functional import functional as functional
 
     # What is learned about one task: an initialisation
-    from .learners.meta_translation import meta_translation as meta_translation
     from .learners.maml import maml as maml  # FOMAML, ANIL, BOIL, Meta-SGD, MAML++ by option
+    from .learners.meta_translation import meta_translation as meta_translation
     from .learners.proto_maml import proto_maml as proto_maml
     from .learners.reptile import reptile as reptile
 

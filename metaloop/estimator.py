@@ -1,6 +1,7 @@
 """Few-shot classification and regression, and embeddings, as scikit-learn's estimators."""
 
 import copyreg
+import os
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
@@ -135,7 +136,7 @@ class FewShotClassifier(ClassifierMixin, _Adapted):
 
     run_or_learner: a Run, the folder of a recipe's run, or a Learner with its theta. None: no run; the best features at
         hand with a head and a temperature that are chosen by held-out examples (metaloop.own). X may then also be a
-        list of PIL images or of texts, and predictor_ is a metaloop.own.Own.
+        list of PIL images or of texts (or an array or column of them), and predictor_ is a metaloop.own.Own.
 
     X: numpy array, torch tensor or what numpy makes an array of, [n, C, H, W], [n, H, W] where C = 1, or flat
     [n, C * H * W]; bytes are divided by 255, other numbers are taken as they are (images: ink 1 on paper 0, or colour,
@@ -448,12 +449,15 @@ def _numbers(call: str, X) -> Tensor:
 
 
 def _examples(call: str, X):
-    """X as it is where it is a list of PIL images or texts, else as `_numbers`."""
+    """X as a list where it is one of PIL images or texts, or an array or a column of them, else as `_numbers`."""
     from PIL import Image
 
     from .own.given import is_list_of
 
-    return X if is_list_of(X, Image.Image) or is_list_of(X, str) else _numbers(call, X)
+    one = list(X) if getattr(X, "ndim", None) == 1 and not isinstance(X, Tensor) else X
+    if is_list_of(one, os.PathLike):
+        raise TypeError(f"{call}: X holds paths. Give what is in the files: PIL.Image.open(path), path.read_text().")
+    return one if is_list_of(one, Image.Image) or is_list_of(one, str) else _numbers(call, X)
 
 
 def _classes(call: str, y) -> tuple[np.ndarray, Tensor]:

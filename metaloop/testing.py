@@ -185,6 +185,9 @@ def all_of_theta_learns(case: Case) -> None:
 
     What `running` norms read at meta-test has no gradient: it is `Learner.statistics` that must name it. The places
     that theta holds for `support` norms, which take their statistics from S, are no part of what is learned.
+
+    Any number but 0 counts as a gradient, rounding too: networks have biases that a norm or a difference takes out
+    again, and a parameter of yours that cancels likewise is not found.
     """
     learner, theta = case.learner, case.theta()
     gradient, task = meta_gradient(learner), case.task()

@@ -5,6 +5,7 @@ import importlib
 import json
 import math
 import shutil
+from pathlib import Path
 
 import numpy as np
 import own
@@ -440,6 +441,18 @@ def test_classifier_without_a_run_takes_rows_of_numbers():
         ml.FewShotClassifier().fit([[math.nan, 1.0], [0.0, 1.0]], [0, 1])
 
 
+def test_texts_come_in_a_list_or_in_an_array_and_paths_are_told():
+    texts = ["good morning", "a good day", "morning all", "good bye", "bye see you", "see you bye"]
+    y = ["greeting"] * 3 + ["parting"] * 3
+    told = [ml.FewShotClassifier().fit(X, y) for X in (texts, np.array(texts), np.array(texts, dtype=object))]
+    want = told[0].predict_proba(texts[:2])
+    assert want.argmax(1).tolist() == [0, 0]
+    for few in told:
+        assert np.array_equal(few.predict_proba(np.array(texts[:2])), want)
+    with pytest.raises(TypeError, match=r"X holds paths\. Give what is in the files: PIL\.Image\.open\(path\)"):
+        ml.FewShotClassifier().fit([Path("a.png"), Path("b.png")], ["a", "b"])
+
+
 # ---- The commands
 
 
@@ -477,6 +490,8 @@ def test_a_picture_of_none_of_these(call, tmp_path):
     _, told, lines = call("predict", "f.safetensors", str(tmp_path / "night.png"), "--false-accept", "0.4", "--json")
     (row,) = json.loads(told)
     assert (row["class"], row["none of these"]) == ("none of these", True)
+    assert row["probability"] is None  # it is no class, and has none
+    assert row["top"][0]["probability"] > 0
     assert any("of your own held-out images" in line for line in lines)
 
 
@@ -678,6 +693,8 @@ def test_pictures_without_an_ending_and_in_folders_of_folders(call, tmp_path):
         ("adapt f.safetensors -o g", "f.safetensors is not a folder"),
         ("adapt few/circle -o g", "few/circle holds pictures, and no sub-folders"),
         ("adapt empty -o g", "class 'circle' has no readable picture (there is none: .png"),
+        ("adapt table.csv -o g", "table.csv is not a folder. It takes pictures; of sentences and tables"),
+        ("adapt said -o g", "Add some or remove it. It takes pictures; of sentences and tables"),
         ("adapt few more asked -o g", "3 folders are given"),
         ("adapt few -o few/circle/0.png", "is there and no predictor, so it is kept"),
         ("adapt --add more few f.safetensors", "--add FOLDER needs the predictor's file alone"),
@@ -696,6 +713,9 @@ def test_pictures_without_an_ending_and_in_folders_of_folders(call, tmp_path):
 )
 def test_bad_input_is_one_line(call, place, told, message):
     (place / "empty" / "circle").mkdir(parents=True, exist_ok=True)
+    (place / "said" / "greeting").mkdir(parents=True, exist_ok=True)
+    (place / "said" / "greeting" / "0.txt").write_text("hello there")
+    (place / "table.csv").write_text("a,label\n1,x\n")
     before = (place / "f.safetensors").read_bytes()
     status, out, lines = call(*told.split())
     assert (status, out, len(lines)) == (2, "", 1)

@@ -237,12 +237,27 @@ def test_other_protocols_of_the_same_data_are_noted(capsys):
     assert "a, whose tasks these are, with split='vinyals', rotations='classes', rotations_at_test='classes'" in line
 
 
+def test_a_run_that_was_stopped_is_told(call, place, tmp_path):
+    shutil.copytree(place / "proto", tmp_path / "stopped")
+    info = json.loads((tmp_path / "stopped" / "run.json").read_text())
+    (tmp_path / "stopped" / "run.json").write_text(json.dumps(info | {"steps": info["steps"] + 7}))
+    status, _, lines = call("adapt", str(tmp_path / "stopped"), "few", "-o", str(tmp_path / "mine.safetensors"))
+    assert status == 0
+    assert any(f"has taken {info['steps']} of its {info['steps'] + 7} meta-steps" in line for line in lines)
+    newest = checkpoints(tmp_path / "stopped")[-1]
+    shutil.copy(newest, tmp_path / "stopped" / "best.safetensors")  # all that somebody passed on
+    for path in checkpoints(tmp_path / "stopped"):
+        path.unlink()
+    assert call("adapt", str(tmp_path / "stopped"), "few", "-o", str(tmp_path / "mine.safetensors"))[0] == 0
+
+
 def test_adapt_then_predict(call, place, tmp_path):
     file = str(tmp_path / "mine.safetensors")
     status, told, lines = call("adapt", "proto", "few", "-o", file)
     assert status == 0
     assert "3 classes from 12 images: class00, class01, class02" in told
     assert lines[-1] == f"next: metaloop predict {file} IMAGE..."
+    assert not any("meta-steps" in line for line in lines)
 
     status, told, lines = call("predict", file, "few", "--json")
     assert status == 0

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from .console import quoted, say, suggest
+from .console import say, suggest
 from .options import ONNXRUNTIME_WEB, option
 
 OPTIONS = (
@@ -14,6 +14,11 @@ OPTIONS = (
     option("-o", "--output", metavar="FILE", help="the file's name, where one is written"),
     ONNXRUNTIME_WEB,
 )  # fmt: skip
+USE = {
+    "onnx": 'onnxruntime.InferenceSession({!r}).run(None, {{"images": images}})',
+    "torch": "torch.export.load({!r}).module()(images)",
+    "html": "open {} in a browser",
+}
 
 
 def run(args) -> None:
@@ -34,6 +39,7 @@ def run(args) -> None:
     else:
         takes = ", ".join(map(str, about["pool"]["shape"]))
     web = exported.runtime(args.onnxruntime_web) if args.html else None
+    use = []
     for kind in kinds:
         path = Path(args.output or Path(args.file).with_suffix("." + {"torch": "pt2"}.get(kind, kind)))
         if path.exists() and path.resolve() == Path(args.file).resolve():
@@ -45,5 +51,6 @@ def run(args) -> None:
             {"onnx": exported.to_onnx, "torch": exported.to_torch}[kind](path, f, about)
         say(f"{path}: images, bytes [n, {takes}] -> probabilities "
             f"[n, {len(about['classes'])}], {path.stat().st_size / 1e6:.1f} MB")  # fmt: skip
+        use.append(USE[kind].format(str(path)))
     say(f"classes: {json.dumps(about['classes'], ensure_ascii=False)}")
-    suggest(f"metaloop predict {quoted(args.file)} IMAGE...")
+    suggest(*use)

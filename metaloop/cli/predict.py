@@ -82,6 +82,8 @@ def _own(args, f) -> None:
             row = {"image": str(file), "class": f.classes[0]}
         if strange:
             row["class"] = NONE
+            if not single:
+                row["probability"] = None  # `top` has those of its classes
         if threshold is not None:
             row["none of these"] = strange
         if sets is not None:

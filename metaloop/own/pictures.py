@@ -7,10 +7,12 @@ from typing import NamedTuple
 from PIL import Image, ImageOps
 
 from ..tasks.decode import opaque, why
+from ..tasks.own import TABLES
 from ..tasks.reading import KINDS, Skipped, image_files, images_in, suffixes
 from .predictor import digest
 
 KIND = "pictures"
+OTHERWISE = "It takes pictures; of sentences and tables metaloop.FewShotClassifier() makes a predictor, in Python."
 LARGEST_SIDE = 512  # pixels: of a larger JPEG no more is decoded than this needs
 
 
@@ -51,7 +53,8 @@ def read_classes(folder: Path, *, nested: bool = False) -> tuple[Pictures, list[
     class without a readable picture.
     """
     if not folder.is_dir():
-        raise ValueError(f"{folder} is {'not a folder' if folder.exists() else 'not there'}.")
+        table = f" {OTHERWISE}" if folder.suffix.lower() in TABLES else ""
+        raise ValueError(f"{folder} is {f'not a folder.{table}' if folder.exists() else 'not there.'}")
     inside = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
     if not inside:
         loose = any(p.suffix.lower() in suffixes() for p in folder.iterdir())
@@ -67,7 +70,10 @@ def read_classes(folder: Path, *, nested: bool = False) -> tuple[Pictures, list[
             deeper = not nested and any(p.is_dir() for p in sub.iterdir())
             none = "there are folders in it, which --nested reads" if deeper else f"there is none: {KINDS}"
             reason = f"the last, {last[0].name}: {last[1]}" if last else none
-            raise ValueError(f"{folder}: class '{sub.name}' has no readable picture ({reason}). Add some or remove it.")
+            texts = f" {OTHERWISE}" if any(p.suffix.lower() == ".txt" for p in sub.iterdir()) else ""
+            raise ValueError(
+                f"{folder}: class '{sub.name}' has no readable picture ({reason}). Add some or remove it.{texts}"
+            )
         seen: set[str] = set()
         for image, file, mark in zip(found.images, found.files, found.digests, strict=True):
             if mark in seen:

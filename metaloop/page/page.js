@@ -438,7 +438,7 @@ function curve(path, at) {
   svg.append(draw("polyline", {class: "line", points: path.map((e, i) => `${x(i)},${y(e.loss)}`).join(" ")}));
   path.forEach((e, i) => svg.append(draw("circle", {cx: x(i), cy: y(e.loss), r: i === at ? 5 : 2.5, class: i === at ? "here" : "dot"}),
     draw("text", {x: x(i), y: 101}, e.steps)));
-  return make("figure", {}, svg, make("figcaption", {}, `Loss on S after each number of steps; now ${path[at].loss.toFixed(3)}.`));
+  return make("figure", {}, svg, make("figcaption", {}, `Loss on S after each number of steps, from 0 to ${most.toPrecision(2)}; now ${path[at].loss.toPrecision(2)}.`));
 }
 
 function walk(path, at) {
@@ -507,7 +507,7 @@ function card(one, i) {
     const p = now.p[place()];
     if (p) {
       parts.push(bars(answer.classes, p));
-      if (answer.none?.[place()]) parts.push(make("p", {class: "wrong"}, "None of these: it is unlike every class that it knows."));
+      if (answer.none?.[place()]) parts.push(make("p", {class: "wrong"}, "It may be none of these: of pictures of other classes one in ten looks as much like one of its own."));
       if (answer.sets) parts.push(make("p", {}, `Set that holds the right class nine times in ten: ${answer.sets[place()].map(k => answer.classes[k]).join(", ")}.`));
       if (answer.sets && answer.sure) parts.push(make("p", {class: "says"}, `Set and "none of these" are told from ${answer.sure.of} unseen tasks of its data, of ${answer.sure.ways} classes with ${answer.sure.shots} picture${answer.sure.shots === 1 ? "" : "s"} each; drawings unlike them are less sure.`));
       const why = answer["why no sets"], whyNot = answer["why no none"];
