@@ -823,6 +823,11 @@ def test_the_command_line_takes_data_by_path_and_tasks_by_file(tmp_path, own_cac
     assert (entry["shots"], entry["queries"], entry["tasks"]) == ([1, 2], 2, 4)
     assert entry["data"].startswith("mine.csv, tasks.json ")
     assert [e.tasks for e in kept(tmp_path / "run")] == [2, 4]  # read again
+    for seed in range(4):  # whatever the first of the tasks looks like
+        run(f"episodes mine.csv -o more.json --ways 2 --shots 1-3 --queries 1-2 --tasks 2 --seed {seed}")
+        status, out, err = run("evaluate run --episodes more.json")
+        assert status == 0, err
+        assert "testing 2-way 1-3-shot on 2 tasks" in err
     assert "Leave these options" in run("evaluate run --episodes tasks.json --ways 3")[2]
     assert run("episodes mine.csv -o t.json --ways 9")[0] == 2
     assert run("episodes nowhere.csv -o t.json")[2] == (

@@ -594,6 +594,8 @@ def test_streams_that_take_nothing_or_not_every_sign():
         ("train maml-sinusoid-5shot --memory 1" + "0" * 400 + "GB", "is more than any machine has"),
         ("evaluate {run} --shots 99999999999999", "is more than any machine holds"),
         ("evaluate {run} --tasks " + "9" * 50, "is more than any machine holds"),
+        ("evaluate {run} --tasks 1 --seed " + "9" * 19, "is out of range: give one of at most 18 digits"),
+        ("train maml-sinusoid-5shot --budget smoke --seed -" + "9" * 5000, "is not a whole number"),
         ("evaluate {curve} --shots 2000000000 --tasks 1", "more memory than there is"),
     ],
 )
