@@ -27,6 +27,7 @@ from .engine import Run, predictor
 from .nn.functional import at_meta_test
 from .recipes.stored import open_run
 from .targets import CLASSES
+from .tasks.divide import in_order
 from .torch_private import pytree
 
 
@@ -482,7 +483,7 @@ def _classes(call: str, y) -> tuple[np.ndarray, Tensor]:
         classes, index = np.unique(labels, return_inverse=True)
         return classes, torch.from_numpy(index)
     kinds = {k: (isinstance(k, str), type(k).__name__ if not isinstance(k, int | float) else "", k) for k in told}
-    order = sorted(kinds, key=lambda k: kinds[k])
+    order = in_order(kinds)
     classes = np.empty(len(order), dtype=object)
     classes[:] = order
     place = {k: i for i, k in enumerate(order)}

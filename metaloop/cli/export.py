@@ -14,6 +14,7 @@ OPTIONS = (
     option("-o", "--output", metavar="FILE", help="the file's name, where one is written"),
     ONNXRUNTIME_WEB,
 )  # fmt: skip
+BEGINS = {"onnx": b"\x08", "torch": b"PK", "html": b"<!doctype html"}
 
 
 def run(args) -> None:
@@ -34,10 +35,10 @@ def run(args) -> None:
     else:
         takes = ", ".join(map(str, about["pool"]["shape"]))
     web = exported.runtime(args.onnxruntime_web) if args.html else None
-    for kind in kinds:
-        path = Path(args.output or Path(args.file).with_suffix("." + {"torch": "pt2"}.get(kind, kind)))
-        if path.exists() and path.resolve() == Path(args.file).resolve():
-            raise ValueError(f"export: {path} is the predictor itself. Choose another name.")
+    paths = [Path(args.output or Path(args.file).with_suffix("." + {"torch": "pt2"}.get(kind, kind))) for kind in kinds]
+    for kind, path in zip(kinds, paths, strict=True):
+        _keep_others(kind, path, Path(args.file))
+    for kind, path in zip(kinds, paths, strict=True):
         if kind == "html":
             assert web is not None
             exported.to_html(path, f, about, web)
@@ -47,3 +48,17 @@ def run(args) -> None:
             f"[n, {len(about['classes'])}], {path.stat().st_size / 1e6:.1f} MB")  # fmt: skip
     say(f"classes: {json.dumps(about['classes'], ensure_ascii=False)}")
     suggest(f"metaloop predict {quoted(args.file)} IMAGE...")
+
+
+def _keep_others(kind: str, path: Path, predictor: Path) -> None:
+    """Raises ValueError, before anything takes long, if there is something else than an older export."""
+    if not path.exists():
+        return
+    if path.resolve() == predictor.resolve():
+        raise ValueError(f"export: {path} is the predictor itself. Choose another name.")
+    begins = b""
+    if path.is_file():
+        with open(path, "rb") as file:
+            begins = file.read(len(BEGINS[kind])).lower()
+    if begins != BEGINS[kind].lower():
+        raise ValueError(f"export: {path} is there and no earlier export, so it is kept. Choose another name.")

@@ -126,7 +126,8 @@ def norm(run: Run, row: Row, pool: Pool) -> str:
     """The norm policy of a row's predictors."""
     episode = {"ways": row.ways, "shots": row.shots, "queries": row.queries}
     batch = pool.test.sample(tasks=1, **episode, generator=generator(0, "norm", 0))
-    support = pytree.tree_map(lambda t: t.to(pytree.tree_leaves(run.theta)[0].device), first_task(groups(batch)[0][1]).support)
+    support, where = first_task(groups(batch)[0][1]).support, pytree.tree_leaves(run.theta)[0].device
+    support = pytree.tree_map(lambda t: t.to(where), support)
     return ", ".join(sorted(policies(row.learner.adapt(run.theta, support)))) or "none"
 
 
