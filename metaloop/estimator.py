@@ -136,7 +136,7 @@ class FewShotClassifier(ClassifierMixin, _Adapted):
 
     run_or_learner: a Run, the folder of a recipe's run, or a Learner with its theta. None: no run; the best features at
         hand with a head and a temperature that are chosen by held-out examples (metaloop.own). X may then also be a
-        list of PIL images or of texts, and predictor_ is a metaloop.own.Own.
+        list or an array of PIL images or of texts, and predictor_ is a metaloop.own.Own.
 
     X: numpy array, torch tensor or what numpy makes an array of, [n, C, H, W], [n, H, W] where C = 1, or flat
     [n, C * H * W]; bytes are divided by 255, other numbers are taken as they are (images: ink 1 on paper 0, or colour,
@@ -448,13 +448,23 @@ def _numbers(call: str, X) -> Tensor:
     return x
 
 
-def _examples(call: str, X):
-    """X as it is where it is a list of PIL images or texts, else as `_numbers`."""
+def _examples(call: str, X: Any):
+    """X as a list where it is one, or an array, of PIL images or texts, else as `_numbers`."""
     from PIL import Image
 
     from .own.given import is_list_of
 
-    return X if is_list_of(X, Image.Image) or is_list_of(X, str) else _numbers(call, X)
+    if hasattr(X, "__array__") and not isinstance(X, Tensor):
+        array = np.asarray(X)
+        X = array.tolist() if array.ndim == 1 and array.dtype.kind in "OU" else X
+    if is_list_of(X, Image.Image):
+        for i, image in enumerate(X):
+            try:
+                image.load()
+            except (OSError, ValueError, SyntaxError) as error:  # what Pillow raises for damaged files
+                raise ValueError(f"{call}: picture {i} of X cannot be read ({error}).") from None
+        return X
+    return X if is_list_of(X, str) else _numbers(call, X)
 
 
 def _classes(call: str, y) -> tuple[np.ndarray, Tensor]:
@@ -491,8 +501,8 @@ def _classes(call: str, y) -> tuple[np.ndarray, Tensor]:
 
 
 def _finite(call: str, x: Tensor) -> None:
-    if not x.isfinite().all():
-        raise ValueError(f"{call}: X holds values that are not finite (NaN or infinite).")
+    if not x.float().isfinite().all():
+        raise ValueError(f"{call}: X holds values that are not finite (NaN or infinite), or too large for float32.")
 
 
 def _held(t):

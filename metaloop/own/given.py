@@ -50,7 +50,7 @@ def kind_of(x: Any) -> tuple[str, Any]:
 
 
 def is_list_of(x: Any, kind: type) -> bool:
-    """Whether x is a list, or an array of objects, of that kind alone."""
+    """Whether x is a list of that kind alone."""
     return isinstance(x, Sequence) and not isinstance(x, str) and len(x) > 0 and all(isinstance(i, kind) for i in x)
 
 
