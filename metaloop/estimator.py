@@ -457,8 +457,9 @@ def _examples(call: str, X: Any):
     if hasattr(X, "__array__") and not isinstance(X, Tensor):
         array = np.asarray(X)
         X = array.tolist() if array.ndim == 1 and array.dtype.kind in "OU" else X
+    pictures: Any = X
     if is_list_of(X, Image.Image):
-        for i, image in enumerate(X):
+        for i, image in enumerate(pictures):
             try:
                 image.load()
             except (OSError, ValueError, SyntaxError) as error:  # what Pillow raises for damaged files
