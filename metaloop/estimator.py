@@ -28,6 +28,7 @@ from .engine import Run, predictor
 from .nn.functional import at_meta_test
 from .recipes.stored import open_run
 from .targets import CLASSES
+from .tasks.divide import in_order
 from .torch_private import pytree
 
 
@@ -136,7 +137,7 @@ class FewShotClassifier(ClassifierMixin, _Adapted):
 
     run_or_learner: a Run, the folder of a recipe's run, or a Learner with its theta. None: no run; the best features at
         hand with a head and a temperature that are chosen by held-out examples (metaloop.own). X may then also be a
-        list of PIL images or of texts (or an array or column of them), and predictor_ is a metaloop.own.Own.
+        list of PIL images or of texts (or an array or a column of them), and predictor_ is a metaloop.own.Own.
 
     X: numpy array, torch tensor or what numpy makes an array of, [n, C, H, W], [n, H, W] where C = 1, or flat
     [n, C * H * W]; bytes are divided by 255, other numbers are taken as they are (images: ink 1 on paper 0, or colour,
@@ -448,16 +449,26 @@ def _numbers(call: str, X) -> Tensor:
     return x
 
 
-def _examples(call: str, X):
+def _examples(call: str, X: Any):
     """X as a list where it is one of PIL images or texts, or an array or a column of them, else as `_numbers`."""
     from PIL import Image
 
     from .own.given import is_list_of
 
-    one = list(X) if getattr(X, "ndim", None) == 1 and not isinstance(X, Tensor) else X
-    if is_list_of(one, os.PathLike):
+    if hasattr(X, "__array__") and not isinstance(X, Tensor):
+        array = np.asarray(X)
+        X = array.tolist() if array.ndim == 1 and array.dtype.kind in "OU" else X
+    if is_list_of(X, os.PathLike):
         raise TypeError(f"{call}: X holds paths. Give what is in the files: PIL.Image.open(path), path.read_text().")
-    return one if is_list_of(one, Image.Image) or is_list_of(one, str) else _numbers(call, X)
+    pictures: Any = X
+    if is_list_of(X, Image.Image):
+        for i, image in enumerate(pictures):
+            try:
+                image.load()
+            except (OSError, ValueError, SyntaxError) as error:  # what Pillow raises for damaged files
+                raise ValueError(f"{call}: picture {i} of X cannot be read ({error}).") from None
+        return X
+    return X if is_list_of(X, str) else _numbers(call, X)
 
 
 def _classes(call: str, y) -> tuple[np.ndarray, Tensor]:
@@ -486,7 +497,7 @@ def _classes(call: str, y) -> tuple[np.ndarray, Tensor]:
         classes, index = np.unique(labels, return_inverse=True)
         return classes, torch.from_numpy(index)
     kinds = {k: (isinstance(k, str), type(k).__name__ if not isinstance(k, int | float) else "", k) for k in told}
-    order = sorted(kinds, key=lambda k: kinds[k])
+    order = in_order(kinds)
     classes = np.empty(len(order), dtype=object)
     classes[:] = order
     place = {k: i for i, k in enumerate(order)}
@@ -494,8 +505,8 @@ def _classes(call: str, y) -> tuple[np.ndarray, Tensor]:
 
 
 def _finite(call: str, x: Tensor) -> None:
-    if not x.isfinite().all():
-        raise ValueError(f"{call}: X holds values that are not finite (NaN or infinite).")
+    if not x.float().isfinite().all():
+        raise ValueError(f"{call}: X holds values that are not finite (NaN or infinite), or too large for float32.")
 
 
 def _held(t):

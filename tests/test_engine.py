@@ -421,6 +421,14 @@ def test_a_metric_gives_a_number_for_each_task(pool, learner, name):
         evaluate(learner, learner.init(0), pool, tasks=12, chunk=12, metric=METRICS[name], **EPISODE)
 
 
+def test_a_metric_that_cannot_be_is_told(pool, learner):
+    theta = learner.init(0)
+    with pytest.raises(ValueError, match=r"^evaluate: metric is 'accuracy', expected a function"):
+        evaluate(learner, theta, pool, tasks=2, metric="accuracy", **EPISODE)
+    with pytest.raises(ValueError, match=r"^evaluate: metric cross_entropy, of 1 task: .*Expected target size"):
+        evaluate(learner, theta, pool, tasks=2, metric=torch.nn.functional.cross_entropy, **EPISODE)
+
+
 def test_a_metric_may_count(pool, learner):
     count = lambda p, y: (p.argmax(-1) == y).sum(1)
     score = evaluate(learner, learner.init(0), pool, tasks=4, metric=count, **EPISODE)

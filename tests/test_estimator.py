@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from mutations import Bug
+from PIL import Image
 from scipy.sparse import csr_matrix
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
@@ -357,6 +358,30 @@ def test_runs_in_memory_and_bare_learners_are_pickled(runs, images, name):
         want = few.fit(x, y).predict_proba(x)
         assert np.allclose(again.fit(x, y).predict_proba(x), want, atol=1e-6)
         assert np.allclose(pickle.loads(pickle.dumps(few)).predict_proba(x), want, atol=1e-6)
+
+
+def test_texts_and_pictures_come_as_arrays_too(monkeypatch):
+    monkeypatch.setattr("metaloop.features.present", lambda module: module == "sklearn")  # without extras
+    said, y = ["good morning", "good day", "see you soon", "see you later"], [0, 0, 1, 1]
+    grey = [Image.new("L", (9, 9), 60 * k) for k in range(4)]
+    for X in (said, grey):
+        held = np.empty(4, dtype=object)
+        held[:] = X
+        want = FewShotClassifier().fit(X, y).predict_proba(X)
+        assert np.array_equal(FewShotClassifier().fit(held, y).predict_proba(held), want)
+    words = np.array(said)
+    assert np.array_equal(FewShotClassifier().fit(words, y).predict(words), y)
+
+
+def test_what_own_examples_cannot_be_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr("metaloop.features.present", lambda module: module == "sklearn")
+    Image.effect_noise((64, 64), 90).save(tmp_path / "cut.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:999])
+    whole = [Image.new("L", (9, 9), 60 * k) for k in range(3)]
+    with Image.open(tmp_path / "cut.png") as cut, pytest.raises(ValueError, match="fit: picture 3 of X cannot be read"):
+        FewShotClassifier().fit([*whole, cut], [0, 1, 0, 1])
+    with pytest.raises(ValueError, match=r"fit: X holds values .* too large for float32"):
+        FewShotClassifier().fit([[1e300], [2e300]], [0, 1])
 
 
 def test_a_pickled_run_does_not_carry_its_data(runs):

@@ -127,17 +127,20 @@ def test_a_browser_answers_the_same(made, tmp_path):
         ([], "export: say what to write: --onnx, --torch or --html."),
         (["--onnx", "--torch", "-o", "x"], "-o x is one name, for 2 files."),
         (["--torch", "-o", "maml.safetensors"], "maml.safetensors is the predictor itself."),
+        (["--torch", "-o", "few/class01/0.png"], "0.png is there and no earlier export, so it is kept."),
+        (["--onnx", "-o", "few"], "few is there and no earlier export"),
         (["--html", "--onnxruntime-web", "few"], "needs onnxruntime-web, which is not in few: npm install"),
     ],
 )
 def test_what_cannot_be_exported_is_one_line(made, words, told, capsys, monkeypatch):
     monkeypatch.chdir(made[0])
-    before = (made[0] / "maml.safetensors").read_bytes()
+    kept = [made[0] / "maml.safetensors", made[0] / "few" / "class01" / "0.png"]
+    before = [file.read_bytes() for file in kept]
     assert main(["export", "maml.safetensors", *words]) == 2
     out, err = capsys.readouterr()
     assert (out, len(err.splitlines())) == ("", 1)
     assert told in err
-    assert (made[0] / "maml.safetensors").read_bytes() == before
+    assert [file.read_bytes() for file in kept] == before
 
 
 def test_without_onnx_the_extra_is_named(made, capsys, monkeypatch, tmp_path):

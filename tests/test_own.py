@@ -9,6 +9,8 @@ import pickle
 import struct
 import sys
 import zlib
+from datetime import date
+from enum import Enum
 from io import BytesIO
 
 import numpy as np
@@ -78,6 +80,10 @@ def test_bytes_become_numbers_up_to_one_and_other_numbers_stay():
     assert deal(np.ones((4, 3))[::-1]).shape == (1, 2, 3)
 
 
+class Kind(Enum):
+    TREE, BUSH = 1, 2
+
+
 @pytest.mark.parametrize(
     ("y", "names"),
     [
@@ -87,6 +93,10 @@ def test_bytes_become_numbers_up_to_one_and_other_numbers_stay():
         ([1, 1, "1", "1"], ["1", "'1'"]), (["b", "b", 2, 2], ["2", "b"]), 
         (np.array([b"x", b"x", b"y", b"y"]), ["x", "y"]),
         (torch.tensor([[1], [1], [0], [0]]), ["0", "1"]), (np.array(["a", "a", None, None]), None),
+        ([date(2020, 1, 9), date(2020, 1, 9)] + [date(2019, 5, 1)] * 2, ["2019-05-01", "2020-01-09"]),
+        (np.array(["2020", "2020", "1999", "1999"], "M8[D]"), ["1999-01-01", "2020-01-01"]),
+        ([Kind.TREE, Kind.TREE, Kind.BUSH, Kind.BUSH], ["Kind.BUSH", "Kind.TREE"]),
+        (np.array(["2020", "NaT", "NaT", "2020"], "M8[D]"), None),
         ([1.0, 1.0, float("nan"), 2], None), ([[1], [2], [1, 2], [3]], None), ([[1, 2]] * 4, None),
     ],
 )  # fmt: skip
@@ -136,7 +146,8 @@ def test_classes_are_split_by_fractions_names_lists_groups_or_examples(tmp_path)
         ({"split": ["train"] * 3}, "split has 3 entries, expected one for each of 40"),
         ({"split": (0.5, 0.5, 0.5)}, "three fractions"), ({"split": "nowhere"}, "holds no train.txt"),
         ({"groups": list(range(40))}, "class 'c0' is in several groups"), ({"groups": [1, 2]}, "groups has 2 entries"),
-        ({"groups": [0] * 40}, "1 groups are too few"),
+        ({"groups": [0] * 40}, "1 groups are too few"), ({"split": 3}, "got split=3, expected three fractions"),
+        ({"split": (float("nan"), 0.5, 0.5)}, "got split=.* expected three fractions"),
     ],
 )  # fmt: skip
 def test_a_split_that_cannot_be_is_refused(how, match):
@@ -150,6 +161,7 @@ def test_a_split_that_cannot_be_is_refused(how, match):
         (np.zeros(4), r"X has shape \(4,\)"), (np.zeros((0, 2)), "X has shape"), ([["a"], ["b"]], "expected numbers"),
         ([[1], [1, 2]], "no array"), (np.full((4, 1), np.nan), "not finite"), 
         (np.zeros((3, 1)), "3 examples in X, 4 labels"),
+        (torch.eye(4).to_sparse(), "X is sparse"), (np.full((4, 1), 1e39), "too large for float32"),
         (np.zeros((4, 1), complex), "expected numbers"), (torch.zeros(4, 1, dtype=torch.cfloat), "complex"),
     ],
 )  # fmt: skip
@@ -503,6 +515,9 @@ def test_tiered_imagenets_pngs_are_pools(tmp_path, own_cache, by):
         ({"data": np.zeros((2, 3)), "labels": [1]}, "2 examples and 1"),
         ({"image_data": np.zeros((2, 3)), "class_dict": {"a": [5]}}, "class 'a' has an example that is not there"),
         ({"image_data": np.zeros((2, 3)), "class_dict": {"a": "x"}}, "told as none are"),
+        ({"image_data": None, "class_dict": {"a": [0]}}, "no array of numbers"),
+        ({"image_data": np.zeros((2, 3)), "class_dict": {"a": [0, 1], "b": [1]}}, "class 'b' is told twice"),
+        ({"data": np.full((2, 3), np.nan), "labels": [0, 1]}, "not finite"),
     ],
 )  # fmt: skip
 def test_pickles_of_other_forms_are_told(tmp_path, held, match):
@@ -554,6 +569,8 @@ def test_parquet_is_read_by_pyarrow(tmp_path):
     pq.write_table(pa.table({"a": [1.0, 2.0, None, 4.0], "label": ["x", "x", "y", "y"]}), path)
     with pytest.warns(UserWarning, match=r"values are missing in a \(1\)"):
         assert T.table(path, split=None).shape == (2,)
+    pq.write_table(pa.table({"a": [[1.0, 2.0], [3.0]], "label": ["x", "y"]}), path)
+    one_line(lambda: T.table(path, split=None), "column 'a' holds lists or tables. `tasks.arrays` takes vectors")
     path.write_bytes(b"PAR1")
     one_line(lambda: T.table(path), "it is damaged")
 
@@ -587,6 +604,7 @@ def test_a_table_has_numbers_categories_and_missing_values(tmp_path):
         ("a,a,label\n1,2,3\n", "two columns are called 'a'"), ("a,b\n1,2\n", "no column of labels"),
         ("label\nx\ny\n", "no column beside 'label'"), ('a,label\n"1,x\n', "it is damaged"),
         ("a,label\n1,\n", "every row"),
+        ("a,label\n1e300,x\n3e300,x\n" + "".join(f"2e300,{k}\n" for k in "yzuvw"), "too large"),
         ("a,label\ninf,x\n1,y\n2,z\n1,u\n2,v\n1,w\n", "infinite"), ("a,label\n1,x\n2,y\n", "2 classes are too few"),
     ],
 )  # fmt: skip
@@ -654,7 +672,14 @@ def test_any_dataset_with_labels_is_a_pool():
     photos = Photos((Image.new("RGB", (3, 2), (k, 1, 2)), f"c{k % 2}") for k in range(4))
     assert T.dataset(photos, split=None).images[:, 0, 0, 0].tolist() == [0, 1, 2, 3]
     assert T.dataset(photos, split=None).shape == (3, 2, 3)
+    deep = [(Image.new("I;16", (3, 2), 257 * 100), k % 2) for k in range(4)]  # to 65535
+    assert T.dataset(deep, split=None).images.unique().tolist() == [100]
+    clear = [(Image.new("RGBA", (3, 2), (0, 0, 0, 0)), k % 2) for k in range(4)]  # laid on white, as from a file
+    assert T.dataset(clear, split=None).images.unique().tolist() == [255]
     one_line(lambda: T.dataset(iter([])), "it has no length")
+    one_line(lambda: T.dataset([("a", 0)]), "example 0 is a str, expected a tensor, an array or a picture")
+    one_line(lambda: T.dataset([(x[0], torch.eye(3)[0])]), "the label of item 0 is of 3 numbers")
+    one_line(lambda: T.dataset(torch.utils.data.DataLoader([1, 2])), "gives no item by its number")
     one_line(lambda: T.dataset([1]), "item 0 is a int, expected")
     one_line(lambda: T.dataset([]), "it is empty")
     one_line(lambda: T.dataset([(x[0], 0), (x[:, 0], 1)]), "example 1 is of 6, the first of 2. Resize them")
@@ -823,8 +848,16 @@ def test_the_command_line_takes_data_by_path_and_tasks_by_file(tmp_path, own_cac
     assert (entry["shots"], entry["queries"], entry["tasks"]) == ([1, 2], 2, 4)
     assert entry["data"].startswith("mine.csv, tasks.json ")
     assert [e.tasks for e in kept(tmp_path / "run")] == [2, 4]  # read again
+    for seed in range(4):  # whatever the first of the tasks looks like
+        run(f"episodes mine.csv -o more.json --ways 2 --shots 1-3 --queries 1-2 --tasks 2 --seed {seed}")
+        status, out, err = run("evaluate run --episodes more.json")
+        assert status == 0, err
+        assert "testing 2-way 1-3-shot on 2 tasks" in err
     assert "Leave these options" in run("evaluate run --episodes tasks.json --ways 3")[2]
     assert run("episodes mine.csv -o t.json --ways 9")[0] == 2
+    before = (tmp_path / "mine.csv").read_bytes()
+    assert "mine.csv is there and holds no episodes, so it is kept" in run("episodes mine.csv -o mine.csv --ways 2")[2]
+    assert (tmp_path / "mine.csv").read_bytes() == before
     assert run("episodes nowhere.csv -o t.json")[2] == (
         f"metaloop: there is no data set, folder or file 'nowhere.csv'. Data sets: {', '.join(POOLS)}.\n")
 

@@ -273,6 +273,29 @@ def test_schedules_are_checked_as_well(tmp_path):
         train(tmp_path, steps=2, resume=True, **steps(1))
 
 
+def test_a_schedule_of_another_optimizer_is_refused():
+    other = torch.optim.Adam([torch.zeros(1, requires_grad=True)])
+    with pytest.raises(ValueError, match="fit: the schedule is of another optimizer"):
+        train(None, schedule=lambda o: torch.optim.lr_scheduler.StepLR(other, 2))
+
+
+RATES = {
+    "a rate": lambda p: torch.optim.Adam(p, lr=torch.tensor(0.01)),
+    "a rate in double precision": lambda p: torch.optim.Adam(p, lr=torch.tensor(0.01, dtype=torch.float64)),
+    "betas": lambda p: torch.optim.Adam(
+        p, lr=torch.tensor(0.01), betas=(torch.tensor(0.9), torch.tensor(0.99)), foreach=False
+    ),
+}
+
+
+@pytest.mark.parametrize("optimizer", RATES.values(), ids=RATES)
+def test_rates_that_are_tensors_come_back_as_such(tmp_path, optimizer):
+    whole = train(tmp_path / "whole", optimizer=optimizer, steps=6)
+    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
+    checkpoints(tmp_path / "cut")[-1].unlink()
+    assert same(train(tmp_path / "cut", optimizer=optimizer, steps=6, resume=True).theta, whole.theta)
+
+
 class Averaging(torch.optim.Optimizer):
     """Not one of torch's: it counts in integers, and keeps its sums in double precision."""
 
@@ -571,6 +594,8 @@ def test_streams_that_take_nothing_or_not_every_sign():
         ("train maml-sinusoid-5shot --memory 1" + "0" * 400 + "GB", "is more than any machine has"),
         ("evaluate {run} --shots 99999999999999", "is more than any machine holds"),
         ("evaluate {run} --tasks " + "9" * 50, "is more than any machine holds"),
+        ("evaluate {run} --tasks 1 --seed " + "9" * 19, "is out of range: give one of at most 18 digits"),
+        ("train maml-sinusoid-5shot --budget smoke --seed -" + "9" * 5000, "is not a whole number"),
         ("evaluate {curve} --shots 2000000000 --tasks 1", "more memory than there is"),
     ],
 )

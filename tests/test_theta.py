@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from mutations import Bug
 from torch import nn
+from torch.nn.utils import parametrize, prune
 from torch.nn.utils.parametrizations import orthogonal, spectral_norm, weight_norm
 from torch.testing import assert_close
 from zoo import ZOO
@@ -154,6 +155,32 @@ def test_large_whole_numbers_are_kept_exactly():
     assert torch.equal(net(init(0), torch.ones(1, 2)), module(torch.ones(1, 2)))
 
 
+class Turned(nn.Module):
+    """Features turned by fixed angles, which are kept as complex numbers."""
+
+    def __init__(self, seed: int = 0):
+        super().__init__()
+        angles = torch.rand(3, generator=torch.Generator().manual_seed(seed))
+        self.register_buffer("turn", torch.polar(torch.ones(3), angles).conj())
+        self.into, self.out = nn.Linear(4, 6), nn.Linear(6, 3)
+
+    def forward(self, x):
+        z = torch.view_as_complex(self.into(x).unflatten(-1, (3, 2)).contiguous()) * self.turn
+        return self.out(torch.view_as_real(z).flatten(-2))
+
+
+def test_complex_buffers_travel_too(tmp_path):
+    make = lambda seed: ml.maml(*ml.functional(Turned(seed)), inner_lr=0.1)
+    learner = make(0)
+    net, init = ml.functional(Turned(), reset=False)
+    assert_close(net(init(0), torch.ones(2, 4)), net.module(torch.ones(2, 4)))
+    run = ml.fit(learner, POOL, **QUICK, optimizer=decayed, out=tmp_path)
+    assert moved(learner.init(0), run.theta) == {f"{n}.{k}" for n in ("into", "out") for k in ("weight", "bias")}
+    again = ml.Run.open(tmp_path, make(1))
+    x, S = torch.randn(5, 4), support()
+    assert torch.equal(again.learner.adapt(again.theta, S)(x), learner.adapt(run.theta, S)(x))
+
+
 def test_a_theta_of_several_networks_and_a_learner_of_ones_own():
     """Nested thetas, a constant by `fixed`, an inner loop by torch.func over all of a network's tensors."""
     net, init = ml.functional(Told())
@@ -259,6 +286,22 @@ def test_a_parametrisation_that_keeps_its_own_base_is_drawn_and_named():
     assert_close(a @ a.mT, torch.eye(4))
 
 
+class Symmetric(nn.Module):
+    """A parametrisation that torch cannot turn back."""
+
+    def forward(self, w):
+        return w.triu() + w.triu(1).mT
+
+
+def test_a_parametrisation_without_inverse_is_drawn_and_named():
+    layer = nn.Linear(4, 4)
+    net, init = ml.functional(parametrize.register_parametrization(layer, "weight", Symmetric()))
+    with pytest.warns(UserWarning, match="draws parametrizations.weight.original;"):
+        assert len(moved(init(0), init(1))) == 2
+    w = net(init(0), torch.eye(4)) - init(0)["bias"]
+    assert_close(w, w.mT)
+
+
 def test_what_no_layer_draws_is_drawn_and_named():
     module = Token()
     _, init = ml.functional(module)
@@ -353,6 +396,34 @@ def test_a_stock_batch_norm_in_eval_mode_is_its_constants():
 def test_a_layer_that_writes_or_pools_tasks_is_refused(layer, instead):
     with pytest.raises(ValueError, match=f"which is not safe here. Use .*{instead}"):
         ml.functional(nn.Sequential(layer()))
+
+
+def pruned():
+    layer = nn.Linear(4, 5)
+    prune.l1_unstructured(layer, "weight", 4)
+    return layer
+
+
+class Complex(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.phase = nn.Parameter(torch.ones(3, dtype=torch.cfloat))
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated")
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        (lambda: nn.Sequential(nn.utils.weight_norm(nn.Linear(4, 5))), "layer '0' .* without 'weight', which was comp"),
+        (lambda: nn.Sequential(pruned()), "without 'weight', .*prune.remove"),
+        (Complex, "parameter 'phase' is complex"),
+        (lambda: nn.Linear(4, 5, device="meta"), "'weight' is on the meta device"),
+        (lambda: nn.Linear, "type is no torch module"), (lambda: abs, "is no torch module"),
+    ],
+)  # fmt: skip
+def test_what_no_theta_can_be_made_of_is_refused(module, message):
+    with pytest.raises(ValueError, match=f"^functional: .*{message}"):
+        ml.functional(module())
 
 
 def test_spectral_norm_in_eval_mode_passes():

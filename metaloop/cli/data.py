@@ -145,7 +145,8 @@ def measured(run, rows, pool, folder: Path, *, as_json: bool = False, **how: Any
     entries = []
     try:
         for row in rows:
-            note(f"testing {row.label} on {row.tested(how['tasks'])} tasks")
+            tasks = row.tested(how["tasks"])
+            note(f"testing {row.label} on {min(tasks, pool.tasks or tasks) if row.data is None else tasks} tasks")
             entries.append(measure(run, row, pool, **how))
     finally:
         if entries:

@@ -1,6 +1,7 @@
 """Write test tasks to a file, by which others score the very same ones (`metaloop evaluate --episodes FILE`)."""
 
 import argparse
+from pathlib import Path
 
 from .console import quoted, say, suggest
 from .data import find_pool
@@ -31,8 +32,23 @@ OPTIONS = (
 def run(args) -> None:
     from ..engine.episodes import write_episodes
 
+    _keep_others(Path(args.output))
     pool = find_pool(None, args.data, split=None if args.all_classes else (0.6, 0.2, 0.2))
     how = {"ways": args.ways, "shots": args.shots, "queries": args.queries}
     write_episodes(args.output, pool, tasks=args.tasks, **how, seed=args.seed, split=args.split)
     say(f"{args.output}: {args.tasks} tasks of {getattr(pool, args.split).name}")
     suggest(f"metaloop evaluate RUN --data {quoted(args.data)} --episodes {quoted(args.output)}")
+
+
+def _keep_others(output: Path) -> None:
+    """Raises ValueError if there is something else than tasks."""
+    from ..engine.schema import read_json
+
+    if not output.exists():
+        return
+    try:
+        ours = "episodes" in read_json(output)
+    except (ValueError, TypeError):
+        ours = False
+    if not ours:
+        raise ValueError(f"{output} is there and holds no episodes, so it is kept. Choose another name.")

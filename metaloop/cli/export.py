@@ -19,6 +19,7 @@ USE = {
     "torch": "torch.export.load({!r}).module()(images)",
     "html": "open {} in a browser",
 }
+BEGINS = {"onnx": b"\x08", "torch": b"PK", "html": b"<!doctype html"}
 
 
 def run(args) -> None:
@@ -40,10 +41,10 @@ def run(args) -> None:
         takes = ", ".join(map(str, about["pool"]["shape"]))
     web = exported.runtime(args.onnxruntime_web) if args.html else None
     use = []
-    for kind in kinds:
-        path = Path(args.output or Path(args.file).with_suffix("." + {"torch": "pt2"}.get(kind, kind)))
-        if path.exists() and path.resolve() == Path(args.file).resolve():
-            raise ValueError(f"export: {path} is the predictor itself. Choose another name.")
+    paths = [Path(args.output or Path(args.file).with_suffix("." + {"torch": "pt2"}.get(kind, kind))) for kind in kinds]
+    for kind, path in zip(kinds, paths, strict=True):
+        _keep_others(kind, path, Path(args.file))
+    for kind, path in zip(kinds, paths, strict=True):
         if kind == "html":
             assert web is not None
             exported.to_html(path, f, about, web)
@@ -54,3 +55,17 @@ def run(args) -> None:
         use.append(USE[kind].format(str(path)))
     say(f"classes: {json.dumps(about['classes'], ensure_ascii=False)}")
     suggest(*use)
+
+
+def _keep_others(kind: str, path: Path, predictor: Path) -> None:
+    """Raises ValueError, before anything takes long, if there is something else than an older export."""
+    if not path.exists():
+        return
+    if path.resolve() == predictor.resolve():
+        raise ValueError(f"export: {path} is the predictor itself. Choose another name.")
+    begins = b""
+    if path.is_file():
+        with open(path, "rb") as file:
+            begins = file.read(len(BEGINS[kind])).lower()
+    if begins != BEGINS[kind].lower():
+        raise ValueError(f"export: {path} is there and no earlier export, so it is kept. Choose another name.")

@@ -21,8 +21,18 @@ def count(text: str) -> int:
     return int(text)
 
 
+def seed(text: str) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a whole number") from None
+    if not -(2**63) <= number < 2**63:  # torch's generators take no more
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is out of range: give one of at most 18 digits")
+    return number
+
+
 RUN = option("run", metavar="RUN", help="a run's folder")
-SEED = option("--seed", type=int, default=0, help="of the test tasks (0)")
+SEED = option("--seed", type=seed, default=0, help="of the test tasks (0)")
 TASKS = option("--tasks", type=count, default=1000, metavar="N", help="test tasks (1000)")
 WAYS = option("--ways", type=count, metavar="N", help="classes per task")
 SHOTS = option("--shots", type=count, metavar="K", help="support examples per class")

@@ -7,7 +7,7 @@ from typing import Any
 
 from .console import note, quoted, say, suggest
 from .data import advice, find_pool, measured, rows_for
-from .options import DATA, DATA_ROOT, DEVICE, TASKS, count, option
+from .options import DATA, DATA_ROOT, DEVICE, TASKS, count, option, seed
 
 SAMPLERS = ("tpe", "random", "grid", "gp", "evolution")
 OPTIONS = (
@@ -21,7 +21,7 @@ OPTIONS = (
     option("--adopt", action="store_true", help="take up trials of workers on machines that are gone"),
     option("--validation-tasks", type=count, default=200, metavar="N", help="that a trial is judged on (200)"),
     DATA, DATA_ROOT, DEVICE,
-    option("--seed", type=int, default=0, help="of weights, tasks and draws (0)"),
+    option("--seed", type=seed, default=0, help="of weights, tasks and draws (0)"),
     option("--budget", choices=("smoke", "quick", "full"), default="full", help="of each trial (full)"),
     option("--steps", type=count, metavar="N", help="meta-steps of each trial, if not as the budget says"),
     option("--out", metavar="DIR", help="where trials lie (runs/search-RECIPE)"), TASKS,

@@ -6,11 +6,11 @@ from typing import Any
 
 from .console import note, quoted, say, suggest
 from .data import advice, find_pool, measured, move, rows_for
-from .options import DATA, DATA_ROOT, DEVICE, JSON, TASKS, count, option
+from .options import DATA, DATA_ROOT, DEVICE, JSON, TASKS, count, option, seed
 
 OPTIONS = (
     option("recipe", metavar="RECIPE", help="see `metaloop recipes`"), DATA, DATA_ROOT, DEVICE,
-    option("--seed", type=int, help="of weights and tasks (0)"),
+    option("--seed", type=seed, help="of weights and tasks (0)"),
     option("--budget", choices=("smoke", "quick", "full"), help="seconds, minutes, or as published (full)"),
     option("--steps", type=count, metavar="N", help="meta-steps, if not as the budget says"),
     option("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting, see `metaloop recipes RECIPE`"),

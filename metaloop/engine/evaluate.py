@@ -103,6 +103,8 @@ def evaluate(
         raise ValueError(f"evaluate: tasks={tasks}, expected at least 1.")
     if chunk is not None and chunk < 1:
         raise ValueError(f"evaluate: chunk={chunk}, expected at least 1, or None.")
+    if metric is not None and not callable(metric):
+        raise ValueError(f"evaluate: metric is {metric!r}, expected a function (predictions, y) -> [tasks].")
     if split not in ("train", "val", "test"):
         raise ValueError(f"evaluate: split={split!r}, expected 'train', 'val' or 'test'.")
     check("evaluate", learner, theta)
@@ -157,7 +159,8 @@ def score_each(call: str, target: Target, predicted: Tensor, y: Tensor, metric: 
     else:
         name = getattr(metric, "__name__", "metric")
         for n in (1, len(y)):  # of a single task, too: its queries may be as many as there are tasks
-            scores = metric(predicted[:n], y[:n])
+            with explained(call, f"metric {name}, of {n} task{'s' * (n > 1)}: "):
+                scores = metric(predicted[:n], y[:n])
             if not isinstance(scores, Tensor) or scores.shape != (n,):
                 given = f"a tensor of shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else repr(scores)
                 raise ValueError(

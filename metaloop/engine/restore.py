@@ -49,7 +49,7 @@ def restore_optimizer(
         _check_state(optimizer, whole, source, still)
     if saved.held not in (None, len(named)):
         raise ValueError(f"{source} is damaged: {len(named)} tensors of the optimizer are left of {saved.held}.")
-    keys = [set(group) for group in optimizer.param_groups]
+    keys, ours = [set(group) for group in optimizer.param_groups], [dict(group) for group in optimizer.param_groups]
     state = {int(index): dict(entries) for index, entries in whole.items()}
     try:
         optimizer.load_state_dict({"state": state, "param_groups": copy.deepcopy(saved.param_groups)})
@@ -58,6 +58,10 @@ def restore_optimizer(
     for expected, group in zip(keys, optimizer.param_groups, strict=True):
         if missing := sorted(expected - set(group)):
             raise ValueError(f"{source}: the optimizer's '{missing[0]}' is missing.")
+    for fresh, group in zip(ours, optimizer.param_groups, strict=True):  # tensors of one number are numbers in a file
+        for name, value in fresh.items():
+            if isinstance(value, Tensor) or (isinstance(value, tuple) and any(isinstance(v, Tensor) for v in value)):
+                group[name] = _as(value, group[name])
     every = [p for group in optimizer.param_groups for p in group["params"]]
     for name, t in named.items():  # torch brings a state into its parameter's dtype
         _, index, key = name.split("/", 2)
@@ -151,6 +155,13 @@ def _expected(optimizer: torch.optim.Optimizer) -> dict[int, dict[str, Any]] | N
 def _plain(value: Any) -> Any:
     """A value as it comes back from a file."""
     return json.loads(json.dumps(value, default=lambda v: float(v) if hasattr(v, "__float__") else str(type(v))))
+
+
+def _as(value: Any, told: Any) -> Any:
+    """Numbers out of a file, as tensors where those of `value` are."""
+    if isinstance(value, Tensor):
+        return torch.full_like(value, told)
+    return tuple(map(_as, value, told)) if isinstance(value, tuple) else told
 
 
 def _alike(ours: Any, theirs: Any) -> bool:

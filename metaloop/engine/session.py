@@ -254,6 +254,11 @@ def begin(
     _steps_alone("the optimizer", descent, "torch.optim.Adam")
     if schedule:
         _steps_alone("the schedule", scheduler, "torch.optim.lr_scheduler.StepLR")
+        ours, theirs = ({id(p) for group in getattr(o, "param_groups", ()) for p in group["params"]}
+                        for o in (descent, getattr(scheduler, "optimizer", descent)))  # fmt: skip
+        if not ours & theirs:
+            raise ValueError("fit: the schedule is of another optimizer, and would change nothing. Make it of the one "
+                             "that it is given: lambda o: torch.optim.lr_scheduler.StepLR(o, 100).")  # fmt: skip
     _moves(descent, leaves)
     given, lock = {"steps": steps, **(info or {}), "seed": seed}, None
 

@@ -118,7 +118,7 @@ class Net:
     def _held(self, params: Params) -> Params:
         """params with what is fixed held constant, and copies of what a module could write into."""
         held = {**params, **{n: params[n].detach() for n in self.fixed}}
-        return held | {n: held[n].to(self._whole.get(n, held[n].dtype), copy=True) for n in self._buffers}
+        return held | {n: _as_given(held[n], self._whole.get(n, held[n].dtype)) for n in self._buffers}
 
     def _loud(self) -> bool:
         """Whether it would make noise where none is wanted."""
@@ -179,8 +179,9 @@ def functional(module: nn.Module, *, reset: bool = True) -> tuple[Net, Callable[
 
     params is a flat dict from parameter and buffer names to tensors. What the module does not learn, buffers and
     parameters with requires_grad=False, has the module's present values whatever the seed, and stays so: nothing that
-    moves theta moves it (`net.fixed`; see `fixed`). Buffers of whole numbers or bools are floats in params, so that all
-    can be differentiated; the module gets its own dtype. Its mode, train or eval, counts, layer by layer.
+    moves theta moves it (`net.fixed`; see `fixed`). Buffers of whole numbers or bools are floats in params, and complex
+    ones pairs of floats, so that all can be differentiated; the module gets its own dtype. Its mode, train or eval,
+    counts, layer by layer.
 
     `init(seed)` draws the rest anew with each layer's own `reset_parameters`. Parameters that none reaches are drawn
     from a normal distribution of their present mean and deviation, with a warning that names them; constant ones stay.
@@ -192,15 +193,24 @@ def functional(module: nn.Module, *, reset: bool = True) -> tuple[Net, Callable[
     whose statistics stay what they are and whose weight and bias are learned.
 
     Raises ValueError, naming the layer and what to use instead, if the module holds a layer that cannot be
-    batched over tasks or differentiated twice, or that writes into its tensors. net(params, x) raises ValueError
-    if params are another network's: if a name is missing.
+    batched over tasks or differentiated twice, that writes into its tensors, or that holds a tensor computed from
+    others; and on parameters that are complex or have no numbers. net(params, x) raises ValueError if params are
+    another network's: if a name is missing.
 
     >>> net, init = functional(nn.Linear(3, 2))
     >>> net(init(0), torch.ones(5, 3)).shape
     torch.Size([5, 2])
     """
+    if not isinstance(module, nn.Module):
+        raise ValueError(f"functional: {type(module).__name__} is no torch module.")
     for name, layer in module.named_modules():
         _refuse(name or type(module).__name__, layer)
+    for name, t in (*module.named_parameters(), *module.named_buffers()):
+        if t.is_meta:
+            raise ValueError(f"functional: '{name}' is on the meta device, without numbers. Build the module on a CPU.")
+        if t.is_complex() and isinstance(t, nn.Parameter):
+            raise ValueError(f"functional: parameter '{name}' is complex. Hold its real and imaginary parts as one of "
+                             "floats, and take torch.view_as_complex in forward.")  # fmt: skip
     skeleton = Net(_skeleton(module))
     skeleton.quiet()  # a trace cannot copy modules
     if "support" in skeleton.policies:  # whose modes change while it computes
@@ -312,14 +322,21 @@ def _norms(module: nn.Module) -> list[BatchNorm]:
 
 
 def _tensors(module: nn.Module, *kinds: Callable) -> dict[str, Tensor]:
-    """The module's parameters and buffers, of those kinds, as real numbers; but for complex ones."""
+    """The module's parameters and buffers, of those kinds, as real numbers."""
     named = {n: t for kind in kinds or (nn.Module.named_parameters, nn.Module.named_buffers) for n, t in kind(module)}
-    return {n: t if t.is_floating_point() else _as_floats(t) for n, t in named.items() if not t.is_complex()}
+    return {n: t if t.is_floating_point() else _as_floats(t) for n, t in named.items()}
 
 
 def _as_floats(t: Tensor) -> Tensor:
-    """Whole numbers or bools as floats that are exactly they."""
+    """Whole numbers or bools as floats that are exactly they; complex numbers as pairs."""
+    if t.is_complex():
+        return torch.view_as_real(t.resolve_conj())
     return next(f for f in (t.float(), t.double()) if torch.equal(f.to(t.dtype), t) or f.dtype == torch.float64)
+
+
+def _as_given(t: Tensor, dtype: torch.dtype) -> Tensor:
+    """A copy of what `_as_floats` made, as it was."""
+    return torch.complex(t[..., 0], t[..., 1]).to(dtype) if dtype.is_complex else t.to(dtype, copy=True)
 
 
 def _drawn_by_none(module: nn.Module, one: dict[str, Tensor], other: dict[str, Tensor]) -> list[str]:
@@ -363,7 +380,7 @@ def _reset_layer(layer: Any) -> None:
         plain._parameters[name] = nn.Parameter(getattr(layer, name).detach().clone())
     plain.reset_parameters()
     for name in names:
-        with suppress(NotImplementedError), torch.no_grad():  # a parametrisation without inverse
+        with suppress(RuntimeError, ValueError), torch.no_grad():  # a parametrisation without inverse
             setattr(layer, name, plain._parameters[name].detach())
 
 
@@ -373,6 +390,9 @@ def _refuse(name: str, layer: nn.Module) -> None:
     hooks = layer._forward_pre_hooks.values()
     if (isinstance(layer, SpectralNorm) or any(isinstance(h, OldSpectralNorm) for h in hooks)) and layer.training:
         instead = "it in eval mode, or metaloop.nn.norm; in training, spectral norm writes into its vectors"
+    if computed := [n for n, t in vars(layer).items() if isinstance(t, Tensor) and not t.is_leaf]:
+        instead = (f"it without '{computed[0]}', which was computed from other tensors: a parametrization of "
+                   "torch.nn.utils.parametrize, or, where it was pruned, torch.nn.utils.prune.remove")  # fmt: skip
     if isinstance(layer, nn.Embedding):
         bad = [n for n in ("max_norm", "scale_grad_by_freq", "sparse") if getattr(layer, n)]
         instead = f"{kind}(...) without {bad[0]}" if bad else None

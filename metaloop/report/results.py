@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..engine import Run, Score
-from ..engine.batch import first_task
+from ..engine.batch import first_task, groups
 from ..engine.checkpoint import write_bytes
 from ..engine.evaluate import check_outputs
 from ..engine.lock import Lock
@@ -112,7 +112,7 @@ def check(run: Run, row: Row, pool: Pool, split: str = "test") -> None:
     episode = {"ways": row.ways, "shots": row.shots, "queries": row.queries}
     task = getattr(pool, split).sample(tasks=1, **episode, generator=generator(0, "check", 0))
     where = pytree.tree_leaves(run.theta)[0].device
-    task = pytree.tree_map(lambda t: t.to(where), task)
+    task = pytree.tree_map(lambda t: t.to(where), groups(task)[0][1])
     check_outputs("evaluate", row.learner, run.theta, task, row.ways, target_of(task.query.y, pool))
 
 
@@ -126,7 +126,8 @@ def norm(run: Run, row: Row, pool: Pool) -> str:
     """The norm policy of a row's predictors."""
     episode = {"ways": row.ways, "shots": row.shots, "queries": row.queries}
     batch = pool.test.sample(tasks=1, **episode, generator=generator(0, "norm", 0))
-    support = pytree.tree_map(lambda t: t.to(pytree.tree_leaves(run.theta)[0].device), first_task(batch).support)
+    support, where = first_task(groups(batch)[0][1]).support, pytree.tree_leaves(run.theta)[0].device
+    support = pytree.tree_map(lambda t: t.to(where), support)
     return ", ".join(sorted(policies(row.learner.adapt(run.theta, support)))) or "none"
 
 

@@ -20,7 +20,7 @@ def arrays(
 
     X: a numpy array, a torch tensor, or what numpy makes an array of: bytes, dealt as float32 in [0, 1], or numbers,
         dealt as float32, as they are. One that lies on disk (`numpy.load(file, mmap_mode="r")`) stays there.
-    y: words, numbers, bools, or several of these.
+    y: words, numbers, bools, dates or whatever else can be hashed, or several of these.
     split: which classes are for train, val and test: three fractions, dealt out by `seed`, each at least two classes
         unless its fraction is 0; or their names, {"train": [...], "val": [...], "test": [...]}; or a folder of such
         lists (train.txt, a name in each line); or the part of each example, [n]; or None, all classes for each.
@@ -65,6 +65,8 @@ def pool_of(
 
 def _examples(call: str, X: Any) -> tuple[Tensor, Callable[[], Any] | None]:
     """X as a tensor, of bytes or of floats; if it is on disk, how to give back the memory of what was read of it."""
+    if hasattr(X, "toarray") or (isinstance(X, Tensor) and X.layout != torch.strided):
+        raise ValueError(f"{call}: X is sparse. Give a dense array: X.toarray(), or X.to_dense() in torch.")
     if isinstance(X, Tensor):
         x = X.detach()
     else:
@@ -77,6 +79,8 @@ def _examples(call: str, X: Any) -> tuple[Tensor, Callable[[], Any] | None]:
                              "`tasks.table` columns of several kinds.")  # fmt: skip
         if array.dtype.kind == "u" and array.dtype.itemsize > 1:
             array = array.astype(np.int64)
+        if array.dtype.kind == "f" and array.dtype.itemsize > 8:  # torch has no long doubles
+            array = array.astype(np.float64)
         if not array.dtype.isnative:
             array = array.astype(array.dtype.newbyteorder("="))
         if min(array.strides, default=0) < 0:
@@ -94,9 +98,9 @@ def _examples(call: str, X: Any) -> tuple[Tensor, Callable[[], Any] | None]:
     if x.is_floating_point():
         step = max(1, 2**24 // max(1, x[0].numel()))
         for start in range(0, len(x), step):
-            if not x[start : start + step].isfinite().all():
-                raise ValueError(f"{call}: X holds values that are not finite (NaN or infinite). `tasks.table` reads "
-                                 "tables with missing values.")  # fmt: skip
+            if not x[start : start + step].float().isfinite().all():  # as they are dealt
+                raise ValueError(f"{call}: X holds values that are not finite (NaN or infinite), or too large for "
+                                 "float32. `tasks.table` reads tables with missing values.")  # fmt: skip
             if file is not None:
                 let_go(file)
     return x, None if file is None else lambda: let_go(file)

@@ -1,7 +1,7 @@
 """Labels of any type as classes, and which classes are for meta-training, validation and test."""
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,8 @@ Split = tuple[float, float, float] | Mapping[str, Iterable[Any]] | str | os.Path
 
 
 def classes_of(call: str, y: Any) -> tuple[list[str], Tensor]:
-    """The classes' names in order, and the class of each label, int64 [n]. Labels are words, numbers, bools, or several
-    of these, which are then ordered kind by kind.
+    """The classes' names in order, and the class of each label, int64 [n]. Labels are words, numbers, bools or whatever
+    else can be hashed (dates, members of an Enum), or several of these, which are then ordered kind by kind.
 
     Raises ValueError on labels that are none, missing, or not one for each example.
     """
@@ -39,17 +39,25 @@ def classes_of(call: str, y: Any) -> tuple[list[str], Tensor]:
             raise ValueError(f"{call}: a label is missing (NaN or infinite).")
         known, index = np.unique(labels, return_inverse=True)
         return _named(known.tolist()), torch.from_numpy(index.reshape(-1).astype(np.int64))
-    told = labels.tolist()
+    told = [*labels] if labels.dtype.kind in "mM" else labels.tolist()  # numpy's dates, which tolist makes numbers of
     for label in told:
-        if label is None or not isinstance(label, bool | int | float | str | bytes | np.generic) or label != label:
+        if label is None or label != label or not isinstance(label, Hashable):
             raise ValueError(f"{call}: a label is {label!r}, expected a word or a number for each example.")
     kinds = {
         (type(k).__name__, k): (isinstance(k, str | bytes), "" if isinstance(k, int | float) else type(k).__name__, k)
         for k in told
     }
-    order = sorted(kinds, key=lambda key: kinds[key])
+    order = in_order(kinds)
     place = {key: i for i, key in enumerate(order)}
     return _named([k for _, k in order]), torch.tensor([place[type(k).__name__, k] for k in told])
+
+
+def in_order(kinds: dict[Any, tuple]) -> list[Any]:
+    """Labels by their kinds, then by themselves; those that know no order by their words."""
+    try:
+        return sorted(kinds, key=lambda key: kinds[key])
+    except TypeError:
+        return sorted(kinds, key=lambda key: (*kinds[key][:-1], str(kinds[key][-1])))
 
 
 def _named(labels: list[Any]) -> list[str]:
@@ -74,10 +82,13 @@ def divided(
         split = _lists(call, Path(split))
     if isinstance(split, Mapping):
         return _by_name(call, names, split)
+    fractions = f"{call}: got {split=}, expected three fractions, the first above 0, of sum 1; or None."
+    if not hasattr(split, "__len__"):
+        raise ValueError(fractions)
     if len(split) == 3 and all(isinstance(share, int | float) and not isinstance(share, bool) for share in split):
         return _by_fractions(call, names, split, seed, y, groups)  # type: ignore[arg-type]
     if y is None:
-        raise ValueError(f"{call}: got {split=}, expected three fractions, the first above 0, of sum 1; or None.")
+        raise ValueError(fractions)
     return _by_example(call, names, split, y)  # type: ignore[arg-type]
 
 
@@ -91,7 +102,7 @@ def part_named(call: str, word: Any) -> str:
 
 
 def _by_fractions(call, names, split, seed: int, y, groups) -> list[list[int]]:
-    if min(split) < 0 or split[0] == 0 or abs(sum(split) - 1) > 1e-6:
+    if not (all(share >= 0 for share in split) and split[0] > 0 and abs(sum(split) - 1) <= 1e-6):
         raise ValueError(f"{call}: got {split=}, expected three fractions, the first above 0, of sum 1; or None.")
     if groups is None:
         whole = [[k] for k in range(len(names))]

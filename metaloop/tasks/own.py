@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .arrays import arrays, pool_of
+from .decode import opaque
 from .divide import FRACTIONS, Split, classes_of, divided
 from .images import check_options, folder, of_files
 from .pickled import ENDINGS, from_pickle
@@ -95,6 +96,8 @@ def table(
     for name in features:
         told = [rows[name][i] for i in whole]
         missing = np.array([_missing(value) for value in told])
+        if any(isinstance(value, list | dict) for value in told):
+            raise ValueError(f"{call}: column {name!r} holds lists or tables. `tasks.arrays` takes vectors.")
         if missing.any():
             lacking.append(f"{name} ({int(missing.sum())})")
         if (numbers := _numbers(told, missing)) is not None:
@@ -103,7 +106,10 @@ def table(
             mean = numbers[train & ~missing].mean() if (train & ~missing).any() else 0.0
             numbers = np.where(missing, mean, numbers)
             if standardize:
-                numbers = (numbers - mean) / (numbers[train].std() or 1.0)
+                with np.errstate(over="ignore", invalid="ignore"):
+                    numbers = (numbers - mean) / (numbers[train].std() or 1.0)
+            if not (np.abs(numbers) <= np.finfo(np.float32).max).all() or not np.isfinite(mean):
+                raise ValueError(f"{call}: column {name!r} holds numbers that are too large.")
             columns.append(numbers)
         else:
             values = sorted({str(value) for value, lacks in zip(told, missing, strict=True) if not lacks})
@@ -191,18 +197,27 @@ def dataset(data: Any, *, split: Split = FRACTIONS, seed: int = 0, name: str | N
     except TypeError:
         raise ValueError(f"{call}: it has no length. A stream has no classes to draw from; gather it first.") from None
     examples, labels = [], []
+    if not hasattr(data, "__getitem__"):
+        raise ValueError(f"{call}: it gives no item by its number. Give the Dataset itself.")
     for i in range(n):
         item = data[i]
         if not isinstance(item, tuple | list) or len(item) < 2:
             raise ValueError(f"{call}: item {i} is a {type(item).__name__}, expected (example, label).")
         x, y = item[:2]
         if hasattr(x, "convert") and hasattr(x, "getbands"):  # Pillow's
+            x = opaque(x)
             x = np.atleast_3d(np.asarray(x if x.mode in ("L", "RGB") else x.convert("RGB"))).transpose(2, 0, 1)
-        x = x if isinstance(x, Tensor) else torch.as_tensor(np.array(x))
+        try:
+            x = x if isinstance(x, Tensor) else torch.as_tensor(np.array(x))
+        except (TypeError, ValueError):
+            kind = type(x).__name__
+            raise ValueError(f"{call}: example {i} is a {kind}, expected a tensor, an array or a picture.") from None
         if examples and x.shape != examples[0].shape:
             shapes = [" x ".join(map(str, t.shape)) or "one number" for t in (examples[0], x)]
             raise ValueError(f"{call}: example {i} is of {shapes[1]}, the first of {shapes[0]}. Resize them to one.")
         examples.append(x if x.ndim else x[None])
+        if getattr(y, "ndim", 0) and len(y) != 1:
+            raise ValueError(f"{call}: the label of item {i} is of {len(y)} numbers, expected one word or number.")
         labels.append(y.item() if hasattr(y, "item") else y)
     if not examples:
         raise ValueError(f"{call}: it is empty.")

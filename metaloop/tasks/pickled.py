@@ -76,17 +76,19 @@ def _pool(call: str, path: Path, split: Split, seed: int, name: str, part: str) 
     held, file = read_pickle(path)
     release = lambda: let_go(file)
     if isinstance(held, dict) and "image_data" in held and isinstance(held.get("class_dict"), dict):
-        x, names = held["image_data"], [str(name) for name in held["class_dict"]]
+        x, names = _array(call, path, held["image_data"]), [str(name) for name in held["class_dict"]]
         places = [_numbers(call, path, places) for places in held["class_dict"].values()]
         y = torch.full((len(x),), -1)
         for k, at in enumerate(places):
             if len(at) and not 0 <= int(at.min()) <= int(at.max()) < len(x):
                 raise ValueError(f"{call}: in {path.name} class {names[k]!r} has an example that is not there.")
+            if len(at.unique()) < len(at) or (y[at] >= 0).any():
+                raise ValueError(f"{call}: in {path.name} an example of class {names[k]!r} is told twice.")
             y[at] = k
         order = sorted(range(len(names)), key=lambda k: names[k])
         names, y = [names[k] for k in order], _renumbered(y, order)
     elif isinstance(held, dict) and "data" in held and "labels" in held:
-        x = held["data"]
+        x = _array(call, path, held["data"])
         names, y = classes_of(call, held["labels"])
         names = _words(held.get("catname2label"), names)
     elif isinstance(held, list) and held and all(isinstance(p, np.ndarray | bytes | memoryview) for p in held):
@@ -98,8 +100,6 @@ def _pool(call: str, path: Path, split: Split, seed: int, name: str, part: str) 
     else:
         told = f"keys {', '.join(map(repr, [*held][:4]))}" if isinstance(held, dict) else f"a {type(held).__name__}"
         raise ValueError(f"{call}: {path.name} holds {told}, expected {FORMS}.")
-    if not isinstance(x, np.ndarray) or x.ndim < 2 or x.dtype.kind not in "uif":
-        raise ValueError(f"{call}: the examples in {path.name} are no array of numbers.")
     if len(x) != len(y):
         raise ValueError(f"{call}: {path.name} has {len(x)} examples and {len(y)} labels.")
     with warnings.catch_warnings():
@@ -111,6 +111,14 @@ def _pool(call: str, path: Path, split: Split, seed: int, name: str, part: str) 
     pool = pool_of(examples, y, names, divided(call, names, split, seed, y=y), name=name, release=release)
     pool.split = part or pool.split
     return pool
+
+
+def _array(call: str, path: Path, x: Any) -> np.ndarray:
+    if not isinstance(x, np.ndarray) or x.ndim < 2 or x.dtype.kind not in "uif":
+        raise ValueError(f"{call}: the examples in {path.name} are no array of numbers.")
+    if x.dtype.kind == "f" and not np.isfinite(x).all():
+        raise ValueError(f"{call}: {path.name} holds values that are not finite (NaN or infinite).")
+    return x
 
 
 def _renumbered(y: torch.Tensor, order: list[int]) -> torch.Tensor:
