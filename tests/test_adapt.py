@@ -433,6 +433,8 @@ def test_classifier_without_a_run_takes_rows_of_numbers():
     X = g.randn(60, 4) * [1, 100, 1, 1] + np.stack([y * 3.0, 0 * y, 0 * y, -y * 2.0], 1)
     few = ml.FewShotClassifier().fit(X[:24], y[:24])
     assert few.score(X[24:], y[24:]) > 0.85
+    far = X + 1e9  # where float32 has steps of 64
+    assert ml.FewShotClassifier().fit(far[:24], y[:24]).score(far[24:], y[24:]) > 0.85
     with pytest.raises(ValueError, match="X has 3 features, but FewShotClassifier is expecting 4"):
         few.predict(X[:, :3])
     with pytest.raises(ValueError, match="made of arrays, and is asked about pictures"):

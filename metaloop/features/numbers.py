@@ -15,7 +15,8 @@ WAVES = 512
 class Numbers:
     """z = [cos W u, sin W u] / sqrt(512), W drawn once for all from N(0, 1 / d): [n, 1024].
 
-    m and s are the columns' mean and standard deviation over the examples that `fit` was told.
+    m and s are the columns' mean and standard deviation over the examples that `fit` was told, in float64: what tells
+    classes apart may be small beside m.
     """
 
     name = "how near the numbers are"
@@ -27,10 +28,10 @@ class Numbers:
         self.waves = torch.randn(d, WAVES, generator=torch.Generator().manual_seed(0)) / max(d, 1) ** 0.5
 
     def __call__(self, examples: Any) -> Tensor:
-        x = torch.as_tensor(examples).float().flatten(1)
+        x = torch.as_tensor(examples).double().flatten(1)
         if x.shape[1] != len(self.mean):
             raise ValueError(f"examples of {x.shape[1]} numbers, expected {len(self.mean)}.")
-        u = torch.where(self.spread > 0, (x - self.mean) / self.spread.clamp_min(1e-30), 0.0).clamp(-1e4, 1e4)
+        u = torch.where(self.spread > 0, (x - self.mean) / self.spread.clamp_min(1e-30), 0.0).clamp(-1e4, 1e4).float()
         return torch.cat([(u @ self.waves).cos(), (u @ self.waves).sin()], 1) / WAVES**0.5
 
     def spec(self) -> dict[str, Any]:
@@ -44,7 +45,7 @@ class Unfitted:
     """`Numbers` before they are told examples."""
 
     def fit(self, examples: Any) -> Numbers:
-        x = torch.as_tensor(examples).float().flatten(1)
+        x = torch.as_tensor(examples).double().flatten(1)
         return Numbers(x.mean(0), x.std(0, correction=0))
 
 

@@ -46,7 +46,7 @@ def kind_of(x: Any) -> tuple[str, Any]:
             return "pictures", x
         if x.is_floating_point() and x.min() >= 0 and x.max() <= 1:
             return "pictures", (x * 255).round().to(torch.uint8)
-    return "arrays", x.flatten(1).float()
+    return "arrays", x.flatten(1).double()
 
 
 def is_list_of(x: Any, kind: type) -> bool:
