@@ -221,6 +221,15 @@ def test_a_run_is_not_overwritten(pool, learner, tmp_path):
         fit(learner, pool, steps=1, out=tmp_path, resume=True, seed=1, **QUICK)
 
 
+@pytest.mark.parametrize("name", ["report.html", "metrics.jsonl"])
+def test_what_was_in_a_folder_is_not_overwritten(pool, learner, tmp_path, name):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(ValueError, match=rf"holds no run, but {name}, which one would overwrite"):
+        fit(learner, pool, steps=1, out=tmp_path, **QUICK)
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir() if path.name == name] == [(name, "mine")]
+    assert not (tmp_path / "run.json").exists()
+
+
 def test_resuming_what_never_began_begins(pool, learner, tmp_path):
     run = fit(learner, pool, steps=2, out=tmp_path / "new", resume=True, **QUICK)
     assert run.step == 2

@@ -33,6 +33,7 @@ from .schema import conform, read_json
 from .theta import opened
 
 BEST = "best.safetensors"
+WRITES = (BEST, "metrics.jsonl", "evaluation.json", "report.json", "report.html")  # besides what makes it a run
 
 
 @dataclass
@@ -189,6 +190,8 @@ def prepare(
             recorded["steps"] = given["steps"]
             checkpoint.write_bytes(folder / "run.json", json.dumps(recorded, indent=2).encode())
     else:
+        if others := [name for name in WRITES if (folder / name).exists()]:
+            raise ValueError(f"{folder} holds no run, but {others[0]}, which one would overwrite. Choose another folder.")
         classes = seen()
         known = {} if classes is None else {"seen": " ".join(classes)}
         recorded = {**info, **known, "versions": versions(), "machine": machine()}
