@@ -605,6 +605,8 @@ def test_a_table_has_numbers_categories_and_missing_values(tmp_path):
         ("label\nx\ny\n", "no column beside 'label'"), ('a,label\n"1,x\n', "it is damaged"),
         ("a,label\n1,\n", "every row"),
         ("a,label\n1e300,x\n3e300,x\n" + "".join(f"2e300,{k}\n" for k in "yzuvw"), "too large"),
+        ("a;label\n0,5;x\n1,5;x\n" + "".join(f"2,5;{k}\n" for k in "yzuvw"), "column 'a' holds numbers such as '0,5'"),
+        ("a;label\n1 234;x\n7;x\n" + "".join(f"8;{k}\n" for k in "yzuvw"), "such as '1 234'"),
         ("a,label\ninf,x\n1,y\n2,z\n1,u\n2,v\n1,w\n", "infinite"), ("a,label\n1,x\n2,y\n", "2 classes are too few"),
     ],
 )  # fmt: skip
@@ -644,6 +646,9 @@ def test_texts_lie_in_folders_or_in_a_column(tmp_path):
     assert torch.allclose(pools[0].images.norm(dim=1), torch.ones(4))
     lengths = T.texts(tmp_path / "t", features=lambda texts: np.array([[len(t)] for t in texts]), split=None)
     assert lengths.images.flatten().tolist() == [len(t) for each in said.values() for t in each]
+    (tmp_path / "t" / "empty").mkdir()
+    one_line(lambda: T.texts(tmp_path / "t"), "class 'empty' has no text file")
+    (tmp_path / "t" / "empty").rmdir()
     (tmp_path / "t" / "greet" / "0.txt").write_bytes(b"\xff\xfe")
     one_line(lambda: T.texts(tmp_path / "t"), "0.txt is no text")
     one_line(lambda: T.texts(tmp_path / "t" / "greet"), "one sub-folder of text files per class")

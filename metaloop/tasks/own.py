@@ -3,6 +3,7 @@
 import csv
 import gzip
 import os
+import re
 import warnings
 import zlib
 from collections.abc import Callable, Iterable, Sequence
@@ -21,6 +22,7 @@ from .pickled import ENDINGS, from_pickle
 from .pool import Pool
 from .reading import is_image
 
+GROUPED = re.compile(r"[-+]?(\d+,\d+|\d{1,3}(?:([ .,'\u00a0\u202f])\d{3})(?:\2\d{3})*(?:[.,]\d+)?)")  # 1,5 or 1 234
 LABELS = ("label", "class", "category", "target", "intent", "y")  # what a column of labels is called, if nobody says
 PATHS = ("path", "file", "filename", "image", "filepath")
 TEXTS = ("text", "sentence", "utterance", "document", "content")
@@ -113,6 +115,10 @@ def table(
             columns.append(numbers)
         else:
             values = sorted({str(value) for value, lacks in zip(told, missing, strict=True) if not lacks})
+            marked = [value for value in values if GROUPED.fullmatch(value)]
+            if marked and all(value in marked or re.fullmatch(r"[-+]?\d+", value) for value in values):
+                raise ValueError(f"{call}: column {name!r} holds numbers such as {marked[0]!r}. Write them with a "
+                                 "decimal point, and no marks between thousands.")  # fmt: skip
             columns += [np.array([str(value) == each for value in told]) & ~missing for each in values]
         if missing.any() and not missing.all():
             columns.append(missing)
@@ -154,6 +160,8 @@ def read_texts(
             raise ValueError(f"{call}: make one sub-folder of text files per class, at least two.")
         files = [(file, place.name) for place in classes for file in sorted(place.iterdir())
                  if file.is_file() and not file.name.startswith(".")]  # fmt: skip
+        if empty := [place.name for place in classes if place.name not in {name for _, name in files}]:
+            raise ValueError(f"{call}: class {empty[0]!r} has no text file. Add some or remove it.")
         return [_text(call, file) for file, _ in files], [name for _, name in files], None
     rows = read_rows(call, path)
     of = _column(call, rows, LABELS, label, "labels")
