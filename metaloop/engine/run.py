@@ -191,7 +191,9 @@ def prepare(
             checkpoint.write_bytes(folder / "run.json", json.dumps(recorded, indent=2).encode())
     else:
         if others := [name for name in WRITES if (folder / name).exists()]:
-            raise ValueError(f"{folder} holds no run, but {others[0]}, which one would overwrite. Choose another folder.")
+            raise ValueError(
+                f"{folder} holds no run, but {others[0]}, which one would overwrite. Choose another folder."
+            )
         classes = seen()
         known = {} if classes is None else {"seen": " ".join(classes)}
         recorded = {**info, **known, "versions": versions(), "machine": machine()}
