@@ -11,8 +11,8 @@ in the task.
     one         a single run; mean over the runs
     cooled      its scores divided by the temperature of least NLL on validation tasks; mean over the runs
     ensemble    the mean of all runs' probabilities, and that at a temperature of its own
-    kernel      RECIPE's learner as it begins, untrained, and at a temperature: what is known before anything is learned;
-                at the fewest ways alone, since a kernel costs the square of the number of pictures
+    kernel      RECIPE's learner as it begins, untrained, and at a temperature: what is known before anything is
+                learned; at the fewest ways alone, since a kernel costs the square of the number of pictures
 
 Differences in NLL to `one` are paired by task; their intervals are over tasks, of these seeds.
 """
