@@ -415,6 +415,8 @@ def _numbers(call: str, X) -> Tensor:
     scikit-learn has it, if it holds other objects than numbers and words."""
     if hasattr(X, "toarray"):
         raise ValueError(f"{call}: X is sparse ({type(X).__name__}). Give a dense array: X.toarray().")
+    if np.ma.is_masked(X):
+        raise ValueError(f"{call}: X is masked in places. Fill them: X.filled(0), say.")
     if not isinstance(X, Tensor):
         try:
             array = np.asarray(X)

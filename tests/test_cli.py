@@ -449,6 +449,7 @@ def test_images_that_are_none(call, place, tmp_path):
     (tmp_path / "empty").mkdir()
     assert "bad.png cannot be read as an image" in refuses(call, place, "predict", file, str(tmp_path / "bad.png"))
     assert "none.png cannot be read as an image" in refuses(call, place, "predict", file, "none.png")
+    assert "one of the images has no name" in refuses(call, place, "predict", file, "")
     assert "empty holds no image" in refuses(call, place, "predict", file, str(tmp_path / "empty"))
 
 

@@ -534,7 +534,7 @@ def test_evaluate_scores_regression_by_the_mean_squared_error():
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"tasks": 0}, "tasks=0, expected at least 1"),
+        ({"tasks": 0}, "tasks=0, expected a whole number of at least 1"), ({"tasks": 1.5}, "tasks=1.5"),
         ({"ways": 5}, "evaluate: the learner tells 3 classes apart, the tasks have 5. Give it 3 at most"),
     ],
 )

@@ -110,6 +110,12 @@ def test_labels_are_of_any_type(y, names):
     assert sorted(pool.images[pool.rows][: pool.counts[0]].flatten().tolist()) == ([0, 1] if k == 0 else [2, 3])
 
 
+def test_what_is_masked_is_no_number():
+    masked = np.ma.masked_array(np.zeros((4, 1)), [[False], [True], [False], [False]])
+    one_line(lambda: T.arrays(masked, [0, 0, 1, 1], split=None), "^arrays: X is masked in places")
+    one_line(lambda: ml.FewShotClassifier().fit(masked, [0, 0, 1, 1]), "fit: X is masked in places")
+
+
 def test_classes_are_split_by_fractions_names_lists_groups_or_examples(tmp_path):
     x, y = marked()
     names = lambda pool: [part.names for part in (pool.train, pool.val, pool.test)]

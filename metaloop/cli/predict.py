@@ -36,6 +36,8 @@ NONE = "none of these"
 def run(args) -> None:
     from ..recipes.stored import any_predictor
 
+    if "" in args.images:  # which would be this folder
+        raise ValueError("predict: one of the images has no name ('').")
     f, about = any_predictor(args.file)
     if "own" in about:
         return _own(args, f)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from numbers import Integral
 from typing import TYPE_CHECKING
 
 import torch
@@ -99,8 +100,8 @@ def evaluate(
     their labels, or if the metric gives something else than a number for each task; NoScore (a ValueError) where
     answers or scores are not finite.
     """
-    if tasks < 1:
-        raise ValueError(f"evaluate: tasks={tasks}, expected at least 1.")
+    if not isinstance(tasks, Integral) or tasks < 1:
+        raise ValueError(f"evaluate: tasks={tasks}, expected a whole number of at least 1.")
     if chunk is not None and chunk < 1:
         raise ValueError(f"evaluate: chunk={chunk}, expected at least 1, or None.")
     if metric is not None and not callable(metric):

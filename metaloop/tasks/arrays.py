@@ -67,6 +67,8 @@ def _examples(call: str, X: Any) -> tuple[Tensor, Callable[[], Any] | None]:
     """X as a tensor, of bytes or of floats; if it is on disk, how to give back the memory of what was read of it."""
     if hasattr(X, "toarray") or (isinstance(X, Tensor) and X.layout != torch.strided):
         raise ValueError(f"{call}: X is sparse. Give a dense array: X.toarray(), or X.to_dense() in torch.")
+    if np.ma.is_masked(X):
+        raise ValueError(f"{call}: X is masked in places. Fill them: X.filled(0), say.")
     if isinstance(X, Tensor):
         x = X.detach()
     else:
