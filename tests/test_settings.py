@@ -106,6 +106,13 @@ def test_settings_that_cannot_be_trained_are_one_line(tmp_path, capsys, setting,
     assert not (tmp_path / "run").exists()
 
 
+def test_more_classes_than_there_are_are_not_cut_down_in_silence(tmp_path, capsys):
+    words = ["train", "protonet-glyphs", "--budget", "smoke", "--tasks", "2", "--out", str(tmp_path / "run")]
+    assert main([*words, "--set", "ways=1000000"]) == 2
+    assert "--set ways=1000000: the data has " in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_figure_published_of_other_settings_is_not_left_alone(tmp_path, capsys):
     words = ["train", "maml-sinusoid-5shot", "--steps", "1", "--tasks", "2", "--out", str(tmp_path / "run")]
     assert main([*words, "--set", "inner_lr=0.02"]) == 0

@@ -70,6 +70,10 @@ def run(args) -> None:
         settings = {**(options["settings"] or recipe.settings(options["budget"])), **changed}
         with refused(args.set):
             plan = recipe.plan(pool, steps=options["steps"], budget=options["budget"], settings=settings)
+        most = pool.train.classes
+        for name in {"ways", "sets", "classes"} & changed.keys():  # a recipe's own number gives way to the data's
+            if most and isinstance(changed[name], int) and changed[name] > most:
+                raise ValueError(f"--set {name}={changed[name]}: the data has {most} training classes.")
         if ranks.size > 1 and plan.outer is not fit:
             raise ValueError(f"{recipe.name} improves theta in one process: train it without torchrun.")
         with advice(options["data"]):
