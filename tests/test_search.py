@@ -527,7 +527,7 @@ def test_a_search_ends_in_a_report_and_a_command(call, tmp_path):
     (["--space", "tasks=1,2", "--storage", "damaged"], "damaged is damaged, or no journal: line 2"),
     (["--space", "tasks=1,2", "--storage", "mine.txt"], "mine.txt is damaged, or no journal: its last line is none"),
     (["--space", "inner_lr=0.1..1", "--device", "quantum"], "device 'quantum' is unknown"),
-    (["--space", "inner_lr=0.1..1", "--seed", "9" * 30], "expected a whole number below 2**63"),
+    (["--space", "inner_lr=0.1..1", "--seed", "9" * 30], "is out of range: give one of at most 18 digits"),
     (["--space", "tasks=1,2", "--storage", "other"], "other is damaged: Optuna cannot read its lines ('op_code')"),
 ])  # fmt: skip
 def test_bad_input_is_one_line(words, why, call, tmp_path):
