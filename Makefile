@@ -1,4 +1,4 @@
-# make demo       meta-train on embedded data, evaluate, write a report        (under two minutes after installing)
+# make demo       meta-train on embedded data, evaluate, write a report        (about two minutes after installing)
 # make test       the whole test suite                                         (about nine minutes on two cores)
 # make fuzz       ten thousand command lines, damaged files and arrays, others each time (the suite tries a thousand)
 # make fuzz-page  ten thousand bodies and as many questions for the page's server, others each time

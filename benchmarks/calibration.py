@@ -19,7 +19,7 @@ Differences in NLL to `one` are paired by task; their intervals are over tasks, 
 
 import argparse
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import mean
 
@@ -37,6 +37,7 @@ from metaloop.targets import information_nats
 
 ROOT = Path(__file__).resolve().parent.parent
 WAYS, QUERIES, HELD = (5, 20), 5, 100
+CHUNK = 2  # tasks at a time: a kernel has maps for each pair of pictures
 
 
 class Cooled(Seen):
@@ -50,6 +51,7 @@ def looked(run: ml.Run, learner, theta, pool, ways: int, tasks: int) -> tuple[Se
     """What a learner answers to test tasks and to validation tasks, and its AUROC."""
     row, held, (test, val) = Row(label(ways, 1), learner, ways, 1, QUERIES), min(tasks, HELD), (Seen(), Seen())
     own, run.theta = run.theta, theta
+    run.plan = replace(run.plan, options={**run.plan.options, "chunk": CHUNK})
     row.score(run, pool, tasks=tasks, answers=test)
     row.score(run, pool, tasks=held, answers=val, split="val")
     area = strangers(learner, run, row, pool, held, QUERIES)
