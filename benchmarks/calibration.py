@@ -12,7 +12,8 @@ in the task.
     cooled      its scores divided by the temperature of least NLL on validation tasks; mean over the runs
     ensemble    the mean of all runs' probabilities, and that at a temperature of its own
     kernel      RECIPE's learner as it begins, untrained, and at a temperature: what is known before anything is
-                learned; at the fewest ways alone, since a kernel costs the square of the number of pictures
+                learned; at the fewest ways alone and not asked of strangers, since a kernel costs the square of the
+                number of pictures
 
 Differences in NLL to `one` are paired by task; their intervals are over tasks, of these seeds.
 """
@@ -47,14 +48,14 @@ class Cooled(Seen):
         self.parts = [(scores / t, y) for scores, y in seen.parts]
 
 
-def looked(run: ml.Run, learner, theta, pool, ways: int, tasks: int) -> tuple[Seen, Seen, float | None]:
-    """What a learner answers to test tasks and to validation tasks, and its AUROC."""
+def looked(run: ml.Run, learner, theta, pool, ways: int, tasks: int, asks=True) -> tuple[Seen, Seen, float | None]:
+    """What a learner answers to test tasks and to validation tasks, and its AUROC if it is asked of strangers."""
     row, held, (test, val) = Row(label(ways, 1), learner, ways, 1, QUERIES), min(tasks, HELD), (Seen(), Seen())
     own, run.theta = run.theta, theta
     run.plan = replace(run.plan, options={**run.plan.options, "chunk": CHUNK})
     row.score(run, pool, tasks=tasks, answers=test)
     row.score(run, pool, tasks=held, answers=val, split="val")
-    area = strangers(learner, run, row, pool, held, QUERIES)
+    area = strangers(learner, run, row, pool, held, QUERIES) if asks else None
     run.theta = own
     return test, val, area
 
@@ -85,7 +86,7 @@ def compare(runs: list[ml.Run], pool, ways: int, tasks: int, kernel: str | None)
         known = ml.recipes.find(kernel).plan(pool, budget="smoke").at_test(ways=ways)
         others["kernel"] = known, known.init(0)
     for name, (one, theta) in others.items():
-        test, val, area = looked(runs[0], one, theta, pool, ways, tasks)
+        test, val, area = looked(runs[0], one, theta, pool, ways, tasks, asks=name != "kernel")
         t = temperature(*val.flat())
         both = (name, test, {"auroc": area}), (f"cooled {name}", Cooled(test, t), {"temperature": t})
         for title, seen, more in both:
@@ -141,8 +142,10 @@ def main() -> None:
             parser.error(f"these are {len(runs)} runs of {len(recipes)} recipes, expected several of one.")
         pool = ml.recipes.find(recipes.pop()).data()
         kernel = f" --kernel {args.kernel}" if args.kernel else ""
+        ways = f" --ways {' '.join(map(str, args.ways))}" if tuple(args.ways) != WAYS else ""
         told = {
-            "command": f"python benchmarks/calibration.py RUN ...{kernel} --tasks {args.tasks}", "tasks": args.tasks,
+            "command": f"python benchmarks/calibration.py RUN ...{kernel} --tasks {args.tasks}{ways}",
+            "tasks": args.tasks,
             "runs": [{k: run.info[k] for k in ("recipe", "budget", "steps", "seed")} for run in runs],
             "ways": {ways: compare(runs, pool, ways, args.tasks, args.kernel if ways == min(args.ways) else None)
                      for ways in args.ways},
