@@ -52,7 +52,6 @@ def looked(run: ml.Run, learner, theta, pool, ways: int, tasks: int, asks=True) 
     """What a learner answers to test tasks and to validation tasks, and its AUROC if it is asked of strangers."""
     row, held, (test, val) = Row(label(ways, 1), learner, ways, 1, QUERIES), min(tasks, HELD), (Seen(), Seen())
     own, run.theta = run.theta, theta
-    run.plan = replace(run.plan, options={**run.plan.options, "chunk": CHUNK})
     row.score(run, pool, tasks=tasks, answers=test)
     row.score(run, pool, tasks=held, answers=val, split="val")
     area = strangers(learner, run, row, pool, held, QUERIES) if asks else None
@@ -137,6 +136,8 @@ def main() -> None:
     args = parser.parse_args()
     if not args.table:
         runs = [ml.open_run(folder) for folder in args.run]
+        for run in runs:
+            run.plan = replace(run.plan, options={**run.plan.options, "chunk": CHUNK})
         recipes = {run.info["recipe"] for run in runs}
         if len(runs) < 2 or len(recipes) > 1:
             parser.error(f"these are {len(runs)} runs of {len(recipes)} recipes, expected several of one.")

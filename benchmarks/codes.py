@@ -5,9 +5,9 @@
 Of each run, at its last step (validation, by accuracy, chooses for something else): bits per symbol of test drawings,
 of both grids and together, under (a) all symbols alike, log2 K; (b) each symbol as often as in training drawings; (c)
 the prior given five drawings of the class, or of another one, which tells what the five are worth beside the symbols
-that were read before; in pairs. They are bits of symbols, of which a drawing has 65, and not of
-pixels. Then the squared error per pixel of both levels, and with the vectors of either set to zero, in pairs; and how
-many symbols are in use, as a perplexity.
+that were read before; in pairs. They are bits of symbols, of which a drawing has 65, and not of pixels. Then the
+squared error per pixel of both levels, and with the vectors of either set to zero, in pairs; and how many symbols are
+in use, as a perplexity.
 """
 
 import argparse

@@ -127,7 +127,7 @@ def _keep_others(output: str) -> None:
 
 def _from_run(folder: str, images: str, output: str) -> None:
     from .. import tasks
-    from ..engine.run import checkpoints
+    from ..engine.run import checkpoints, step_of
     from ..recipes.stored import open_run, save_predictor
 
     run = open_run(folder)
@@ -139,7 +139,7 @@ def _from_run(folder: str, images: str, output: str) -> None:
     save_predictor(output, run, x.float() / 255, y, classes)
     say(f"{output}: {len(classes)} classes from {len(x)} images: {', '.join(classes)}")
     steps = run.info["steps"]
-    newest = max((int(path.stem.rpartition("-")[2]) for path in checkpoints(Path(folder))), default=steps)
+    newest = max(map(step_of, checkpoints(Path(folder))), default=steps)
     if newest < steps:
         note(f"note: {folder} has taken {newest} of its {steps} meta-steps; metaloop train with --resume goes on")
     suggest(f"metaloop predict {quoted(output)} IMAGE...")

@@ -49,17 +49,16 @@ def restore_optimizer(
         _check_state(optimizer, whole, source, still)
     if saved.held not in (None, len(named)):
         raise ValueError(f"{source} is damaged: {len(named)} tensors of the optimizer are left of {saved.held}.")
-    keys, ours = [set(group) for group in optimizer.param_groups], [dict(group) for group in optimizer.param_groups]
+    ours = [dict(group) for group in optimizer.param_groups]
     state = {int(index): dict(entries) for index, entries in whole.items()}
     try:
         optimizer.load_state_dict({"state": state, "param_groups": copy.deepcopy(saved.param_groups)})
     except (ValueError, KeyError, TypeError, RuntimeError) as error:
         raise ValueError(f"{source} is of another optimizer ({str(error).partition(chr(10))[0]}).") from None
-    for expected, group in zip(keys, optimizer.param_groups, strict=True):
-        if missing := sorted(expected - set(group)):
+    for fresh, group in zip(ours, optimizer.param_groups, strict=True):
+        if missing := sorted(fresh.keys() - group.keys()):
             raise ValueError(f"{source}: the optimizer's '{missing[0]}' is missing.")
-    for fresh, group in zip(ours, optimizer.param_groups, strict=True):  # tensors of one number are numbers in a file
-        for name, value in fresh.items():
+        for name, value in fresh.items():  # tensors of one number are numbers in a file
             if isinstance(value, Tensor) or (isinstance(value, tuple) and any(isinstance(v, Tensor) for v in value)):
                 group[name] = _as(value, group[name])
     every = [p for group in optimizer.param_groups for p in group["params"]]

@@ -231,7 +231,12 @@ def checkpoints(folder: Path) -> list[Path]:
     """The checkpoints of a run folder, oldest first."""
     named = re.compile(r"checkpoint-\d{8,}\.safetensors")
     found = [path for path in folder.glob("checkpoint-*.safetensors") if named.fullmatch(path.name)]
-    return sorted(found, key=lambda path: int(path.stem.partition("-")[2]))
+    return sorted(found, key=step_of)
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step that a checkpoint's name says."""
+    return int(checkpoint.stem.partition("-")[2])
 
 
 def appears(folder: Path, step: int, seconds: float = 3.0) -> bool:

@@ -82,13 +82,12 @@ def divided(
         split = _lists(call, Path(split))
     if isinstance(split, Mapping):
         return _by_name(call, names, split)
-    fractions = f"{call}: got {split=}, expected three fractions, the first above 0, of sum 1; or None."
     if not hasattr(split, "__len__"):
-        raise ValueError(fractions)
+        raise _no_fractions(call, split)
     if len(split) == 3 and all(isinstance(share, int | float) and not isinstance(share, bool) for share in split):
         return _by_fractions(call, names, split, seed, y, groups)  # type: ignore[arg-type]
     if y is None:
-        raise ValueError(fractions)
+        raise _no_fractions(call, split)
     return _by_example(call, names, split, y)  # type: ignore[arg-type]
 
 
@@ -101,9 +100,13 @@ def part_named(call: str, word: Any) -> str:
     return part
 
 
+def _no_fractions(call: str, split: Any) -> ValueError:
+    return ValueError(f"{call}: got {split=}, expected three fractions, the first above 0, of sum 1; or None.")
+
+
 def _by_fractions(call, names, split, seed: int, y, groups) -> list[list[int]]:
     if not (all(share >= 0 for share in split) and split[0] > 0 and abs(sum(split) - 1) <= 1e-6):
-        raise ValueError(f"{call}: got {split=}, expected three fractions, the first above 0, of sum 1; or None.")
+        raise _no_fractions(call, split)
     if groups is None:
         whole = [[k] for k in range(len(names))]
     else:

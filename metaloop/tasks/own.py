@@ -115,9 +115,9 @@ def table(
             columns.append(numbers)
         else:
             values = sorted({str(value) for value, lacks in zip(told, missing, strict=True) if not lacks})
-            marked = [value for value in values if GROUPED.fullmatch(value)]
-            if marked and all(value in marked or re.fullmatch(r"[-+]?\d+", value) for value in values):
-                raise ValueError(f"{call}: column {name!r} holds numbers such as {marked[0]!r}. Write them with a "
+            marked = next((value for value in values if GROUPED.fullmatch(value)), None)
+            if marked and all(GROUPED.fullmatch(value) or re.fullmatch(r"[-+]?\d+", value) for value in values):
+                raise ValueError(f"{call}: column {name!r} holds numbers such as {marked!r}. Write them with a "
                                  "decimal point, and no marks between thousands.")  # fmt: skip
             columns += [np.array([str(value) == each for value in told]) & ~missing for each in values]
         if missing.any() and not missing.all():
@@ -160,7 +160,7 @@ def read_texts(
             raise ValueError(f"{call}: make one sub-folder of text files per class, at least two.")
         files = [(file, place.name) for place in classes for file in sorted(place.iterdir())
                  if file.is_file() and not file.name.startswith(".")]  # fmt: skip
-        if empty := [place.name for place in classes if place.name not in {name for _, name in files}]:
+        if empty := sorted({place.name for place in classes} - {name for _, name in files}):
             raise ValueError(f"{call}: class {empty[0]!r} has no text file. Add some or remove it.")
         return [_text(call, file) for file, _ in files], [name for _, name in files], None
     rows = read_rows(call, path)
